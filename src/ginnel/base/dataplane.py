@@ -1,0 +1,108 @@
+"""What a data plane is told and what it tells, as values.
+
+Cores emit commands, shells hand them to an engine (`engine/base.py`) and bring its events back.
+Keys are raw 32-byte WireGuard public keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+from ginnel.base.types import Address, Secret
+
+
+class DatagramKind(IntEnum):
+    """What a datagram on the shared port is (DESIGN, "One UDP port")."""
+
+    WIREGUARD = 1
+    STUN = 2
+    CHANNEL_DATA = 3
+    DISCV5 = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where WireGuard packets of a peer go: an address, and the local IP to send from."""
+
+    address: Address
+    source_ip: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetPeer:
+    """Add a peer or change it as a whole; `endpoint` None keeps what is known.
+
+    `preshared_key` is 32 bytes or None; changing it keeps live transport keys.
+    """
+
+    public_key: bytes
+    allowed_ips: tuple[str, ...]
+    endpoint: Endpoint | None = None
+    keepalive_s: int | None = None
+    preshared_key: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePeer:
+    """Remove a peer and its keys."""
+
+    public_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StartHandshake:
+    """Start a WireGuard handshake with the peer now (its endpoint must be known)."""
+
+    public_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendInner:
+    """Send one IP packet to a peer inside the tunnel (the control port)."""
+
+    public_key: bytes
+    packet: bytes
+
+
+EngineCommand: TypeAlias = SetPeer | RemovePeer | StartHandshake | SendInner
+
+
+@dataclass(frozen=True, slots=True)
+class InnerReceived:
+    """An IP packet for the control port came from a peer (its source address was checked)."""
+
+    public_key: bytes
+    packet: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeCompleted:
+    """WireGuard has new transport keys with a peer: a packet was authenticated on `address`."""
+
+    public_key: bytes
+    address: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRoamed:
+    """An authenticated packet of a peer came from another address than its endpoint."""
+
+    public_key: bytes
+    address: Address
+
+
+EngineEvent: TypeAlias = InnerReceived | HandshakeCompleted | EndpointRoamed
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStats:
+    """Counters of one peer; bytes are of inner packets with WireGuard's padding."""
+
+    public_key: bytes
+    endpoint: Address | None
+    rx_bytes: int
+    tx_bytes: int
+    last_handshake_unix: float | None  # wall time, for people
+    handshake_age_s: float | None  # monotonic age of the last handshake
