@@ -1,6 +1,57 @@
-"""Shared setup of all tests: `tests/` is importable, so that `from support import ...` works."""
+"""Shared setup of all tests: the path of `support`, and the list of skips at the end.
 
+A skip that `expected_skips.toml` does not name for this machine fails the run.
+"""
+
+import os
 import sys
+import tomllib
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+import pytest
+from hypothesis import settings
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+# Virtual machines are noisy: no deadline for one example; a failing example prints its blob.
+settings.register_profile("ginnel", deadline=None, print_blob=True)
+settings.load_profile("ginnel")
+
+_SKIPS = pytest.StashKey[list[tuple[str, str]]]()
+
+
+def _is_expected(test: str, reason: str) -> bool:
+    here = "root" if os.geteuid() == 0 else "not-root"
+    entries = tomllib.loads((HERE / "expected_skips.toml").read_text())["skip"]
+    return any(
+        entry["test"] in test and entry["reason"] in reason and entry["when"] in ("always", here)
+        for entry in entries
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_SKIPS] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        item.config.stash[_SKIPS].append((item.nodeid, reason))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    skips = config.stash[_SKIPS]
+    terminalreporter.section(f"skipped: {len(skips)}")
+    for test, reason in skips:
+        note = "" if _is_expected(test, reason) else "  <- NOT EXPECTED: see expected_skips.toml"
+        terminalreporter.write_line(f"{test}: {reason}{note}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    unexpected = [skip for skip in session.config.stash[_SKIPS] if not _is_expected(*skip)]
+    if unexpected and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

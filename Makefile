@@ -1,0 +1,27 @@
+# Two commands on a fresh machine: `make demo` and `make test`. All else is for developers.
+.PHONY: help setup demo test lock proto clean
+
+help:
+	@echo "make demo    set everything up, then show machines behind NATs finding each other (about a minute)"
+	@echo "make test    set everything up, then run every check and test"
+	@echo "make setup   what both need: .venv with ginnel in it, the Rust crate in release mode"
+	@echo "make lock    write requirements/*.txt anew from pyproject.toml"
+	@echo "make clean   remove what setup made"
+
+setup:
+	@scripts/setup
+
+demo: setup
+	@.venv/bin/ginnel demo
+
+test: setup
+	@scripts/test
+
+lock: setup
+	@scripts/lock
+
+proto: setup
+	@.venv/bin/python -m grpc_tools.protoc -Isrc --python_out=src --pyi_out=src src/ginnel/codervpn/vpn.proto
+
+clean:
+	rm -rf .venv .uv target src/ginnel/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
