@@ -1,4 +1,5 @@
 import pytest
+
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.types import Secret
 from ginnel.mesh import derive
