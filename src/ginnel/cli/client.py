@@ -9,13 +9,16 @@ import http.client
 import json
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ginnel.base.errors import GinnelError, RemoteProtocolError, SystemFailure
 
 MANAGER_TIMEOUT = 30.0  # seconds; `down` waits for the tunnel to take everything back
 TUNNEL_TIMEOUT = 20.0  # seconds; the longest answer is a ping of a peer that is still searched
 MAX_LINE = 65_536  # bytes of an answer
+
+
+Json: TypeAlias = dict[str, Any]
 
 
 class NotRunning(SystemFailure):
@@ -35,7 +38,9 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = _connect(self._path, self.timeout or TUNNEL_TIMEOUT)
 
 
-def ask_manager(path: Path, verb: str, timeout: float = MANAGER_TIMEOUT, **keys: Any) -> Any:
+def ask_manager(
+    path: Path, verb: str, timeout: float = MANAGER_TIMEOUT, **keys: str | int | bool | None
+) -> Json:
     """Send one verb to the manager and return its answer's object.
 
     Raises:
@@ -56,8 +61,8 @@ def ask_manager(path: Path, verb: str, timeout: float = MANAGER_TIMEOUT, **keys:
 
 
 def ask_tunnel(
-    path: Path, method: str, target: str, body: Any = None, timeout: float = TUNNEL_TIMEOUT
-) -> Any:
+    path: Path, method: str, target: str, body: Json | None = None, timeout: float = TUNNEL_TIMEOUT
+) -> Json:
     """Send one request to the tunnel and return its answer's object. Raises: as `ask_manager`."""
     connection = _UnixConnection(path, timeout)
     try:
@@ -90,11 +95,13 @@ def _connect(path: Path, timeout: float) -> socket.socket:
     return connection
 
 
-def _checked(raw: bytes) -> Any:
+def _checked(raw: bytes) -> Json:
     try:
         answer = json.loads(raw)
     except ValueError:
         raise RemoteProtocolError("the daemon's answer is no JSON") from None
-    if isinstance(answer, dict) and answer.get("error"):
+    if not isinstance(answer, dict):
+        raise RemoteProtocolError("the daemon's answer is no JSON object")
+    if answer.get("error"):
         raise Refused(str(answer["error"]))
     return answer
