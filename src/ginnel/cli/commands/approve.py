@@ -1,0 +1,66 @@
+"""`ginnel approve`: let a machine in, after the codes on both screens were compared."""
+
+from __future__ import annotations
+
+import click
+
+from ginnel.base.errors import UsageError
+from ginnel.cli.client import Json, ask_manager
+from ginnel.cli.networks import find_network, json_option, network_option, require_root
+from ginnel.cli.render import SCHEMA, show_json, table
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("-y", "--yes", is_flag=True, help="Don't ask whether the codes are the same.")
+@click.option("--code", help="The code on the other screen: approve only if it is this one.")
+@network_option
+@json_option
+def approve(
+    name: str | None, yes: bool, code: str | None, network: str | None, as_json: bool
+) -> None:
+    """Let the machine NAME in; without NAME, list who waits.
+
+    Compare the code with the one on the other machine's screen first: it shows that the request
+    comes from there.
+
+    \b
+    Examples:
+      sudo ginnel approve
+      sudo ginnel approve pi
+      sudo ginnel approve pi --code K7QF-2M9X
+    """
+    require_root("approve")
+    paths = find_network(network)
+    waiting = ask_manager(paths.manager_socket, "pending")["requests"]
+    if name is None:
+        _show(waiting, as_json)
+        return
+    found = [request for request in waiting if request["name"] == name]
+    if code is not None:
+        wanted = code.replace("-", "").upper()
+        found = [item for item in found if item["code"].replace("-", "").upper() == wanted]
+    if not found:
+        names = ", ".join(item["name"] for item in waiting) or "nobody"
+        raise UsageError(f"no request of {name!r} with that code; waiting: {names}")
+    if len(found) > 1:
+        codes = ", ".join(item["code"] for item in found)
+        raise UsageError(f"{len(found)} machines ask as {name!r}: name one by --code ({codes})")
+    request = found[0]
+    if not yes and code is None:
+        click.confirm(f"Does {name} show the code {request['code']}?", abort=True)
+    answer = ask_manager(paths.manager_socket, "approve", name=name, code=request["code"])
+    if as_json:
+        show_json({"schema": SCHEMA, **answer})
+    else:
+        click.echo(f"{answer.get('name', name)} is a member now")
+
+
+def _show(waiting: list[Json], as_json: bool) -> None:
+    if as_json:
+        show_json({"schema": SCHEMA, "requests": waiting})
+    elif not waiting:
+        click.echo("Nobody waits for approval.")
+    else:
+        rows = [(item["name"], item["code"]) for item in waiting]
+        click.echo(table(("NAME", "CODE"), rows))

@@ -1,0 +1,68 @@
+"""`ginnel ping`: a peer's answer through the tunnel, by the mesh's own control port."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from ginnel.base.errors import GinnelError
+from ginnel.cli.client import Json, Refused, ask_tunnel
+from ginnel.cli.commands.status import format_path
+from ginnel.cli.networks import find_network, json_option, network_option
+from ginnel.cli.render import SCHEMA, show_json
+
+
+class Unanswered(GinnelError):
+    """No ping was answered."""
+
+
+@click.command()
+@click.argument("peer")
+@click.option("-c", "--count", default=4, show_default=True, help="How many pings.")
+@click.option("-i", "--interval", default=1.0, show_default=True, help="Seconds between two.")
+@network_option
+@json_option
+def ping(peer: str, count: int, interval: float, network: str | None, as_json: bool) -> None:
+    """Ping PEER (its name or overlay address) through the tunnel.
+
+    Works without any TUN: peers answer each other inside WireGuard themselves.
+
+    \b
+    Examples:
+      ginnel ping pi
+      ginnel ping -c 1 --json pi.home.internal
+    """
+    paths = find_network(network)
+    answers: list[Json] = []
+    for number in range(count):
+        if number:
+            time.sleep(interval)
+        answer = _ask(paths.tunnel_socket, peer)
+        answers.append(answer)
+        if not as_json:
+            click.echo(_line(peer, answer))
+    good = [answer["latency_s"] for answer in answers if answer.get("latency_s") is not None]
+    if as_json:
+        show_json({"schema": SCHEMA, "peer": peer, "answers": answers, "received": len(good)})
+    else:
+        click.echo(f"{len(answers)} sent, {len(good)} answered")
+    if not good:
+        raise Unanswered(f"{peer} did not answer: see `ginnel status`")
+
+
+def _ask(socket_path: Path, peer: str) -> Json:
+    try:
+        return ask_tunnel(socket_path, "POST", "/v1/ping", {"peer": peer})
+    except Refused as error:
+        return {"latency_s": None, "reason": str(error)}
+
+
+def _line(peer: str, answer: Json) -> str:
+    if answer.get("latency_s") is None:
+        return f"no answer from {peer}: {answer.get('reason', 'timed out')}"
+    return (
+        f"answer from {answer['name']} ({answer['address']}): "
+        f"{answer['latency_s'] * 1000:.1f} ms over {format_path(answer.get('path'))}"
+    )

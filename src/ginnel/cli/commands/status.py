@@ -1,0 +1,100 @@
+"""`ginnel status`: this machine, its peers and their paths."""
+
+from __future__ import annotations
+
+import click
+
+from ginnel.cli.client import Json, NotRunning, Refused, ask_manager, ask_tunnel
+from ginnel.cli.networks import find_network, json_option, network_argument
+from ginnel.cli.render import SCHEMA, duration, milliseconds, show_json, size, table
+from ginnel.daemon.paths import NetworkPaths
+
+
+@click.command()
+@network_argument
+@json_option
+def status(network: str | None, as_json: bool) -> None:
+    """Show this machine, its peers and their paths.
+
+    \b
+    Examples:
+      ginnel status
+      ginnel status home --json
+    """
+    answer = read_status(find_network(network))
+    if as_json:
+        show_json(answer)
+    else:
+        click.echo(format_status(answer))
+
+
+def read_status(paths: NetworkPaths) -> Json:
+    """Ask the tunnel, or the manager if only that one answers.
+
+    Raises:
+        NotRunning: neither answers.
+    """
+    try:
+        return {"schema": SCHEMA, **ask_tunnel(paths.tunnel_socket, "GET", "/v1/status")}
+    except NotRunning:
+        try:
+            return {"schema": SCHEMA, **ask_manager(paths.manager_socket, "status")}
+        except Refused:
+            raise NotRunning("the tunnel does not answer; ask again with sudo") from None
+
+
+def format_status(answer: Json) -> str:
+    """Return the status for people."""
+    if "peers" not in answer:
+        return _manager_only(answer)
+    own = answer["self"]
+    lines = [
+        f"{own['name']}.{answer['network']}.internal  {', '.join(own['addresses'])}",
+        f"reachable from outside: {answer['reachable']}   UDP port {answer['port']}   "
+        f"nodes known: {answer['discovery']['nodes']}",
+        f"tunnel process: {answer['separation']}",
+    ]
+    lines += [f"warning: {text}" for text in answer.get("warnings", [])]
+    lines.append("")
+    if not answer["peers"]:
+        lines.append("No other member yet. Let one in with `sudo ginnel invite`.")
+        return "\n".join(lines)
+    rows = [_peer_row(peer) for peer in answer["peers"]]
+    lines.append(
+        table(("PEER", "ADDRESS", "STATE", "PATH", "LATENCY", "HANDSHAKE", "IN", "OUT"), rows)
+    )
+    return "\n".join(lines)
+
+
+def format_path(path: Json | None) -> str:
+    """Return `host 10.0.0.2:7 <-> srflx 192.0.2.1:7`, or `-`."""
+    if not path:
+        return "-"
+    return (
+        f"{path['local']['kind']} {path['local']['address']} <-> "
+        f"{path['remote']['kind']} {path['remote']['address']}"
+    )
+
+
+def _peer_row(peer: Json) -> tuple[str, ...]:
+    connected = peer["status"] == "connected"
+    state = peer["status"] if connected else (peer.get("reason") or peer["stage"])
+    age = peer.get("handshake_age_s")
+    return (
+        peer["name"],
+        peer["addresses"][0] if peer["addresses"] else "-",
+        state,
+        format_path(peer.get("path")),
+        milliseconds(peer.get("latency_s")),
+        "never" if age is None else f"{duration(age)} ago",
+        size(peer.get("rx_bytes", 0)),
+        size(peer.get("tx_bytes", 0)),
+    )
+
+
+def _manager_only(answer: Json) -> str:
+    lines = ["Only the manager answers; the tunnel is not running (it is started again)."]
+    lines += [f"{key}: {value}" for key, value in answer.items() if not isinstance(value, list)]
+    for peer in answer.get("agents", []):
+        lines.append(f"  {peer.get('name', '?')}  {', '.join(peer.get('addresses', []))}")
+    return "\n".join(lines)
