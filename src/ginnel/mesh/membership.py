@@ -1,0 +1,493 @@
+"""Who belongs to a network: verified objects, what is in force, conflicts and alarms.
+
+Takes raw objects in any order that has signers first, and answers which certificates are current.
+Spreading them is `roster.py`'s business, storing them the shell's (`objects_to_store`).
+
+Invariant: no object is kept whose signature was not checked; revocations only grow until their
+time is past.
+
+Source: docs/formats.md, "Signed objects", "Epochs", "Roster".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+from ginnel.base import rlp
+from ginnel.base.types import MemberId, Secret
+from ginnel.mesh import derive
+from ginnel.mesh.certcheck import Refusal, check_certificate, check_times, claims_of
+from ginnel.mesh.epochs import EpochBook
+from ginnel.mesh.objects import (
+    CERTIFICATE_LIFE_S,
+    DAY_S,
+    MAX_NAME,
+    VERSION,
+    Admin,
+    Certificate,
+    Epoch,
+    Network,
+    Parsed,
+    Revocation,
+    RevocationKind,
+    SignedObject,
+    decode_object,
+    parse_object,
+    revocations_digest,
+)
+
+MAX_MEMBERS = 4096  # with a certificate, current or not: twice the largest mesh planned for
+MAX_PER_MEMBER = 4  # certificates of one member: the current one and its neighbours in renewal
+MAX_ADMINS = 64  # admin objects
+MAX_REVOCATIONS = 16_384  # more than certificates can be
+MAX_KEPT = 64  # objects of a higher version, kept and forwarded
+MAX_ALARMS = 256  # alarms not yet fetched, and alarms remembered so that each is raised once
+REVOCATION_KEPT_S = CERTIFICATE_LIFE_S + 30 * DAY_S  # seconds after `at` (Signed objects)
+
+
+class Status(Enum):
+    """What became of an object."""
+
+    NEW = "new"
+    KNOWN = "known"
+    KEPT = "kept"  # of a higher version: forwarded, not acted on
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of `add_object`; a conflict is NEW with the refusal CONFLICT (kept, not live)."""
+
+    status: Status
+    refusal: Refusal | None = None
+    object: SignedObject | None = None
+
+
+class AlarmKind(Enum):
+    """What an administrator should look at."""
+
+    NETWORK_FORK = "two network objects with one sequence number"
+    KEY_CONFLICT = "two members with one key"
+    ADDRESS_CONFLICT = "two members with one address"
+    NAME_CONFLICT = "two members with one name"
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that no honest admin does; raised once."""
+
+    kind: AlarmKind
+    member_id: MemberId | None  # the loser, who is refused or renamed
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A current certificate and the name that its member is shown under."""
+
+    cert: Certificate
+    name: str
+
+
+class Membership:
+    """All verified objects of one network and what follows from them.
+
+    `refresh(unix_now=...)` brings the answers up to a time; `add_object` does so too.
+    """
+
+    def __init__(self, network_id: bytes) -> None:
+        self.network_id = network_id
+        self.network: Network | None = None
+        self.epochs = EpochBook(self._is_void)
+        self._unix_now = 0.0
+        self._admins: dict[bytes, Admin] = {}  # by hash of the object
+        self._certs: dict[bytes, dict[bytes, Certificate]] = {}  # by member id, then hash
+        self._revocations: dict[tuple[int, bytes, bytes], Revocation] = {}
+        self._kept: dict[bytes, SignedObject] = {}
+        self._raw: dict[bytes, bytes] = {}  # every object by its hash
+        self._members: dict[bytes, Member] | None = None  # None: to be worked out again
+        self._taken: dict[tuple[str, bytes | str], MemberId] = {}  # worked out with `_members`
+        self._revoked: dict[tuple[int, bytes], None] | None = None  # None: to be worked out again
+        self._changes_at = float("inf")  # wall time at which the answers change by themselves
+        self._alarms: deque[Alarm] = deque(maxlen=MAX_ALARMS)
+        self._alarmed: dict[tuple[AlarmKind, bytes], None] = {}
+
+    # --- taking objects ---------------------------------------------------------------------
+
+    def add_object(self, raw: bytes, *, unix_now: float) -> Verdict:
+        """Check an object in the order of the format and keep it if it passes."""
+        self.refresh(unix_now=unix_now)
+        digest = derive.sha256(raw)
+        if digest in self._raw:
+            return Verdict(Status.KNOWN)
+        try:
+            signed = decode_object(raw)
+            parsed = None if signed.version > VERSION else parse_object(signed)
+        except (rlp.RlpError, ValueError):
+            return Verdict(Status.REFUSED, Refusal.MALFORMED)
+        refusal = self._check_signer(signed, parsed)
+        if refusal is None and not signed.is_signed_in(self.network_id):
+            refusal = Refusal.SIGNATURE
+        if refusal is None and parsed is None:
+            return self._keep(signed)
+        if refusal is None:
+            assert parsed is not None
+            refusal = self._accept(parsed)
+        if refusal is not None and refusal is not Refusal.CONFLICT:
+            return Verdict(Status.REFUSED, refusal, signed)
+        return Verdict(Status.NEW, refusal, signed)
+
+    def add_objects(self, raws: list[bytes], *, unix_now: float) -> list[Verdict]:
+        """Add many (of a file, say), those that others depend on first."""
+        # Revocations go before certificates: what is revoked never appears.
+        return [self.add_object(raw, unix_now=unix_now) for raw in sorted(raws, key=_load_order)]
+
+    def add_epoch_secret(self, secret: Secret) -> bool:
+        """Keep the secret of a known epoch; return whether it fits one."""
+        return self.epochs.add_secret(secret)
+
+    def refresh(self, *, unix_now: float) -> None:
+        """Move to a wall time: what has expired by then is no longer current."""
+        backwards = unix_now < self._unix_now
+        self._unix_now = unix_now
+        if backwards or self._members is None or unix_now >= self._changes_at:
+            self._expire()
+            self._members = None
+
+    # --- answers ----------------------------------------------------------------------------
+
+    def certificates(self) -> tuple[Certificate, ...]:
+        """Return the current certificates, by member id."""
+        members = self._resolved()
+        return tuple(members[member_id].cert for member_id in sorted(members))
+
+    def certificate_of(self, member_id: bytes) -> Certificate | None:
+        """Return a member's current certificate."""
+        member = self._resolved().get(member_id)
+        return None if member is None else member.cert
+
+    def members(self) -> tuple[Member, ...]:
+        """Return the current members with the names that they are shown under, by member id."""
+        members = self._resolved()
+        return tuple(members[member_id] for member_id in sorted(members))
+
+    def name_of(self, member_id: bytes) -> str | None:
+        """Return the name a member is shown under: its own, or NAME-xxxx if an older has it."""
+        member = self._resolved().get(member_id)
+        return None if member is None else member.name
+
+    def admins(self) -> tuple[Admin, ...]:
+        """Return the admins in force."""
+        return tuple(admin for admin in self._admins.values() if self._check_admin(admin) is None)
+
+    def is_revoked(self, kind: RevocationKind, subject: bytes) -> bool:
+        """Say whether a revocation in force names the subject."""
+        return (int(kind), subject) in self._in_force()
+
+    def revocation_digest(self) -> bytes:
+        """Return the digest of all revocations in force."""
+        return revocations_digest(list(self._in_force()))
+
+    def roster_hashes(self) -> tuple[bytes, ...]:
+        """Return the sorted hashes of all current certificates."""
+        return tuple(sorted(cert.object.hash for cert in self.certificates()))
+
+    def roster_digest(self) -> bytes:
+        """Return H of the sorted hashes of all current certificates."""
+        return derive.sha256(b"".join(self.roster_hashes()))
+
+    def object_by_hash(self, digest: bytes) -> bytes | None:
+        """Return an object's bytes as received."""
+        return self._raw.get(digest)
+
+    def objects_to_store(self) -> list[bytes]:
+        """Return all objects, trust objects too; `add_objects` takes them back."""
+        return list(self._raw.values())
+
+    def trust_objects(self) -> list[bytes]:
+        """Return revocations and epochs, which are stored apart from the database."""
+        trusted = [revocation.object.raw for revocation in self._revocations.values()]
+        return trusted + [epoch.object.raw for epoch in self.epochs.objects()]
+
+    def poll_alarm(self) -> Alarm | None:
+        """Return the next alarm; call until None."""
+        self._resolved()
+        return self._alarms.popleft() if self._alarms else None
+
+    # --- signers ----------------------------------------------------------------------------
+
+    def _check_signer(self, signed: SignedObject, parsed: Parsed | None) -> Refusal | None:
+        by_root = derive.network_id_of(signed.signer) == self.network_id
+        if signed.type in ("network", "admin"):
+            return None if by_root else Refusal.FOREIGN_NETWORK
+        if signed.type == "revoke":
+            if by_root:
+                return None
+            if isinstance(parsed, Revocation) and parsed.kind is RevocationKind.ADMIN:
+                return Refusal.UNKNOWN_SIGNER
+            # The set only grows: an expired admin's revocations stand.
+            return None if self._admins_with(signed.signer) else Refusal.UNKNOWN_SIGNER
+        if self.network is None:
+            return Refusal.NO_NETWORK
+        admins = self._admins_with(signed.signer)
+        if not admins:
+            return Refusal.UNKNOWN_SIGNER
+        refusals = [self._check_admin(admin) for admin in admins]
+        return None if None in refusals else refusals[0]
+
+    def _admins_with(self, public_key: bytes) -> list[Admin]:
+        return [admin for admin in self._admins.values() if admin.public_key == public_key]
+
+    def _check_admin(self, admin: Admin) -> Refusal | None:
+        if check_times(admin.not_before, admin.not_after, unix_now=self._unix_now):
+            return Refusal.SIGNER_EXPIRED
+        return Refusal.SIGNER_REVOKED if self._is_admin_revoked(admin.admin_id) else None
+
+    def _is_admin_revoked(self, admin_id: bytes) -> bool:
+        return any(
+            revocation.kind is RevocationKind.ADMIN and revocation.subject == admin_id
+            for revocation in self._revocations.values()
+        )
+
+    def _is_void(self, signer: bytes) -> bool:
+        admins = self._admins_with(signer)
+        return bool(admins) and all(self._is_admin_revoked(admin.admin_id) for admin in admins)
+
+    def _in_force(self) -> dict[tuple[int, bytes], None]:
+        """Return what is revoked; what a revoked admin revoked is void until another repeats it."""
+        if self._revoked is None:
+            self._revoked = {
+                (int(revocation.kind), revocation.subject): None
+                for revocation in self._revocations.values()
+                if not self._is_void(revocation.object.signer)
+            }
+        return self._revoked
+
+    # --- keeping ----------------------------------------------------------------------------
+
+    def _accept(self, parsed: Parsed) -> Refusal | None:
+        if isinstance(parsed, Network):
+            return self._accept_network(parsed)
+        if isinstance(parsed, Admin):
+            return self._accept_admin(parsed)
+        if isinstance(parsed, Certificate):
+            return self._accept_certificate(parsed)
+        if isinstance(parsed, Revocation):
+            return self._accept_revocation(parsed)
+        return self._accept_epoch(parsed)
+
+    def _accept_network(self, network: Network) -> Refusal | None:
+        current = self.network
+        if current is not None and current.seq == network.seq:
+            self._raise_alarm(
+                Alarm(AlarmKind.NETWORK_FORK, None, network.name, f"sequence {network.seq}"),
+                network.object.hash,
+            )
+        if current is not None and (current.seq, network.object.hash) > (
+            network.seq,
+            current.object.hash,
+        ):
+            return Refusal.OLDER
+        if current is not None:
+            del self._raw[current.object.hash]
+        self.network = network
+        self._changed(network.object)
+        for cert in [c for own in self._certs.values() for c in own.values()]:
+            if self._check_in_force(cert) is not None:  # another prefix
+                self._forget_certificate(cert)
+        return None
+
+    def _accept_admin(self, admin: Admin) -> Refusal | None:
+        try:
+            derive.check_ed25519_key(admin.public_key)
+        except derive.BadKey:
+            return Refusal.KEY
+        if self._unix_now - derive.CLOCK_TOLERANCE_S > admin.not_after:
+            return Refusal.EXPIRED
+        if len(self._admins) >= MAX_ADMINS:
+            return Refusal.FULL
+        self._admins[admin.object.hash] = admin
+        self._changed(admin.object)
+        return None
+
+    def _accept_certificate(self, cert: Certificate) -> Refusal | None:
+        refusal = self._check_in_force(cert)
+        if refusal is not None:
+            return refusal
+        own = self._certs.get(cert.member_id, {})
+        if len(own) >= MAX_PER_MEMBER:
+            oldest = min(own.values(), key=lambda other: other.recency)
+            if cert.recency <= oldest.recency:
+                return Refusal.OLDER
+            self._forget_certificate(oldest)
+        elif len(self._certs) >= MAX_MEMBERS:
+            return Refusal.FULL
+        self._certs.setdefault(cert.member_id, {})[cert.object.hash] = cert
+        self._raw[cert.object.hash] = cert.object.raw
+        if own or not self._admit(cert):
+            self._members = None
+        return None if cert.member_id in self._resolved() else Refusal.CONFLICT
+
+    def _admit(self, cert: Certificate) -> bool:
+        """Add a new member who clashes with nobody, without working all out again."""
+        claims = [*claims_of(cert), ("name", cert.name)]
+        if self._members is None or any(claim in self._taken for claim in claims):
+            return False
+        self._taken.update(dict.fromkeys(claims, cert.member_id))
+        self._members[cert.member_id] = Member(cert, cert.name)
+        self._changes_at = min(self._changes_at, cert.not_after + derive.CLOCK_TOLERANCE_S + 1)
+        return True
+
+    def _accept_revocation(self, revocation: Revocation) -> Refusal | None:
+        key = (int(revocation.kind), revocation.subject, revocation.object.signer)
+        former = self._revocations.get(key)
+        if former is not None and former.at >= revocation.at:
+            return Refusal.OLDER
+        if revocation.at + REVOCATION_KEPT_S < self._unix_now:
+            return Refusal.EXPIRED
+        if former is not None:
+            del self._raw[former.object.hash]
+        elif len(self._revocations) >= MAX_REVOCATIONS:
+            return Refusal.FULL
+        self._revocations[key] = revocation
+        self._changed(revocation.object)
+        return None
+
+    def _accept_epoch(self, epoch: Epoch) -> Refusal | None:
+        if epoch.at > self._unix_now + derive.CLOCK_TOLERANCE_S:
+            return Refusal.NOT_YET_VALID
+        dropped = self.epochs.add(epoch)
+        if epoch in dropped:
+            return Refusal.OLDER
+        for other in dropped:
+            self._raw.pop(other.object.hash, None)
+        self._changed(epoch.object)
+        return None
+
+    def _keep(self, signed: SignedObject) -> Verdict:
+        if len(self._kept) >= MAX_KEPT:
+            return Verdict(Status.REFUSED, Refusal.FULL, signed)
+        self._kept[signed.hash] = signed
+        self._raw[signed.hash] = signed.raw
+        return Verdict(Status.KEPT, None, signed)
+
+    def _changed(self, signed: SignedObject) -> None:
+        self._raw[signed.hash] = signed.raw
+        self._members = None
+        self._revoked = None
+
+    def _forget_certificate(self, cert: Certificate) -> None:
+        own = self._certs[cert.member_id]
+        del own[cert.object.hash]
+        del self._raw[cert.object.hash]
+        if not own:
+            del self._certs[cert.member_id]
+
+    def _expire(self) -> None:
+        """Drop what can never count again."""
+        past = self._unix_now - derive.CLOCK_TOLERANCE_S
+        for cert in [c for own in self._certs.values() for c in own.values()]:
+            if cert.not_after < past:
+                self._forget_certificate(cert)
+        for key, revocation in list(self._revocations.items()):
+            if revocation.at + REVOCATION_KEPT_S < past:
+                del self._revocations[key]
+                del self._raw[revocation.object.hash]
+                self._revoked = None
+        for epoch in self.epochs.expire(unix_now=self._unix_now):
+            self._raw.pop(epoch.object.hash, None)
+
+    # --- what is in force -------------------------------------------------------------------
+
+    def _check_in_force(self, cert: Certificate) -> Refusal | None:
+        """Check a new certificate but for its signature and other members."""
+        if self.network is None:
+            return Refusal.NO_NETWORK
+        refusal: Refusal | None = Refusal.UNKNOWN_SIGNER
+        for admin in self._admins_with(cert.object.signer):
+            refusal = self._check_admin(admin) or check_certificate(
+                cert, admin, self.network, unix_now=self._unix_now
+            )
+            if refusal is None:
+                break
+        if refusal is not None:
+            return refusal
+        if self._is_cert_revoked(cert):
+            return Refusal.REVOKED
+        return None
+
+    def _is_cert_revoked(self, cert: Certificate) -> bool:
+        return self.is_revoked(RevocationKind.MEMBER, cert.member_id) or self.is_revoked(
+            RevocationKind.SERIAL, cert.serial
+        )
+
+    def _is_still_valid(self, cert: Certificate) -> bool:
+        """Check again what changes with time: the rest was checked when it was accepted."""
+        if check_times(cert.not_before, cert.not_after, unix_now=self._unix_now):
+            return False
+        return not self._is_cert_revoked(cert) and any(
+            self._check_admin(admin) is None and cert.not_after <= admin.not_after
+            for admin in self._admins_with(cert.object.signer)
+        )
+
+    def _resolved(self) -> dict[bytes, Member]:
+        if self._members is None:
+            self._members = self._resolve()
+        return self._members
+
+    def _resolve(self) -> dict[bytes, Member]:
+        current = [
+            max(valid, key=lambda cert: cert.recency)
+            for own in self._certs.values()
+            if (valid := [cert for cert in own.values() if self._is_still_valid(cert)])
+        ]
+        self._changes_at = self._next_change()
+        members: dict[bytes, Member] = {}
+        taken = self._taken = {}
+        for cert in sorted(current, key=lambda cert: cert.seniority):
+            claims = claims_of(cert)
+            clash = next((claim for claim in claims if claim in taken), None)
+            if clash is not None:
+                self._alarm_about(cert, clash[0], taken[clash])
+                continue
+            name = cert.name
+            if ("name", name) in taken:
+                self._alarm_about(cert, "name", taken["name", name])
+                name = f"{name[: MAX_NAME - 5]}-{cert.member_id.hex()[:4]}"
+            taken.update(dict.fromkeys([*claims, ("name", name)], cert.member_id))
+            members[cert.member_id] = Member(cert, name)
+        return members
+
+    def _next_change(self) -> float:
+        spans = [(a.not_before, a.not_after) for a in self._admins.values()]
+        spans += [(c.not_before, c.not_after) for own in self._certs.values() for c in own.values()]
+        slack = derive.CLOCK_TOLERANCE_S
+        instants = [at for start, end in spans for at in (start - slack, end + slack + 1)]
+        instants += [r.at + REVOCATION_KEPT_S + slack + 1 for r in self._revocations.values()]
+        return min((at for at in instants if at > self._unix_now), default=float("inf"))
+
+    def _alarm_about(self, cert: Certificate, what: str, winner: MemberId) -> None:
+        kind = {"name": AlarmKind.NAME_CONFLICT, "ip": AlarmKind.ADDRESS_CONFLICT}.get(
+            what, AlarmKind.KEY_CONFLICT
+        )
+        detail = f"{what} belongs to {winner.hex()[:8]}"
+        self._raise_alarm(Alarm(kind, cert.member_id, cert.name, detail), cert.object.hash)
+
+    def _raise_alarm(self, alarm: Alarm, digest: bytes) -> None:
+        if (alarm.kind, digest) in self._alarmed:
+            return
+        if len(self._alarmed) >= MAX_ALARMS:
+            del self._alarmed[next(iter(self._alarmed))]
+        self._alarmed[alarm.kind, digest] = None
+        self._alarms.append(alarm)
+
+
+def _load_order(raw: bytes) -> int:
+    order = ("network", "admin", "revoke", "cert", "epoch")
+    try:
+        return order.index(decode_object(raw).type)
+    except rlp.RlpError:
+        return len(order)
