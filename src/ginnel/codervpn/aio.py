@@ -1,0 +1,476 @@
+"""CoderVPN on asyncio: `Manager` and `Tunnel` over a pair of descriptors.
+
+    tunnel = Tunnel(3, 3, handlers)         # a socket; or a pipe's two ends
+    await tunnel.run()                      # until the stream ends
+
+Both own the descriptors that they are given and close them. A stream that is not read by the other
+side is not written to: the cores hold what waits, within their bounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from ginnel.base.errors import SystemFailure
+from ginnel.base.types import Deadline
+from ginnel.codervpn import manager_role, tunnel_role
+from ginnel.codervpn import vpn_pb2 as pb
+from ginnel.codervpn.header import SUPPORTED_VERSIONS, Dialect, Version
+from ginnel.codervpn.messages import LogLevel, LogRecord, Start
+from ginnel.codervpn.speaker import REQUEST_TIMEOUT, Negotiated, Speaker, StreamClosed
+
+READ_SIZE = 64 * 1024  # bytes a read; a frame may take many
+READS_PER_WAKEUP = 8  # then other tasks get their turn
+MAX_HANDLER_TASKS = 32  # handlers at work at once; one more is refused
+
+log = logging.getLogger(__name__)
+
+
+class _ByteCore(Protocol):
+    speaker: Speaker
+
+    def handle_bytes(self, data: bytes, *, now: float) -> None: ...
+    def handle_eof(self, *, now: float) -> None: ...
+    def handle_timeout(self, *, now: float) -> None: ...
+    def poll_transmit(self) -> bytes | None: ...
+    def poll_deadline(self) -> Deadline | None: ...
+
+
+class _Stream:
+    """Moves bytes between two descriptors and a core: reads, writes, one timer."""
+
+    def __init__(
+        self, read_fd: int, write_fd: int, core: _ByteCore, on_change: Callable[[], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._read_fd = read_fd
+        self._write_fd = write_fd
+        self._core = core
+        self._on_change = on_change
+        self._unwritten = memoryview(b"")
+        self._is_writing = False
+        self._is_write_closed = False
+        self._is_write_fd_open = write_fd != read_fd
+        self._is_closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        for descriptor in {read_fd, write_fd}:
+            os.set_blocking(descriptor, False)
+        self._loop.add_reader(read_fd, self._on_readable)
+
+    @property
+    def now(self) -> float:
+        return self._loop.time()
+
+    def drain(self) -> None:
+        """Write what can be written, tell of events, arm the timer."""
+        if self._is_closed:
+            return
+        self._write()
+        self._on_change()
+        if not self._is_closed:
+            self._write()
+            self._arm()
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._write()  # the last words, as far as they go at once
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._read_fd)
+        self._stop_writing()
+        os.close(self._read_fd)
+        if self._is_write_fd_open:
+            os.close(self._write_fd)
+
+    def _on_readable(self) -> None:
+        for _ in range(READS_PER_WAKEUP):
+            try:
+                data = os.read(self._read_fd, READ_SIZE)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                log.debug("codervpn: read failed: %s", error)
+                data = b""
+            if not data:
+                self._loop.remove_reader(self._read_fd)
+                self._core.handle_eof(now=self.now)
+                break
+            self._core.handle_bytes(data, now=self.now)
+        self.drain()
+
+    def _write(self) -> None:
+        if self._is_write_closed or self._is_closed:
+            return
+        try:
+            while self._unwritten or self._next_data():
+                written = os.write(self._write_fd, self._unwritten)
+                self._unwritten = self._unwritten[written:]
+        except BlockingIOError:
+            if not self._is_writing:
+                self._is_writing = True
+                self._loop.add_writer(self._write_fd, self.drain)
+            return
+        except OSError as error:
+            self._unwritten = memoryview(b"")
+            self._is_write_closed = True
+            self._stop_writing()
+            self._core.speaker.close(f"writing failed: {error.strerror}")
+            return
+        self._stop_writing()
+        if self._core.speaker.is_write_finished and not self._core.speaker.is_closed:
+            self._close_write_side()
+
+    def _next_data(self) -> bool:
+        data = self._core.poll_transmit()
+        self._unwritten = memoryview(data or b"")
+        return data is not None
+
+    def _close_write_side(self) -> None:
+        self._is_write_closed = True
+        if stat.S_ISSOCK(os.fstat(self._write_fd).st_mode):
+            with socket.socket(fileno=os.dup(self._write_fd)) as duplicate:
+                duplicate.shutdown(socket.SHUT_WR)
+        elif self._is_write_fd_open:
+            self._is_write_fd_open = False
+            os.close(self._write_fd)
+
+    def _stop_writing(self) -> None:
+        if self._is_writing:
+            self._is_writing = False
+            self._loop.remove_writer(self._write_fd)
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._core.poll_deadline()
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline.at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._core.handle_timeout(now=self.now)
+        self.drain()
+
+
+class _Shell:
+    """What both facades share: open requests as futures, the end of the stream, handler tasks."""
+
+    _stream: _Stream
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, asyncio.Future[str | None]] = {}
+        self._closed: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self.version: Version | None = None
+        self.dialect: Dialect | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Say whether the stream is over."""
+        return self._closed.done()
+
+    async def wait_closed(self) -> str | None:
+        """Wait for the end of the stream; return its error, or None after a clean end."""
+        return await asyncio.shield(self._closed)
+
+    def close(self) -> None:
+        """Close the stream now; open requests fail."""
+        self._core_speaker().close()
+        self._stream.drain()
+        self._stream.close()
+
+    def _core_speaker(self) -> Speaker:
+        raise NotImplementedError
+
+    async def _answer(self, request: int) -> str | None:
+        future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._waiting[request] = future
+        self._stream.drain()
+        try:
+            return await future
+        finally:
+            self._waiting.pop(request, None)
+            self._core_speaker().cancel(request)
+
+    def _resolve(self, request: int, error: str | None) -> None:
+        future = self._waiting.get(request)
+        if future is not None and not future.done():
+            future.set_result(error)
+
+    def _on_negotiated(self, event: Negotiated) -> None:
+        self.version, self.dialect = event.version, event.dialect
+
+    def _on_closed(self, event: StreamClosed) -> None:
+        if not self._closed.done():
+            self._closed.set_result(event.error)
+        self._stream.close()
+
+
+class TunnelHandlers(Protocol):
+    """What a tunnel program does when its manager asks."""
+
+    async def on_start(self, start: Start) -> str | None:
+        """Start; return None once running, or what went wrong."""
+        ...
+
+    async def on_stop(self) -> None:
+        """Stop; the reply is sent afterwards, and the stream's side closed."""
+        ...
+
+    async def on_wake(self) -> None:
+        """The machine woke up or changed networks."""
+        ...
+
+
+class Tunnel(_Shell):
+    """A tunnel's end of the stream; make it inside a running loop, then `await run()`."""
+
+    def __init__(
+        self,
+        read_fd: int,
+        write_fd: int,
+        handlers: TunnelHandlers,
+        *,
+        versions: Sequence[Version] = SUPPORTED_VERSIONS,
+    ) -> None:
+        super().__init__()
+        self._handlers = handlers
+        self._tasks: asyncio.TaskGroup | None = None
+        self._task_count = 0
+        self._early: list[tunnel_role.TunnelEvent] = []  # came before `run`
+        self._core = tunnel_role.TunnelCore(
+            now=asyncio.get_running_loop().time(), versions=versions
+        )
+        self._stream = _Stream(read_fd, write_fd, self._core, self._on_change)
+        self._stream.drain()
+
+    async def run(self) -> str | None:
+        """Serve the manager until the stream ends; return its error, or None.
+
+        Handlers run as tasks of this call: cancel it and they are cancelled. A handler's exception
+        ends the stream and comes out of here.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                for event in self._early:
+                    self._on_event(event)
+                self._early.clear()
+                return await self.wait_closed()
+        finally:
+            self._tasks = None
+            self.close()
+
+    async def network_settings(
+        self, settings: pb.NetworkSettingsRequest, *, wait_s: float = REQUEST_TIMEOUT
+    ) -> str | None:
+        """Ask the manager to set the network up; return None once applied, or its refusal."""
+        request = self._core.request_settings(settings, now=self._stream.now, timeout=wait_s)
+        return await self._answer(request)
+
+    def upsert(
+        self, workspaces: Iterable[pb.Workspace] = (), agents: Iterable[pb.Agent] = ()
+    ) -> None:
+        """Add or change workspaces and agents; sent when the stream is free."""
+        self._core.upsert(workspaces, agents)
+        self._stream.drain()
+
+    def delete(
+        self, *, workspace_ids: Iterable[bytes] = (), agent_ids: Iterable[bytes] = ()
+    ) -> None:
+        """Remove workspaces and agents."""
+        self._core.delete(workspace_ids=workspace_ids, agent_ids=agent_ids)
+        self._stream.drain()
+
+    def log(
+        self,
+        level: LogLevel,
+        message: str,
+        logger_names: Sequence[str] = (),
+        fields: Sequence[tuple[str, str]] = (),
+    ) -> bool:
+        """Send a log record to the manager; False if there is no room or no stream for it."""
+        if self.is_closed:
+            return False
+        record = LogRecord(level, message, tuple(logger_names), tuple(fields))
+        is_sent = self._core.write_log(record)
+        self._stream.drain()
+        return is_sent
+
+    def _core_speaker(self) -> Speaker:
+        return self._core.speaker
+
+    def _on_change(self) -> None:
+        while (event := self._core.poll_event()) is not None:
+            if isinstance(event, Negotiated):
+                self._on_negotiated(event)
+            elif isinstance(event, StreamClosed):
+                self._on_closed(event)
+            elif isinstance(event, tunnel_role.SettingsAnswered):
+                self._resolve(event.request, event.error)
+            elif self._tasks is None:
+                self._early.append(event)
+            else:
+                self._on_event(event)
+
+    def _on_event(self, event: tunnel_role.TunnelEvent) -> None:
+        assert self._tasks is not None
+        if self._task_count >= MAX_HANDLER_TASKS:
+            log.warning("codervpn: the manager asks faster than can be answered")
+            return
+        self._task_count += 1
+        task = self._tasks.create_task(self._handle(event))
+        task.add_done_callback(self._on_handled)
+
+    def _on_handled(self, task: asyncio.Task[None]) -> None:
+        self._task_count -= 1
+
+    async def _handle(self, event: tunnel_role.TunnelEvent) -> None:
+        if isinstance(event, tunnel_role.StartRequested):
+            self._core.finish_start(await self._handlers.on_start(event.start))
+        elif isinstance(event, tunnel_role.StopRequested):
+            await self._handlers.on_stop()
+            self._core.finish_stop()
+        elif isinstance(event, tunnel_role.WakeRequested):
+            await self._handlers.on_wake()
+        self._stream.drain()
+
+
+class ManagerHandlers(Protocol):
+    """What a manager program does with what its tunnel says; all of it is untrusted."""
+
+    async def on_settings(self, settings: pb.NetworkSettingsRequest) -> str | None:
+        """Apply network settings; return None once applied, or the refusal."""
+        ...
+
+    def on_peers(self) -> None:
+        """The known workspaces or agents changed."""
+        ...
+
+    def on_log(self, record: LogRecord) -> None:
+        """The tunnel logged a line."""
+        ...
+
+
+class Manager(_Shell):
+    """A manager's end of the stream; make it inside a running loop, then `await run()`."""
+
+    def __init__(
+        self,
+        read_fd: int,
+        write_fd: int,
+        handlers: ManagerHandlers,
+        *,
+        dialect: Dialect = Dialect.SEED,
+        versions: Sequence[Version] = SUPPORTED_VERSIONS,
+    ) -> None:
+        super().__init__()
+        self._handlers = handlers
+        self._settings: asyncio.Queue[manager_role.SettingsRequested] = asyncio.Queue()
+        self._core = manager_role.ManagerCore(
+            now=asyncio.get_running_loop().time(), dialect=dialect, versions=versions
+        )
+        self._stream = _Stream(read_fd, write_fd, self._core, self._on_change)
+        self._stream.drain()
+
+    @property
+    def workspaces(self) -> list[pb.Workspace]:
+        """Return the workspaces as last told."""
+        return list(self._core.workspaces.values())
+
+    @property
+    def agents(self) -> list[pb.Agent]:
+        """Return the agents as last told."""
+        return list(self._core.agents.values())
+
+    async def run(self) -> str | None:
+        """Serve the tunnel, its settings one after the other, until the stream ends."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                worker = tasks.create_task(self._apply_settings())
+                error = await self.wait_closed()
+                worker.cancel()
+            return error
+        finally:
+            self.close()
+
+    async def start(self, start: Start, *, wait_s: float = REQUEST_TIMEOUT) -> None:
+        """Start the tunnel.
+
+        Raises:
+            SystemFailure: it didn't; the text is the tunnel's.
+        """
+        await self._expect(self._core.start(start, now=self._stream.now, timeout=wait_s))
+
+    async def stop(self, *, wait_s: float = REQUEST_TIMEOUT) -> None:
+        """Stop the tunnel.
+
+        Raises:
+            SystemFailure: it didn't answer, or failed.
+        """
+        await self._expect(self._core.stop(now=self._stream.now, timeout=wait_s))
+
+    async def wake(self, *, wait_s: float = REQUEST_TIMEOUT) -> None:
+        """Tell the tunnel that the machine woke up or changed networks.
+
+        Raises:
+            SystemFailure: its version doesn't know that, or it failed.
+        """
+        await self._expect(self._core.wake(now=self._stream.now, timeout=wait_s))
+
+    async def get_peers(self, *, wait_s: float = REQUEST_TIMEOUT) -> None:
+        """Fetch the full set into `workspaces` and `agents`.
+
+        Raises:
+            SystemFailure: no answer.
+        """
+        await self._expect(self._core.get_peers(now=self._stream.now, timeout=wait_s))
+
+    async def _expect(self, request: int) -> None:
+        error = await self._answer(request)
+        if error is not None:
+            raise SystemFailure(error)
+
+    async def _apply_settings(self) -> None:
+        while True:
+            event = await self._settings.get()
+            error = await self._handlers.on_settings(event.settings)
+            self._core.finish_settings(event.request, error)
+            self._stream.drain()
+
+    def _core_speaker(self) -> Speaker:
+        return self._core.speaker
+
+    def _on_change(self) -> None:
+        while (event := self._core.poll_event()) is not None:
+            if isinstance(event, Negotiated):
+                self._on_negotiated(event)
+            elif isinstance(event, StreamClosed):
+                self._on_closed(event)
+            elif isinstance(event, manager_role.Answered):
+                self._resolve(event.request, event.error)
+            elif isinstance(event, manager_role.SettingsRequested):
+                self._settings.put_nowait(event)  # at most MAX_RECEIVED_REQUESTS wait
+            elif isinstance(event, manager_role.LogReceived):
+                self._handlers.on_log(event.record)
+            else:
+                self._handlers.on_peers()

@@ -1,0 +1,218 @@
+"""CORE: what a manager must do on a CoderVPN stream.
+
+It asks (Start, Stop, Wake, GetPeerUpdate), keeps the last known state of workspaces and agents, and
+passes on what the tunnel wants: settings to apply and records to log. The tunnel is not trusted:
+counts are bounded, and what it may set is decided by the program around this core.
+
+Source: seed 002; the order of the shipped protocol.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+from ginnel.base.types import Deadline
+from ginnel.codervpn import vpn_pb2 as pb
+from ginnel.codervpn.header import SUPPORTED_VERSIONS, Dialect, Role, Version
+from ginnel.codervpn.messages import LogRecord, Start, decode_log, encode_start
+from ginnel.codervpn.speaker import (
+    REQUEST_TIMEOUT,
+    Drop,
+    Negotiated,
+    NoticeReceived,
+    RequestFailed,
+    RequestReceived,
+    ResponseReceived,
+    Speaker,
+    StreamClosed,
+)
+
+MAX_KNOWN_PEERS = 4096  # workspaces and agents each that a tunnel can make us remember
+
+
+class Ask(Enum):
+    """What a manager asks of a tunnel."""
+
+    START = "start"
+    STOP = "stop"
+    WAKE = "wake"
+    PEERS = "get_peer_update"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The end of `start`, `stop`, `wake` or `get_peers`; `error` None means success."""
+
+    ask: Ask
+    request: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsRequested:
+    """The tunnel wants network settings; end with `finish_settings(request, error)`."""
+
+    request: int
+    settings: pb.NetworkSettingsRequest = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PeersChanged:
+    """The known workspaces or agents changed; read them from the core."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogReceived:
+    """The tunnel logged a line; its text is not to be trusted."""
+
+    record: LogRecord = field(repr=False)
+
+
+ManagerEvent: TypeAlias = (
+    Negotiated | Answered | SettingsRequested | PeersChanged | LogReceived | StreamClosed
+)
+
+
+class ManagerCore:
+    """The manager's end of the stream: five verbs (bytes in place of datagrams) and commands."""
+
+    def __init__(
+        self,
+        *,
+        now: float,
+        dialect: Dialect = Dialect.SEED,
+        versions: Iterable[Version] = SUPPORTED_VERSIONS,
+    ) -> None:
+        self.speaker = Speaker(Role.MANAGER, now=now, dialect=dialect, versions=tuple(versions))
+        self.workspaces: dict[bytes, pb.Workspace] = {}
+        self.agents: dict[bytes, pb.Agent] = {}
+        self._asked: dict[int, Ask] = {}
+        self._events: deque[ManagerEvent] = deque()
+
+    # The five verbs
+
+    def handle_bytes(self, data: bytes, *, now: float) -> None:
+        """Take bytes of the stream."""
+        self.speaker.handle_bytes(data, now=now)
+        self._work()
+
+    def handle_eof(self, *, now: float) -> None:
+        """Take the end of the stream."""
+        self.speaker.handle_eof(now=now)
+        self._work()
+
+    def handle_timeout(self, *, now: float) -> None:
+        """Do what is due."""
+        self.speaker.handle_timeout(now=now)
+        self._work()
+
+    def poll_transmit(self) -> bytes | None:
+        """Return the next bytes to write; call only when there is room."""
+        return self.speaker.poll_transmit()
+
+    def poll_event(self) -> ManagerEvent | None:
+        """Return the next event, or None."""
+        self._work()
+        return self._events.popleft() if self._events else None
+
+    def poll_deadline(self) -> Deadline | None:
+        """Return when `handle_timeout` is wanted."""
+        return self.speaker.poll_deadline()
+
+    # Commands
+
+    def start(self, start: Start, *, now: float, timeout: float = REQUEST_TIMEOUT) -> int:
+        """Ask the tunnel to start; ends in one Answered."""
+        return self._ask(Ask.START, pb.ManagerMessage(start=encode_start(start)), now, timeout)
+
+    def stop(self, *, now: float, timeout: float = REQUEST_TIMEOUT) -> int:
+        """Ask the tunnel to stop; ends in one Answered."""
+        return self._ask(Ask.STOP, pb.ManagerMessage(stop=pb.StopRequest()), now, timeout)
+
+    def wake(self, *, now: float, timeout: float = REQUEST_TIMEOUT) -> int:
+        """Tell the tunnel of a resume from sleep or a change of networks."""
+        return self._ask(Ask.WAKE, pb.ManagerMessage(wake=pb.WakeRequest()), now, timeout)
+
+    def get_peers(self, *, now: float, timeout: float = REQUEST_TIMEOUT) -> int:
+        """Ask for the full set of peers; the answer replaces what is known."""
+        message = pb.ManagerMessage(get_peer_update=pb.GetPeerUpdate())
+        return self._ask(Ask.PEERS, message, now, timeout)
+
+    def finish_settings(self, request: int, error: str | None) -> None:
+        """Answer a SettingsRequested; `error` None means applied."""
+        response = pb.NetworkSettingsResponse(success=error is None, error_message=error or "")
+        self.speaker.respond(request, pb.ManagerMessage(network_settings=response))
+
+    # Inside
+
+    def _ask(self, ask: Ask, message: pb.ManagerMessage, now: float, timeout: float) -> int:
+        request = self.speaker.request(message, now=now, timeout=timeout)
+        self._asked[request] = ask
+        return request
+
+    def _work(self) -> None:
+        while (event := self.speaker.poll_event()) is not None:
+            if isinstance(event, NoticeReceived):
+                self._on_notice(event)
+            elif isinstance(event, RequestReceived):
+                self._on_request(event)
+            elif isinstance(event, ResponseReceived):
+                self._on_response(event)
+            elif isinstance(event, RequestFailed):
+                ask = self._asked.pop(event.request)
+                self._events.append(Answered(ask, event.request, event.reason.value))
+            else:
+                self._events.append(event)
+
+    def _on_notice(self, event: NoticeReceived) -> None:
+        assert isinstance(event.message, pb.TunnelMessage)
+        if event.kind == "log":
+            self._events.append(LogReceived(decode_log(event.message.log)))
+        elif event.kind == "peer_update":
+            self._merge(event.message.peer_update)
+        else:
+            self.speaker.count_drop(Drop.UNEXPECTED)
+
+    def _on_request(self, event: RequestReceived) -> None:
+        assert isinstance(event.message, pb.TunnelMessage)
+        if event.kind == "network_settings":
+            self._events.append(SettingsRequested(event.msg_id, event.message.network_settings))
+        else:
+            self.speaker.forget_request(event.msg_id)
+            self.speaker.count_drop(Drop.UNEXPECTED)
+
+    def _on_response(self, event: ResponseReceived) -> None:
+        assert isinstance(event.message, pb.TunnelMessage)
+        ask = self._asked.pop(event.request)
+        answer: pb.StartResponse | pb.StopResponse | pb.WakeResponse
+        if ask is Ask.PEERS:
+            self.workspaces.clear()
+            self.agents.clear()
+            self._merge(event.message.peer_update)
+            self._events.append(Answered(ask, event.request, None))
+            return
+        if ask is Ask.START:
+            answer = event.message.start
+        elif ask is Ask.STOP:
+            answer = event.message.stop
+        else:
+            answer = event.message.wake
+        error = None if answer.success else answer.error_message or "failed without a reason"
+        self._events.append(Answered(ask, event.request, error))
+
+    def _merge(self, update: pb.PeerUpdate) -> None:
+        for workspace in update.upserted_workspaces:
+            if workspace.id in self.workspaces or len(self.workspaces) < MAX_KNOWN_PEERS:
+                self.workspaces[workspace.id] = workspace
+        for agent in update.upserted_agents:
+            if agent.id in self.agents or len(self.agents) < MAX_KNOWN_PEERS:
+                self.agents[agent.id] = agent
+        for workspace in update.deleted_workspaces:
+            self.workspaces.pop(workspace.id, None)
+        for agent in update.deleted_agents:
+            self.agents.pop(agent.id, None)
+        self._events.append(PeersChanged())
