@@ -1,0 +1,142 @@
+"""Keeping points registered: rounds, refreshes, moves, refusals."""
+
+from __future__ import annotations
+
+import random
+
+from ginnel.base.types import Address, Secret
+from ginnel.mesh.derive import Point
+from ginnel.mesh.registrar import MAX_POINTS, Registered, Registrar
+from ginnel.mesh.rendezvous import Ping, PinSession, TalkRequest, Tokens, UnpinSession
+from support import rdv
+
+HOME = rdv.contact("198.51.100.7", 3000)
+
+
+def seal(_point: Point, _dkey: Secret, unix_now: float) -> bytes:
+    return f"presence of {unix_now}".encode()
+
+
+def make(net: rdv.ToyNet) -> Registrar:
+    return Registrar(
+        HOME.node_id,
+        seal,
+        tokens=net.tokens,
+        random_bytes=rdv.chance(),
+        rng=random.Random(1),
+    )
+
+
+def holding(net: rdv.ToyNet) -> int:
+    return sum(len(storer) for storer in net.storers.values())
+
+
+def test_a_point_is_registered_at_the_eight_closest() -> None:
+    net = rdv.ToyNet(20)
+    registrar = make(net)
+    registrar.set_points([rdv.point()], now=0.0)
+    events = net.run(registrar, HOME, 0.0)
+    assert events == [Registered(rdv.point().location, 8)]
+    assert holding(net) == 8
+    assert registrar.storer_count(rdv.point().location) == 8
+    closest = net.closest(rdv.point().location, 9)
+    contacts = [rdv.contact_of(enr) for enr in closest]
+    assert contacts[0] is not None
+    assert contacts[8] is not None
+    assert registrar.is_storer(rdv.point().location, contacts[0])
+    assert not registrar.is_storer(rdv.point().location, contacts[8])
+    assert not registrar.is_storer(rdv.point(2).location, contacts[0])
+    pinned = [c for c in net.carried if isinstance(c, PinSession)]
+    assert [c.contact for c in pinned] == contacts[:3]
+
+
+def test_registrations_are_kept_alive_for_hours() -> None:
+    net = rdv.ToyNet(2)
+    registrar = make(net)
+    registrar.set_points([rdv.point()], now=0.0)
+    for minute in range(1, 121):
+        net.run(registrar, HOME, minute * 60.0)
+        for storer in net.storers.values():
+            storer.handle_timeout(now=net.now)
+        assert holding(net) == 2
+    pings = [c for c in net.carried if isinstance(c, Ping)]
+    assert len(pings) >= 2 * 7200 / 25 * 0.9
+    registers = [c for c in net.carried if isinstance(c, TalkRequest)]
+    assert len(registers) < 2 * 35
+
+
+def test_a_new_address_registers_again_at_once() -> None:
+    net = rdv.ToyNet(2)
+    registrar = make(net)
+    registrar.set_points([rdv.point()], now=0.0)
+    net.run(registrar, HOME, 200.0)
+    before = len([c for c in net.carried if isinstance(c, TalkRequest)])
+    net.seen_as = Address("198.51.100.8", 1)
+    net.run(registrar, HOME, 226.0)
+    assert len([c for c in net.carried if isinstance(c, TalkRequest)]) > before
+
+
+def test_two_lost_pings_register_again_elsewhere() -> None:
+    net = rdv.ToyNet(5)
+    registrar = make(net)
+    registrar.set_points([rdv.point()], now=0.0)
+    net.run(registrar, HOME, 200.0)
+    net.silent = {r.node_id for r in net.closest(rdv.point().location, 2)}
+    net.carried.clear()
+    events = net.run(registrar, HOME, 260.0)
+    assert Registered(rdv.point().location, 3) in events or len(events) > 0
+    asked = {c.contact.node_id for c in net.carried if isinstance(c, TalkRequest)}
+    assert asked
+    assert not asked & net.silent
+
+
+def test_nodes_without_rendezvous_are_named_and_passed_over() -> None:
+    net = rdv.ToyNet(2, enabled=False)
+    registrar = make(net)
+    registrar.set_points([rdv.point()], now=0.0)
+    events = net.run(registrar, HOME, 60.0)
+    first = events[0]
+    assert isinstance(first, Registered)
+    assert (first.storers, first.reason) == (0, "the nodes found don't offer rendezvous")
+    asked = [c for c in net.carried if isinstance(c, TalkRequest)]
+    assert len(asked) == 2  # once each, then they are passed over for a while
+
+
+def test_no_nodes_at_all_is_retried_with_back_off() -> None:
+    net = rdv.ToyNet(0)
+    registrar = make(net)
+    registrar.set_points([rdv.point()], now=0.0)
+    events = net.run(registrar, HOME, 120.0)
+    assert all(isinstance(e, Registered) and e.storers == 0 for e in events)
+    assert 5 <= len(events) <= 10
+
+
+def test_points_come_and_go() -> None:
+    net = rdv.ToyNet(2)
+    registrar = make(net)
+    registrar.set_points([rdv.point()], now=0.0)
+    net.run(registrar, HOME, 0.0)
+    registrar.set_points([], now=1.0)
+    net.carried.clear()
+    net.run(registrar, HOME, 1000.0)
+    assert all(isinstance(c, UnpinSession) for c in net.carried)
+    assert registrar.poll_deadline() is None
+    assert registrar.storer_count(rdv.point().location) == 0
+
+
+def test_points_are_bounded() -> None:
+    net = rdv.ToyNet(1)
+    registrar = make(net)
+    registrar.set_points([rdv.point(1, period) for period in range(MAX_POINTS + 5)], now=0.0)
+    net.run(registrar, HOME, 0.0)
+    assert len({e for e in [holding(net)]}) == 1
+    assert holding(net) <= MAX_POINTS
+
+
+def test_results_of_others_are_not_taken() -> None:
+    registrar = Registrar(
+        HOME.node_id, seal, tokens=Tokens(), random_bytes=rdv.chance(), rng=random.Random(1)
+    )
+    assert not registrar.on_lookup_done(99, [], now=0.0, unix_now=0.0)
+    assert not registrar.on_talk_answered(99, b"", now=0.0)
+    assert not registrar.on_pong(99, None, now=0.0)
