@@ -1,0 +1,69 @@
+"""Why a pair of machines can't be direct, in words for a person.
+
+Knows what was tried (candidates, answers, kinds of NAT) and guesses the cause from it. Every text
+about a path that a relay would mend starts with `needs a relay: `.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+from ginnel.ice.candidate import Candidate, CandidateKind
+
+RELAY = "needs a relay: "
+
+
+class NatKind(IntEnum):
+    """How the addresses of one side behave; the number is the one on the wire of offers."""
+
+    UNKNOWN = 0
+    OPEN = 1  # the address seen from outside is its own
+    CONE = 2  # one port for all observers (RFC 4787: endpoint-independent mapping)
+    SYMMETRIC = 3  # another port for each observer
+
+
+def guess_nat(candidates: Sequence[Candidate], *, symmetric: bool = False) -> NatKind:
+    """Return the kind of NAT that local candidates show; `symmetric` as observers voted."""
+    if symmetric:
+        return NatKind.SYMMETRIC
+    reflexive = [c for c in candidates if c.kind is CandidateKind.SRFLX]
+    if any(c.address == c.base for c in reflexive):
+        return NatKind.OPEN
+    return NatKind.CONE if reflexive else NatKind.UNKNOWN
+
+
+def explain_failure(
+    local: Sequence[Candidate],
+    remote: Sequence[Candidate],
+    nats: tuple[NatKind, NatKind],
+    *,
+    pairs: int,
+    limited: int,
+) -> str:
+    """Return why no check got through; `nats`: ours and theirs; `limited`: checks held back."""
+    if not local:
+        return "this machine has no usable network address"
+    if not remote:
+        return "the other side sent no usable address"
+    if not pairs:
+        return RELAY + "the two sides have no address family (IPv4, IPv6) in common"
+    symmetric = nats.count(NatKind.SYMMETRIC)
+    if symmetric == 2:
+        return RELAY + "both sides are behind NATs that change ports (symmetric, symmetric)"
+    if symmetric == 1:
+        here, there = (
+            ("this side", "the other")
+            if nats[0] is NatKind.SYMMETRIC
+            else ("the other side", "this one")
+        )
+        return (
+            f"{RELAY}both sides are behind NATs that keep each other out (symmetric, "
+            f"port-restricted): {here}'s changes ports, {there}'s lets in only known ones"
+        )
+    if limited:
+        return f"{limited} checks were held back: too many unanswered ones to these addresses"
+    if NatKind.UNKNOWN in nats:
+        who = "this side" if nats[0] is NatKind.UNKNOWN else "the other side"
+        return f"{RELAY}no check was answered, and {who} knows no address seen from outside"
+    return RELAY + "no check was answered (UDP blocked, or a firewall on the way)"

@@ -1,0 +1,167 @@
+"""Two ICE agents over a simulated network: every pairing of NATs, loss, trickle, conflict, consent.
+
+RTT between homes is 100 ms, signalling takes 50 ms one way.
+"""
+
+import pytest
+
+from ginnel.ice.events import IceState, PairLatency, StateChanged
+from ginnel.ice.reasons import NatKind
+from support.ice_world import IcePair, make_lan_pair, make_machine
+from support.sim import World
+
+RTT = 0.1
+
+DIRECT = [
+    ("public", "public"),
+    ("public", "port-restricted"),
+    ("port-restricted", "public"),
+    ("public", "symmetric"),
+    ("port-restricted", "port-restricted"),
+    ("full-cone", "symmetric"),
+    ("symmetric", "full-cone"),
+    ("addr-restricted", "symmetric"),
+    ("symmetric", "addr-restricted"),
+    ("full-cone", "port-restricted"),
+    ("cgnat", "port-restricted"),
+]
+RELAYED = [
+    ("port-restricted", "symmetric"),
+    ("symmetric", "port-restricted"),
+    ("symmetric", "symmetric"),
+]
+
+
+def make_pair(world: World, kinds: tuple[str, str], **options: bool) -> IcePair:
+    a = make_machine(world, "a", kinds[0], 1)
+    b = make_machine(world, "b", kinds[1], 2)
+    return IcePair(world, a, b, **options)
+
+
+@pytest.mark.parametrize("kinds", DIRECT, ids="-".join)
+def test_pairs_that_can_be_direct_connect(kinds: tuple[str, str]) -> None:
+    pair = make_pair(World(1), kinds)
+    pair.start()
+    assert pair.run()
+    limit = 1.2 if "addr-restricted" in kinds else 4.5 * RTT + 0.01
+    assert pair.seconds <= limit
+    assert pair.a.core.selected is not None
+    assert pair.a.core.state is IceState.COMPLETED
+
+
+def test_a_lan_pair_uses_the_lan() -> None:
+    world = World(2)
+    pair = IcePair(world, *make_lan_pair(world))
+    pair.start()
+    assert pair.run()
+    assert pair.a.selected() == ("host", "host")
+    assert pair.b.selected() == ("host", "host")
+    assert pair.seconds < 0.2
+
+
+def test_port_restricted_pairs_are_quick_and_reflexive() -> None:
+    pair = make_pair(World(3), ("port-restricted", "port-restricted"))
+    pair.start()
+    assert pair.run()
+    assert pair.seconds <= 4.5 * RTT
+    assert pair.a.selected() == ("srflx", "srflx")
+
+
+def test_a_symmetric_side_is_reached_by_its_peer_reflexive_address() -> None:
+    pair = make_pair(World(4), ("full-cone", "symmetric"))
+    pair.start()
+    assert pair.run()
+    assert pair.a.selected() == ("srflx", "prflx")
+    assert pair.b.selected() == ("prflx", "srflx")
+
+
+@pytest.mark.parametrize("kinds", RELAYED, ids="-".join)
+def test_pairs_that_need_a_relay_say_so_in_time(kinds: tuple[str, str]) -> None:
+    pair = make_pair(World(5), kinds)
+    for side, nats in zip(pair.sides, (kinds, kinds[::-1]), strict=True):
+        ours, theirs = (NatKind.SYMMETRIC if kind == "symmetric" else NatKind.CONE for kind in nats)
+        side.core.nats = (ours, theirs)
+    pair.start()
+    assert not pair.run(timeout=15.0)
+    for side in pair.sides:
+        assert side.core.state is IceState.FAILED
+        reason = side.core.why_failed()
+        assert reason is not None
+        assert reason.startswith("needs a relay: both sides are behind NATs")
+        assert "symmetric" in reason
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "kinds", [("port-restricted", "port-restricted"), ("full-cone", "symmetric")]
+)
+def test_it_connects_with_loss(kinds: tuple[str, str], seed: int) -> None:
+    world = World(seed)
+    pair = make_pair(world, kinds)
+    for side in pair.sides:
+        assert side.machine.nat is not None
+        side.machine.nat.link.loss = 0.05
+    pair.start()
+    assert pair.run()
+    assert pair.seconds < 5.0
+
+
+def test_trickled_candidates_connect() -> None:
+    pair = make_pair(World(7), ("port-restricted", "port-restricted"))
+    pair.start(trickle=True)
+    assert pair.run()
+    assert pair.seconds < 1.5
+
+
+def test_a_role_conflict_is_resolved() -> None:
+    pair = make_pair(World(8), ("port-restricted", "port-restricted"), both_controlling=True)
+    pair.start()
+    assert pair.run()
+    assert pair.a.core.controlling != pair.b.core.controlling
+
+
+def test_consent_is_kept_and_its_loss_is_noticed() -> None:
+    world = World(9)
+    pair = make_pair(world, ("port-restricted", "port-restricted"))
+    pair.start()
+    assert pair.run()
+    world.run_for(60.0)
+    assert pair.a.core.state is IceState.COMPLETED
+    latencies = [event.seconds for event in pair.a.events if isinstance(event, PairLatency)]
+    assert len(latencies) > 10
+    assert all(0.09 < seconds < 0.12 for seconds in latencies)
+    cut_at = world.now
+    assert pair.a.machine.nat is not None
+    pair.a.machine.nat.link.cut()
+    assert world.run(until=lambda: pair.b.core.state is IceState.DISCONNECTED, timeout=20.0)
+    assert world.now - cut_at <= 6.2
+    pair.a.machine.nat.link.restore()
+    world.run_for(3.0)
+    assert pair.b.core.state is IceState.COMPLETED
+    pair.a.machine.nat.link.cut()
+    assert world.run(until=lambda: pair.b.core.state is IceState.FAILED, timeout=20.0)
+    assert pair.b.core.why_failed() == "the path broke: the other side answers no more"
+
+
+def test_consent_survives_loss() -> None:
+    world = World(10)
+    pair = make_pair(world, ("port-restricted", "port-restricted"))
+    pair.start()
+    assert pair.run()
+    for side in pair.sides:
+        assert side.machine.nat is not None
+        side.machine.nat.link.loss = 0.05
+    world.run_for(600.0)
+    states = [event.state for event in pair.a.events if isinstance(event, StateChanged)]
+    assert states.count(IceState.DISCONNECTED) == 0
+
+
+def test_a_replayed_run_is_the_same() -> None:
+    def run() -> tuple[float, object]:
+        world = World(11)
+        pair = make_pair(world, ("full-cone", "symmetric"))
+        pair.start()
+        pair.run()
+        return pair.seconds, pair.a.core.selected
+
+    assert run() == run()
