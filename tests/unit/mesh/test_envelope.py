@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,11 +15,13 @@ from ginnel.mesh.envelope import (
     EnvelopeDrop,
     Kind,
     Message,
+    Opened,
     Opener,
     ReplayWindow,
     build_envelope,
     seal_envelope,
 )
+from ginnel.mesh.epochs import EpochKey
 from ginnel.mesh.membership import Membership
 from ginnel.mesh.objects import DAY_S
 from ginnel.mesh.sealer import HpkeSealer
@@ -31,7 +34,7 @@ SEALER = HpkeSealer()
 PERIOD = derive.period_of(NOW)
 
 
-def newest(membership: Membership):
+def newest(membership: Membership) -> EpochKey:
     epoch = membership.epochs.newest
     assert epoch is not None
     return epoch
@@ -72,7 +75,7 @@ class Receiver:
         self.membership = membership or NET.membership(PI, LAPTOP)
         self.opener = Opener(self.membership, PI.member_id, [PI.sealing], SEALER)
 
-    def open(self, data: bytes, now: float = 0.0, unix_now: float = NOW):
+    def open(self, data: bytes, now: float = 0.0, unix_now: float = NOW) -> Opened | None:
         return self.opener.open(data, source="a storer", now=now, unix_now=unix_now)
 
     def drop(self, data: bytes, **times: float) -> EnvelopeDrop:
@@ -116,7 +119,9 @@ def test_the_largest_payload_fits() -> None:
         (lambda d: d[:-1] + bytes([d[-1] ^ 1]), EnvelopeDrop.MAC),
     ],
 )
-def test_the_outside_is_checked_first(change, reason: EnvelopeDrop) -> None:
+def test_the_outside_is_checked_first(
+    change: Callable[[bytes], bytes], reason: EnvelopeDrop
+) -> None:
     assert Receiver().drop(change(sealed())) is reason
 
 
