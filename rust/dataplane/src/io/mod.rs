@@ -1,0 +1,256 @@
+//! Sockets, TUN and the two threads that move packets; the only place that reads the clock.
+//!
+//! `udp -> tun` waits for the sockets, drains them in batches, and ticks the timers. `tun -> udp`
+//! does the same for the TUN. Both hold the machine for a batch only, never during a system call.
+//! Batches are where segmentation offloads fit in.
+
+mod signal;
+mod tun;
+mod udp;
+mod workers;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::counters::{Counter, Counters};
+use crate::inbox::{Inbox, Passed};
+use crate::machine::{CommandError, Config, Event, Machine, Output, Path, PeerConfig, PeerStats};
+use signal::Signal;
+use tun::Tun;
+use udp::{SendError, Sockets};
+
+/// The descriptors that an engine works on; it takes copies of its own.
+pub struct Descriptors<'fd> {
+    /// A bound UDP socket of IPv4.
+    pub udp4: Option<BorrowedFd<'fd>>,
+    /// A bound UDP socket of IPv6.
+    pub udp6: Option<BorrowedFd<'fd>>,
+    /// A TUN device without packet information.
+    pub tun: Option<BorrowedFd<'fd>>,
+}
+
+/// What the threads and the application share.
+struct Shared {
+    machine: Mutex<Machine>,
+    /// Our own overlay addresses: what arrives there came through the tunnel itself.
+    overlay_ips: Vec<IpAddr>,
+    inbox: Mutex<Inbox>,
+    counters: Arc<Counters>,
+    sockets: Sockets,
+    tun: Option<Tun>,
+    /// Readable while something waits for the application.
+    waiting: Signal,
+    /// Readable once the threads are to end.
+    stop: Signal,
+    failed: AtomicBool,
+}
+
+/// A running data plane; dropping it ends its threads.
+pub struct Engine {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Starts the threads. Everything that restricts them (Landlock, uid) must be done before.
+    pub fn start(config: Config, descriptors: &Descriptors<'_>) -> io::Result<Self> {
+        let counters = Arc::new(Counters::new());
+        let overlay_ips = config.control_ips.clone();
+        let machine = Machine::new(config, Arc::clone(&counters), clock());
+        let shared = Arc::new(Shared {
+            machine: Mutex::new(machine),
+            overlay_ips,
+            inbox: Mutex::new(Inbox::default()),
+            counters,
+            sockets: Sockets::new(descriptors.udp4, descriptors.udp6)?,
+            tun: descriptors.tun.map(Tun::new).transpose()?,
+            waiting: Signal::new()?,
+            stop: Signal::new()?,
+            failed: AtomicBool::new(false),
+        });
+        let mut engine = Self {
+            shared,
+            threads: Vec::new(),
+        };
+        engine.spawn("wg-udp", workers::udp_to_tun)?;
+        if engine.shared.tun.is_some() {
+            engine.spawn("wg-tun", workers::tun_to_udp)?;
+        }
+        Ok(engine)
+    }
+
+    fn spawn(&mut self, name: &str, work: fn(&Shared)) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || {
+                let guard = FailureGuard(&shared);
+                work(&shared);
+                std::mem::forget(guard);
+            })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// The descriptor that is readable while something waits for the application.
+    pub fn waiting_fd(&self) -> RawFd {
+        self.shared.waiting.raw()
+    }
+
+    /// Says whether a thread ended by a panic; the engine is of no use then.
+    pub fn has_failed(&self) -> bool {
+        self.shared.failed.load(Ordering::Acquire)
+    }
+
+    /// Takes up to `limit` datagrams; fewer mean that none are left.
+    pub fn receive(&self, limit: usize) -> Vec<Passed> {
+        let mut inbox = lock(&self.shared.inbox);
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && let Some(passed) = inbox.pop_datagram()
+        {
+            taken.push(passed);
+        }
+        self.shared.settle(&inbox);
+        taken
+    }
+
+    /// Takes the next event.
+    pub fn poll_event(&self) -> Option<Event> {
+        let mut inbox = lock(&self.shared.inbox);
+        let event = inbox.pop_event();
+        self.shared.settle(&inbox);
+        event
+    }
+
+    /// Sends a datagram of the application's; false if the socket has no room just now.
+    pub fn send(&self, data: &[u8], remote: SocketAddr, local: Option<IpAddr>) -> bool {
+        let path = Path { remote, local };
+        match self.shared.sockets.send(data, path, &self.shared.counters) {
+            Ok(()) => true,
+            Err(error) => error != SendError::Full,
+        }
+    }
+
+    /// Adds a peer or changes it as a whole.
+    pub fn set_peer(&self, config: PeerConfig) -> Result<(), CommandError> {
+        lock(&self.shared.machine).set_peer(config, clock())
+    }
+
+    /// Removes a peer and its keys.
+    pub fn remove_peer(&self, public_key: &[u8; 32]) -> Result<(), CommandError> {
+        lock(&self.shared.machine).remove_peer(public_key)
+    }
+
+    /// Starts a handshake now.
+    pub fn start_handshake(&self, public_key: &[u8; 32]) -> Result<(), CommandError> {
+        let mut out = Output::default();
+        lock(&self.shared.machine).start_handshake(public_key, &mut out)?;
+        self.shared.flush(&mut out);
+        Ok(())
+    }
+
+    /// Sends an inner packet to a peer.
+    pub fn send_inner(&self, public_key: &[u8; 32], packet: &[u8]) -> Result<(), CommandError> {
+        let mut out = Output::default();
+        lock(&self.shared.machine).send_inner(public_key, packet, clock(), &mut out)?;
+        self.shared.flush(&mut out);
+        Ok(())
+    }
+
+    /// Counters of each peer.
+    pub fn peer_stats(&self) -> Vec<PeerStats> {
+        lock(&self.shared.machine).peer_stats(clock())
+    }
+
+    /// How many peers there are.
+    pub fn peer_count(&self) -> usize {
+        lock(&self.shared.machine).peer_count()
+    }
+
+    /// Counters of the whole engine.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Ends the threads and waits for them: they look up at the latest after one batch.
+    pub fn close(&mut self) {
+        self.shared.stop.raise();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has raised `failed` already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    /// Sends, writes and queues what the machine put out.
+    fn flush(&self, out: &mut Output) {
+        for transmit in out.transmits.drain(..) {
+            self.sockets
+                .send_patiently(&transmit.data, transmit.path, &self.counters);
+        }
+        for packet in out.inner.drain(..) {
+            match &self.tun {
+                Some(tun) => tun.write(&packet, &self.counters),
+                None => self.counters.count(Counter::DropNoTun),
+            }
+        }
+        if !out.events.is_empty() {
+            let mut inbox = lock(&self.inbox);
+            for event in out.events.drain(..) {
+                inbox.push_event(event, &self.counters);
+            }
+            self.settle(&inbox);
+        }
+    }
+
+    /// Makes the descriptor readable exactly while something waits; called with the inbox held.
+    fn settle(&self, inbox: &Inbox) {
+        if inbox.is_empty() && !self.failed.load(Ordering::Acquire) {
+            self.waiting.lower();
+        } else {
+            self.waiting.raise();
+        }
+    }
+}
+
+/// Reports a thread that panics: it is dropped only then.
+struct FailureGuard<'shared>(&'shared Shared);
+
+impl Drop for FailureGuard<'_> {
+    fn drop(&mut self) {
+        self.0.failed.store(true, Ordering::Release);
+        self.0.waiting.raise();
+    }
+}
+
+/// Locks; a panic elsewhere is reported by [`FailureGuard`], so its poison adds nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The monotonic clock of the data plane.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+/// A copy of a descriptor that closes with its owner and is not inherited.
+fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    fd.try_clone_to_owned()
+}
+
+/// How long a thread rests after an error that would else come back at once.
+const ERROR_PAUSE: Duration = Duration::from_millis(20);

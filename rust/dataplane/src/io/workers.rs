@@ -1,0 +1,185 @@
+//! The two threads.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use gotatun::packet::Packet;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::udp::{ControlBuffer, Socket};
+use super::{ERROR_PAUSE, Shared, clock, lock};
+use crate::counters::Counter;
+use crate::demux::{Kind, classify};
+use crate::inbox::Passed;
+use crate::machine::{Output, Path, TICK_INTERVAL};
+
+/// Packets that are taken before the machine is locked and the results are sent: few enough that
+/// the first of them does not wait long.
+const BATCH: usize = 64;
+/// No datagram and no TUN packet is larger.
+const BUFFER_SIZE: usize = 65_536;
+
+/// Moves datagrams to the machine, the TUN and the application, and ticks the timers.
+pub(super) fn udp_to_tun(shared: &Shared) {
+    let mut receiver = Receiver::new();
+    let mut out = Output::default();
+    let mut tick_at = clock() + TICK_INTERVAL;
+    loop {
+        let wait = tick_at.saturating_duration_since(clock());
+        if wait_for(shared, shared.sockets.iter(), wait) {
+            return;
+        }
+        for socket in shared.sockets.iter() {
+            if receiver.drain(shared, socket) && wait_for::<Socket>(shared, [], ERROR_PAUSE) {
+                return;
+            }
+            receiver.hand_over(shared, &mut out);
+        }
+        let now = clock();
+        if now >= tick_at {
+            tick_at = now + TICK_INTERVAL;
+            lock(&shared.machine).handle_timers(now, &mut out);
+            shared.flush(&mut out);
+        }
+    }
+}
+
+/// Moves packets of the TUN to the machine and the sockets.
+pub(super) fn tun_to_udp(shared: &Shared) {
+    let Some(tun) = &shared.tun else { return };
+    let mut buffer = vec![0; BUFFER_SIZE];
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut out = Output::default();
+    loop {
+        if wait_for(shared, [tun], Duration::MAX) {
+            return;
+        }
+        let mut broken = false;
+        while batch.len() < BATCH {
+            match tun.read(&mut buffer) {
+                Ok(Some(size)) => batch.push(Packet::copy_from(&buffer[..size])),
+                Ok(None) => break,
+                Err(_) => {
+                    broken = true;
+                    break;
+                }
+            }
+        }
+        shared
+            .counters
+            .add(Counter::TunRxPackets, batch.len() as u64);
+        if !batch.is_empty() {
+            let now = clock();
+            let mut machine = lock(&shared.machine);
+            for packet in batch.drain(..) {
+                machine.handle_inner(packet, now, &mut out);
+            }
+        }
+        shared.flush(&mut out);
+        if broken {
+            shared.counters.count(Counter::TunReadError);
+            if wait_for::<Socket>(shared, [], ERROR_PAUSE) {
+                return;
+            }
+        }
+    }
+}
+
+/// One batch of datagrams, sorted by kind.
+struct Receiver {
+    buffer: Vec<u8>,
+    control: ControlBuffer,
+    wireguard: Vec<(Packet, Path)>,
+    passed: Vec<(Kind, Passed)>,
+}
+
+impl Receiver {
+    fn new() -> Self {
+        Self {
+            buffer: vec![0; BUFFER_SIZE],
+            control: ControlBuffer::new(),
+            wireguard: Vec::with_capacity(BATCH),
+            passed: Vec::with_capacity(BATCH),
+        }
+    }
+
+    /// Takes what waits in a socket, a batch at most; true if errors came in a row.
+    fn drain(&mut self, shared: &Shared, socket: &Socket) -> bool {
+        for _ in 0..BATCH {
+            match socket.receive(&mut self.buffer, &mut self.control) {
+                Ok(Some((size, path))) => self.sort(shared, size, path),
+                Ok(None) => return false,
+                Err(_) => {
+                    // The error of an earlier send (RFC 1122 4.1.3.3); the next call is new.
+                    shared.counters.count(Counter::UdpReceiveError);
+                    if self.wireguard.is_empty() && self.passed.is_empty() {
+                        return true;
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    fn sort(&mut self, shared: &Shared, size: usize, path: Path) {
+        let data = &self.buffer[..size];
+        shared.counters.count(Counter::UdpRxPackets);
+        shared.counters.add(Counter::UdpRxBytes, size as u64);
+        if data.is_empty() {
+            shared.counters.count(Counter::DropEmpty);
+            return;
+        }
+        if path
+            .local
+            .is_some_and(|ip| shared.overlay_ips.contains(&ip))
+        {
+            shared.counters.count(Counter::DropFromOverlay);
+            return;
+        }
+        match classify(data, |_| false) {
+            Kind::WireGuard => self.wireguard.push((Packet::copy_from(data), path)),
+            kind => {
+                let data = data.to_vec();
+                self.passed.push((kind, Passed { data, path }));
+            }
+        }
+    }
+
+    fn hand_over(&mut self, shared: &Shared, out: &mut Output) {
+        if !self.wireguard.is_empty() {
+            let now = clock();
+            let mut machine = lock(&shared.machine);
+            for (data, path) in self.wireguard.drain(..) {
+                machine.handle_datagram(data, path, now, out);
+            }
+        }
+        shared.flush(out);
+        if !self.passed.is_empty() {
+            let mut inbox = lock(&shared.inbox);
+            for (kind, passed) in self.passed.drain(..) {
+                inbox.push_datagram(kind, passed, &shared.counters);
+            }
+            shared.settle(&inbox);
+        }
+    }
+}
+
+/// Waits until a source is readable or broken, or the time is over; true if it is time to end.
+fn wait_for<'source, Source: AsFd + 'source>(
+    shared: &Shared,
+    sources: impl IntoIterator<Item = &'source Source>,
+    wait: Duration,
+) -> bool {
+    let mut wanted = vec![PollFd::new(shared.stop.as_fd(), PollFlags::POLLIN)];
+    wanted.extend(
+        sources
+            .into_iter()
+            .map(|source| PollFd::new(source.as_fd(), PollFlags::POLLIN)),
+    );
+    // Rounded up, so that a rest below a millisecond does not spin.
+    let wait = PollTimeout::try_from(wait.as_millis().saturating_add(1).min(i32::MAX as u128))
+        .unwrap_or(PollTimeout::MAX);
+    // An error here is EINTR or lack of memory; the next round tries again.
+    let _ = poll(&mut wanted, wait);
+    wanted[0].any().unwrap_or(false)
+}

@@ -1,0 +1,22 @@
+//! The data plane of Ginnel: one UDP port shared by WireGuard, STUN and discv5, and a TUN device.
+//!
+//! Reading order: [`demux`] tells datagrams apart, [`inner`] reads the packets inside the tunnel,
+//! [`machine`] is the state of all peers (no IO, time passed in), [`inbox`] holds what waits for
+//! the application, and [`io`] moves bytes between sockets, TUN and machine on two threads.
+//!
+//! The handshake, its cookies and timers, and the transport keys come from `gotatun::noise`.
+//! Its timers read a clock of their own; all other time comes in as `now`.
+
+pub mod counters;
+pub mod demux;
+pub mod inbox;
+pub mod inner;
+pub mod io;
+pub mod machine;
+mod peer;
+mod routes;
+
+pub use counters::{Counter, Counters};
+pub use gotatun::packet::Packet;
+pub use machine::{Config, Event, Machine, Output, Path, PeerConfig, PeerStats, Transmit};
+pub use routes::Prefix;

@@ -1,0 +1,236 @@
+//! WireGuard messages from the network.
+
+use std::time::Instant;
+
+use gotatun::noise::TunnResult;
+use gotatun::noise::errors::WireGuardError;
+use gotatun::noise::handshake::parse_handshake_anon;
+use gotatun::packet::{Packet, WgCookieReply, WgData, WgHandshakeInit, WgHandshakeResp, WgKind};
+
+use super::{
+    CONTROL_PORT, Event, HANDSHAKES_MAX, HANDSHAKES_UNDER_LOAD, LOAD_PERIOD, Load, Machine, Output,
+    Path, Transmit, push,
+};
+use crate::counters::Counter;
+use crate::inner;
+use crate::routes::PeerId;
+
+impl Machine {
+    /// Takes one datagram that [`crate::demux`] found to be WireGuard's.
+    pub fn handle_datagram(&mut self, data: Packet, path: Path, now: Instant, out: &mut Output) {
+        let kind = if matches!(data.first(), Some(1 | 2)) {
+            match self.verify_handshake(data, path, now, out) {
+                Some(kind) => kind,
+                None => return,
+            }
+        } else if let Ok(kind) = data.try_into_wg() {
+            kind
+        } else {
+            self.counters.count(Counter::DropMalformed);
+            return;
+        };
+        match kind {
+            WgKind::HandshakeInit(init) => self.on_initiation(init, path, now, out),
+            WgKind::HandshakeResp(response) => self.on_response(response, path, now, out),
+            WgKind::CookieReply(reply) => self.on_cookie(reply),
+            WgKind::Data(data) => self.on_data(data, path, now, out),
+        }
+    }
+
+    /// Checks the MACs, and answers with a cookie where there is too much to do.
+    fn verify_handshake(
+        &mut self,
+        data: Packet,
+        path: Path,
+        now: Instant,
+        out: &mut Output,
+    ) -> Option<WgKind> {
+        if now.saturating_duration_since(self.load.since) >= LOAD_PERIOD {
+            self.load = Load {
+                since: now,
+                seen: 0,
+                verified: 0,
+            };
+            self.limiter.try_reset_count();
+            self.strict_limiter.try_reset_count();
+        }
+        self.load.seen += 1;
+        if self.load.seen > HANDSHAKES_MAX {
+            self.counters.count(Counter::DropHandshakeFlood);
+            return None;
+        }
+        let limiter = if self.load.verified >= HANDSHAKES_UNDER_LOAD {
+            &self.strict_limiter
+        } else {
+            &self.limiter
+        };
+        match limiter.verify_packet(path.remote, data) {
+            Ok(kind) => {
+                self.load.verified += 1;
+                return Some(kind);
+            }
+            Err(TunnResult::WriteToNetwork(cookie)) => {
+                self.load.verified += 1;
+                self.counters.count(Counter::CookieSent);
+                out.transmits.push(Transmit {
+                    data: cookie.into(),
+                    path,
+                });
+            }
+            Err(TunnResult::Err(WireGuardError::InvalidMac)) => {
+                self.counters.count(Counter::DropBadMac);
+            }
+            Err(_) => self.counters.count(Counter::DropMalformed),
+        }
+        None
+    }
+
+    fn on_initiation(
+        &mut self,
+        init: Packet<WgHandshakeInit>,
+        path: Path,
+        now: Instant,
+        out: &mut Output,
+    ) {
+        let Ok(half) = parse_handshake_anon(&self.private_key, &self.public_key, &init) else {
+            self.counters.count(Counter::DropBadHandshake);
+            return;
+        };
+        let id = self.by_key.get(&half.peer_static_public).copied();
+        let Some((id, peer)) = id.and_then(|id| Some((id, self.peers[id].as_mut()?))) else {
+            self.counters.count(Counter::DropUnknownPeer);
+            return;
+        };
+        if peer.initiates_too_fast(now) {
+            self.counters.count(Counter::DropPeerFlood);
+            return;
+        }
+        match peer
+            .tunn
+            .handle_incoming_packet(WgKind::HandshakeInit(init))
+        {
+            TunnResult::WriteToNetwork(WgKind::HandshakeResp(response)) => {
+                peer.last_initiation = Some(now);
+                peer.unconfirmed = Some(response.sender_idx.get());
+                peer.learn_endpoint(path, out);
+                push(&mut self.by_index, id, response.into(), path, out);
+            }
+            TunnResult::Err(WireGuardError::WrongTai64nTimestamp) => {
+                self.counters.count(Counter::DropReplay);
+            }
+            _ => self.counters.count(Counter::DropBadHandshake),
+        }
+    }
+
+    fn on_response(
+        &mut self,
+        response: Packet<WgHandshakeResp>,
+        path: Path,
+        now: Instant,
+        out: &mut Output,
+    ) {
+        let index = response.receiver_idx.get();
+        let Some(id) = self.owner(index) else {
+            return;
+        };
+        let Some(peer) = self.peers[id].as_mut() else {
+            return;
+        };
+        match peer
+            .tunn
+            .handle_incoming_packet(WgKind::HandshakeResp(response))
+        {
+            TunnResult::WriteToNetwork(keepalive) => {
+                peer.learn_endpoint(path, out);
+                peer.complete_handshake(path, now, out);
+                push(&mut self.by_index, id, keepalive, path, out);
+                self.flush_staged(id, now, out);
+            }
+            _ => self.counters.count(Counter::DropBadHandshake),
+        }
+    }
+
+    fn on_cookie(&mut self, reply: Packet<WgCookieReply>) {
+        let Some(id) = self.owner(reply.receiver_idx.get()) else {
+            return;
+        };
+        let Some(peer) = self.peers[id].as_mut() else {
+            return;
+        };
+        let result = peer.tunn.handle_incoming_packet(WgKind::CookieReply(reply));
+        if !matches!(result, TunnResult::Done) {
+            self.counters.count(Counter::DropBadCookie);
+        }
+    }
+
+    fn on_data(&mut self, data: Packet<WgData>, path: Path, now: Instant, out: &mut Output) {
+        let index = data.header.receiver_idx.get();
+        let Some(id) = self.owner(index) else {
+            return;
+        };
+        let Some(peer) = self.peers[id].as_mut() else {
+            return;
+        };
+        let packet = match peer.tunn.handle_incoming_packet(WgKind::Data(data)) {
+            TunnResult::WriteToTunnel(packet) => packet,
+            TunnResult::Err(error) => {
+                self.counters.count(data_error(&error));
+                return;
+            }
+            TunnResult::Done | TunnResult::WriteToNetwork(_) => return,
+        };
+        peer.rx_bytes += packet.len() as u64;
+        peer.learn_endpoint(path, out);
+        if peer.unconfirmed == Some(index) {
+            peer.complete_handshake(path, now, out);
+            self.flush_staged(id, now, out);
+        }
+        if !packet.is_empty() {
+            self.deliver(id, packet, out);
+        }
+    }
+
+    /// Checks an inner packet's source and gives it to the TUN or the application.
+    fn deliver(&mut self, id: PeerId, mut packet: Packet, out: &mut Output) {
+        let Some(parsed) = inner::parse(&packet) else {
+            self.counters.count(Counter::DropBadInner);
+            return;
+        };
+        if self.routes.lookup(parsed.source) != Some(id) {
+            self.counters.count(Counter::DropSource);
+            return;
+        }
+        packet.truncate(parsed.length);
+        let control =
+            parsed.udp_port == Some(CONTROL_PORT) && self.control_ips.contains(&parsed.destination);
+        if !control {
+            out.inner.push(packet);
+        } else if parsed.fragment {
+            self.counters.count(Counter::DropControlFragment);
+        } else if let Some(peer) = &self.peers[id] {
+            out.events.push(Event::InnerReceived {
+                public_key: peer.public_key,
+                packet: packet.to_vec(),
+            });
+        }
+    }
+
+    fn owner(&self, index: u32) -> Option<PeerId> {
+        let owner = self.by_index.get(&index).copied();
+        if owner.is_none() {
+            self.counters.count(Counter::DropUnknownIndex);
+        }
+        owner
+    }
+}
+
+fn data_error(error: &WireGuardError) -> Counter {
+    match error {
+        WireGuardError::DuplicateCounter | WireGuardError::InvalidCounter => Counter::DropReplay,
+        WireGuardError::InvalidAeadTag => Counter::DropBadTag,
+        WireGuardError::NoCurrentSession | WireGuardError::ConnectionExpired => {
+            Counter::DropExpired
+        }
+        _ => Counter::DropMalformed,
+    }
+}

@@ -1,0 +1,403 @@
+//! The state of all peers, without IO: datagrams, inner packets and commands in; [`Output`] out.
+//!
+//! The caller holds the machine for a batch of packets and moves the output afterwards, so batches
+//! and offloads are the caller's business. All memory is bounded by the constants here.
+//!
+//! Invariant: an endpoint changes only by a command or by a packet that authenticated.
+
+mod incoming;
+mod outgoing;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gotatun::noise::Tunn;
+use gotatun::noise::index_table::IndexTable;
+use gotatun::noise::rate_limiter::RateLimiter;
+use gotatun::packet::{Packet, WgKind};
+use gotatun::tun::MtuWatcher;
+use gotatun::x25519::{PublicKey, StaticSecret};
+
+use crate::counters::{Counter, Counters};
+use crate::peer::Peer;
+use crate::routes::{PeerId, Prefix, Routes};
+
+/// The port of the control protocol on a node's own overlay addresses.
+pub const CONTROL_PORT: u16 = 41641;
+/// How often [`Machine::handle_timers`] wants to be called; WireGuard's timers count seconds.
+pub const TICK_INTERVAL: Duration = Duration::from_millis(250);
+/// Peers of one machine: several times the largest mesh (a /20 has 4094 addresses).
+pub const MAX_PEERS: usize = 16_384;
+/// Prefixes of one peer: its two addresses and room for subnets.
+pub const MAX_PREFIXES: usize = 256;
+
+/// Packets that wait for handshakes of all peers together, about 3 MiB at an MTU of 1420.
+const MAX_STAGED: usize = 2048;
+/// After this a waiting packet is of no use to its sender.
+const STAGED_LIFETIME: Duration = Duration::from_secs(10);
+/// Handshake messages a second from one IP before it must show a cookie (wireguard-go: 20).
+const HANDSHAKES_PER_SOURCE: u64 = 20;
+/// Handshake messages a second from everybody before all must show a cookie.
+const HANDSHAKES_UNDER_LOAD: u64 = 500;
+/// Handshake messages a second beyond which they are dropped unread; bounds the limiters' tables.
+const HANDSHAKES_MAX: u64 = 10_000;
+/// How often the limits above start anew.
+const LOAD_PERIOD: Duration = Duration::from_secs(1);
+/// How often indices of sessions that are over are forgotten.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(10);
+/// WireGuard pads to this (whitepaper 5.4.6).
+const PADDING: usize = 16;
+
+/// Where a datagram comes from or goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Our own address, where it is known.
+    pub local: Option<IpAddr>,
+}
+
+/// One datagram to send.
+pub struct Transmit {
+    /// Its bytes.
+    pub data: Packet,
+    /// Where to.
+    pub path: Path,
+}
+
+/// What the application learns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A control port packet of a peer; its source address was checked.
+    InnerReceived {
+        /// The peer.
+        public_key: [u8; 32],
+        /// The IP packet without padding.
+        packet: Vec<u8>,
+    },
+    /// New transport keys with a peer, which has shown that it has them.
+    HandshakeCompleted {
+        /// The peer.
+        public_key: [u8; 32],
+        /// Where that packet came from.
+        remote: SocketAddr,
+    },
+    /// An authenticated packet came from another address than the peer's endpoint.
+    EndpointRoamed {
+        /// The peer.
+        public_key: [u8; 32],
+        /// The endpoint from now on.
+        remote: SocketAddr,
+    },
+}
+
+/// What a call produced; the caller sends, writes and queues it, in this order.
+#[derive(Default)]
+pub struct Output {
+    /// Datagrams for the sockets.
+    pub transmits: Vec<Transmit>,
+    /// Inner packets for the TUN, without padding.
+    pub inner: Vec<Packet>,
+    /// Events for the application.
+    pub events: Vec<Event>,
+}
+
+/// What a machine is made of.
+pub struct Config {
+    /// WireGuard's private key.
+    pub private_key: [u8; 32],
+    /// Our own overlay addresses: the control port's.
+    pub control_ips: Vec<IpAddr>,
+    /// Largest inner packet; padding stays below it.
+    pub mtu: u16,
+}
+
+/// A peer as the application wants it.
+pub struct PeerConfig {
+    /// Its WireGuard public key.
+    pub public_key: [u8; 32],
+    /// Its inner addresses, all of them.
+    pub prefixes: Vec<Prefix>,
+    /// Where it is; `None` keeps what is known.
+    pub endpoint: Option<Path>,
+    /// Seconds between keepalives, if any.
+    pub keepalive: Option<u16>,
+    /// Mixed into handshakes from now on; live keys stay.
+    pub preshared_key: Option<[u8; 32]>,
+}
+
+/// Counters of one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStats {
+    /// The peer.
+    pub public_key: [u8; 32],
+    /// Where it is.
+    pub endpoint: Option<SocketAddr>,
+    /// Inner bytes received, with padding.
+    pub rx_bytes: u64,
+    /// Inner bytes sent, with padding.
+    pub tx_bytes: u64,
+    /// Age of the last handshake.
+    pub handshake_age: Option<Duration>,
+}
+
+/// Why a command was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandError {
+    /// No such peer.
+    UnknownPeer,
+    /// There is no room for another peer.
+    TooManyPeers,
+    /// The peer has more prefixes than allowed.
+    TooManyPrefixes,
+    /// The key is our own.
+    OwnKey,
+    /// The packet is not a whole IP packet of at most the MTU.
+    BadPacket,
+    /// The peer has no endpoint yet.
+    NoEndpoint,
+}
+
+impl std::fmt::Display for CommandError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::UnknownPeer => "no such peer",
+            Self::TooManyPeers => "too many peers",
+            Self::TooManyPrefixes => "too many allowed IPs for one peer",
+            Self::OwnKey => "a peer cannot have our own key",
+            Self::BadPacket => "not a whole IP packet of at most the MTU",
+            Self::NoEndpoint => "the peer has no endpoint yet",
+        })
+    }
+}
+
+impl std::error::Error for CommandError {}
+
+/// Handshake messages of the current second.
+struct Load {
+    since: Instant,
+    seen: u64,
+    verified: u64,
+}
+
+/// All peers of one node.
+pub struct Machine {
+    private_key: StaticSecret,
+    public_key: PublicKey,
+    control_ips: Vec<IpAddr>,
+    mtu: u16,
+    padding_mtu: MtuWatcher,
+    peers: Vec<Option<Peer>>,
+    free: Vec<PeerId>,
+    by_key: HashMap<[u8; 32], PeerId>,
+    by_index: HashMap<u32, PeerId>,
+    routes: Routes,
+    indices: IndexTable,
+    limiter: Arc<RateLimiter>,
+    strict_limiter: Arc<RateLimiter>,
+    load: Load,
+    prune_at: Instant,
+    staged: usize,
+    counters: Arc<Counters>,
+}
+
+impl Machine {
+    /// Makes a machine without peers.
+    pub fn new(config: Config, counters: Arc<Counters>, now: Instant) -> Self {
+        let private_key = StaticSecret::from(config.private_key);
+        let public_key = PublicKey::from(&private_key);
+        Self {
+            limiter: Arc::new(RateLimiter::new(&public_key, HANDSHAKES_PER_SOURCE)),
+            strict_limiter: Arc::new(RateLimiter::new(&public_key, 0)),
+            private_key,
+            public_key,
+            control_ips: config.control_ips,
+            mtu: config.mtu,
+            padding_mtu: MtuWatcher::new(config.mtu),
+            peers: Vec::new(),
+            free: Vec::new(),
+            by_key: HashMap::new(),
+            by_index: HashMap::new(),
+            routes: Routes::new(),
+            indices: IndexTable::from_os_rng(),
+            load: Load {
+                since: now,
+                seen: 0,
+                verified: 0,
+            },
+            prune_at: now + PRUNE_INTERVAL,
+            staged: 0,
+            counters,
+        }
+    }
+
+    /// Our own public key.
+    pub fn public_key(&self) -> [u8; 32] {
+        self.public_key.to_bytes()
+    }
+
+    /// Adds a peer or changes it as a whole.
+    pub fn set_peer(&mut self, config: PeerConfig, now: Instant) -> Result<(), CommandError> {
+        if config.public_key == self.public_key.to_bytes() {
+            return Err(CommandError::OwnKey);
+        }
+        if config.prefixes.len() > MAX_PREFIXES {
+            return Err(CommandError::TooManyPrefixes);
+        }
+        let id = self.find_or_add(&config)?;
+        let Some(peer) = self.peers[id].as_mut() else {
+            return Err(CommandError::UnknownPeer);
+        };
+        for prefix in std::mem::take(&mut peer.prefixes) {
+            self.routes.remove(prefix, id);
+        }
+        for prefix in &config.prefixes {
+            self.routes.insert(*prefix, id);
+        }
+        peer.prefixes = config.prefixes;
+        peer.tunn.set_preshared_key(config.preshared_key);
+        peer.keepalive = config.keepalive.filter(|seconds| *seconds > 0);
+        if let Some(path) = config.endpoint {
+            peer.override_endpoint(path, now);
+        }
+        peer.sync_keepalive();
+        Ok(())
+    }
+
+    fn find_or_add(&mut self, config: &PeerConfig) -> Result<PeerId, CommandError> {
+        if let Some(id) = self.by_key.get(&config.public_key) {
+            return Ok(*id);
+        }
+        if self.by_key.len() >= MAX_PEERS {
+            return Err(CommandError::TooManyPeers);
+        }
+        // The keepalive waits until an endpoint is known: see `Peer::sync_keepalive`.
+        let tunn = Tunn::new(
+            self.private_key.clone(),
+            PublicKey::from(config.public_key),
+            config.preshared_key,
+            None,
+            self.indices.clone(),
+            Arc::clone(&self.limiter),
+        );
+        let peer = Some(Peer::new(config.public_key, tunn));
+        let id = if let Some(id) = self.free.pop() {
+            self.peers[id] = peer;
+            id
+        } else {
+            self.peers.push(peer);
+            self.peers.len() - 1
+        };
+        self.by_key.insert(config.public_key, id);
+        Ok(id)
+    }
+
+    /// Removes a peer and its keys.
+    pub fn remove_peer(&mut self, public_key: &[u8; 32]) -> Result<(), CommandError> {
+        let id = self
+            .by_key
+            .remove(public_key)
+            .ok_or(CommandError::UnknownPeer)?;
+        if let Some(peer) = self.peers[id].take() {
+            for prefix in peer.prefixes {
+                self.routes.remove(prefix, id);
+            }
+            self.staged -= peer.staged.len();
+        }
+        self.by_index.retain(|_, owner| *owner != id);
+        self.free.push(id);
+        Ok(())
+    }
+
+    /// Starts a handshake now, also while another one is under way.
+    pub fn start_handshake(
+        &mut self,
+        public_key: &[u8; 32],
+        out: &mut Output,
+    ) -> Result<(), CommandError> {
+        let id = self.find(public_key)?;
+        let Some(peer) = self.peers[id].as_mut() else {
+            return Err(CommandError::UnknownPeer);
+        };
+        let Some(path) = peer.endpoint else {
+            return Err(CommandError::NoEndpoint);
+        };
+        if let Some(init) = peer.tunn.format_handshake_initiation(true) {
+            push(&mut self.by_index, id, init.into(), path, out);
+        }
+        Ok(())
+    }
+
+    fn find(&self, public_key: &[u8; 32]) -> Result<PeerId, CommandError> {
+        self.by_key
+            .get(public_key)
+            .copied()
+            .ok_or(CommandError::UnknownPeer)
+    }
+
+    /// Does what WireGuard's timers want; a late or repeated call is harmless.
+    pub fn handle_timers(&mut self, now: Instant, out: &mut Output) {
+        self.limiter.try_reset_count();
+        self.strict_limiter.try_reset_count();
+        for id in 0..self.peers.len() {
+            let Some(peer) = self.peers[id].as_mut() else {
+                continue;
+            };
+            let before = peer.staged.len();
+            let action = peer.handle_timers(now);
+            let lost = before - peer.staged.len();
+            self.staged -= lost;
+            self.counters.add(Counter::DropStagedLost, lost as u64);
+            match (action, peer.endpoint) {
+                (Some(kind), Some(path)) => push(&mut self.by_index, id, kind, path, out),
+                (Some(_), None) => self.counters.count(Counter::DropNoEndpoint),
+                (None, _) => {}
+            }
+        }
+        if now >= self.prune_at {
+            self.prune_at = now + PRUNE_INTERVAL;
+            let indices = &self.indices;
+            self.by_index.retain(|index, _| indices.in_use(*index));
+        }
+    }
+
+    /// Counters of each peer.
+    pub fn peer_stats(&self, now: Instant) -> Vec<PeerStats> {
+        let stats = |peer: &Peer| PeerStats {
+            public_key: peer.public_key,
+            endpoint: peer.endpoint.map(|path| path.remote),
+            rx_bytes: peer.rx_bytes,
+            tx_bytes: peer.tx_bytes,
+            handshake_age: peer
+                .last_handshake
+                .map(|at| now.saturating_duration_since(at)),
+        };
+        self.peers.iter().flatten().map(stats).collect()
+    }
+
+    /// How many peers there are.
+    pub fn peer_count(&self) -> usize {
+        self.by_key.len()
+    }
+}
+
+/// Puts out a WireGuard message and notes the session index that answers to it will carry.
+fn push(
+    by_index: &mut HashMap<u32, PeerId>,
+    id: PeerId,
+    kind: WgKind,
+    path: Path,
+    out: &mut Output,
+) {
+    match &kind {
+        WgKind::HandshakeInit(init) => by_index.insert(init.sender_idx.get(), id),
+        WgKind::HandshakeResp(response) => by_index.insert(response.sender_idx.get(), id),
+        WgKind::CookieReply(_) | WgKind::Data(_) => None,
+    };
+    out.transmits.push(Transmit {
+        data: kind.into(),
+        path,
+    });
+}

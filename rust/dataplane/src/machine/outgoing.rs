@@ -1,0 +1,119 @@
+//! Packets on their way into the tunnel.
+
+use std::time::Instant;
+
+use gotatun::packet::Packet;
+
+use super::{CONTROL_PORT, CommandError, MAX_STAGED, Machine, Output, PADDING, push};
+use crate::counters::Counter;
+use crate::inner;
+use crate::peer::MAX_STAGED_PER_PEER;
+use crate::routes::PeerId;
+
+impl Machine {
+    /// Takes one packet from the TUN and sends it to the peer that has its destination.
+    pub fn handle_inner(&mut self, packet: Packet, now: Instant, out: &mut Output) {
+        let Some(parsed) = inner::parse(&packet) else {
+            self.counters.count(Counter::DropBadTunPacket);
+            return;
+        };
+        if parsed.udp_port == Some(CONTROL_PORT) {
+            self.counters.count(Counter::DropControlFromTun);
+            return;
+        }
+        let Some(id) = self.routes.lookup(parsed.destination) else {
+            self.counters.count(Counter::DropNoRoute);
+            return;
+        };
+        self.send_to(id, packet, now, out);
+    }
+
+    /// Sends an inner packet of the application's to a peer, wherever it is addressed.
+    pub fn send_inner(
+        &mut self,
+        public_key: &[u8; 32],
+        packet: &[u8],
+        now: Instant,
+        out: &mut Output,
+    ) -> Result<(), CommandError> {
+        let id = self.find(public_key)?;
+        let whole = inner::parse(packet).is_some_and(|parsed| parsed.length == packet.len());
+        if !whole || packet.len() > usize::from(self.mtu) {
+            return Err(CommandError::BadPacket);
+        }
+        self.send_to(id, Packet::copy_from(packet), now, out);
+        Ok(())
+    }
+
+    fn send_to(&mut self, id: PeerId, mut packet: Packet, now: Instant, out: &mut Output) {
+        let Some(peer) = self.peers[id].as_mut() else {
+            return;
+        };
+        pad(&mut packet, usize::from(self.mtu));
+        let length = packet.len();
+        let Err(packet) = peer.tunn.encapsulate_with_session(packet).map(|data| {
+            peer.tx_bytes += length as u64;
+            match peer.endpoint {
+                Some(path) => push(&mut self.by_index, id, data.into(), path, out),
+                None => self.counters.count(Counter::DropNoEndpoint),
+            }
+        }) else {
+            return;
+        };
+        if let Some(path) = peer.endpoint
+            && let Some(init) = peer.tunn.format_handshake_initiation(false)
+        {
+            push(&mut self.by_index, id, init.into(), path, out);
+        }
+        if peer.staged.len() >= MAX_STAGED_PER_PEER && peer.staged.pop_front().is_some() {
+            // The newest packets are the ones that somebody still waits for.
+            self.staged -= 1;
+            self.counters.count(Counter::DropStaged);
+        }
+        if self.staged >= MAX_STAGED {
+            self.counters.count(Counter::DropStaged);
+            return;
+        }
+        self.staged += 1;
+        peer.staged.push_back((now, packet));
+    }
+
+    /// Sends what waited for the peer's handshake.
+    pub(super) fn flush_staged(&mut self, id: PeerId, now: Instant, out: &mut Output) {
+        let Some(peer) = self.peers[id].as_mut() else {
+            return;
+        };
+        let Some(path) = peer.endpoint else {
+            return;
+        };
+        for kind in peer.tunn.get_queued_packets(&mut self.padding_mtu) {
+            push(&mut self.by_index, id, kind, path, out);
+        }
+        while let Some((at, packet)) = peer.staged.pop_front() {
+            self.staged -= 1;
+            if now.saturating_duration_since(at) > super::STAGED_LIFETIME {
+                self.counters.count(Counter::DropStagedLost);
+                continue;
+            }
+            let length = packet.len();
+            match peer.tunn.encapsulate_with_session(packet) {
+                Ok(data) => {
+                    peer.tx_bytes += length as u64;
+                    push(&mut self.by_index, id, data.into(), path, out);
+                }
+                Err(packet) => {
+                    self.staged += 1;
+                    peer.staged.push_front((at, packet));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Pads to 16 bytes, but not beyond the MTU, as wireguard-go does.
+fn pad(packet: &mut Packet, mtu: usize) {
+    let length = packet.len();
+    let padded = length.next_multiple_of(PADDING).min(mtu).max(length);
+    packet.buf_mut().resize(padded, 0);
+}

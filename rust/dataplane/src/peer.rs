@@ -1,0 +1,116 @@
+//! One peer: its handshake and keys, where it is, and what waits for it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use gotatun::noise::Tunn;
+use gotatun::packet::{Packet, WgKind};
+
+use crate::machine::{Event, Output, Path};
+use crate::routes::Prefix;
+
+/// Packets that may wait for one peer's handshake: a few round trips of a start, not a bulk flow.
+pub(crate) const MAX_STAGED_PER_PEER: usize = 32;
+/// Least time between two handshakes that one peer starts (Linux: 50 a second).
+const MIN_INITIATION_INTERVAL: Duration = Duration::from_millis(20);
+
+pub(crate) struct Peer {
+    pub(crate) public_key: [u8; 32],
+    pub(crate) tunn: Tunn,
+    pub(crate) prefixes: Vec<Prefix>,
+    pub(crate) endpoint: Option<Path>,
+    pub(crate) keepalive: Option<u16>,
+    /// Padded inner packets and when they came; they leave when the handshake is done.
+    pub(crate) staged: VecDeque<(Instant, Packet)>,
+    /// Index of a session that we answered, until its first packet proves that the peer has it.
+    pub(crate) unconfirmed: Option<u32>,
+    pub(crate) last_handshake: Option<Instant>,
+    pub(crate) last_initiation: Option<Instant>,
+    /// When a peer with keepalive tries again after all attempts of a handshake failed.
+    retry_at: Option<Instant>,
+    pub(crate) rx_bytes: u64,
+    pub(crate) tx_bytes: u64,
+}
+
+impl Peer {
+    pub(crate) fn new(public_key: [u8; 32], tunn: Tunn) -> Self {
+        Self {
+            public_key,
+            tunn,
+            prefixes: Vec::new(),
+            endpoint: None,
+            keepalive: None,
+            staged: VecDeque::new(),
+            unconfirmed: None,
+            last_handshake: None,
+            last_initiation: None,
+            retry_at: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+        }
+    }
+
+    /// Takes the endpoint that the application wants.
+    pub(crate) fn override_endpoint(&mut self, path: Path, now: Instant) {
+        if self.endpoint != Some(path) {
+            // A handshake that failed elsewhere may succeed here at once.
+            self.retry_at = Some(now);
+            self.endpoint = Some(path);
+        }
+    }
+
+    /// Takes the endpoint that an authenticated packet came from.
+    pub(crate) fn learn_endpoint(&mut self, path: Path, out: &mut Output) {
+        let known = self.endpoint;
+        let local = path.local.or(known.and_then(|known| known.local));
+        self.endpoint = Some(Path { local, ..path });
+        if known.is_none_or(|known| known.remote != path.remote) {
+            self.sync_keepalive();
+            out.events.push(Event::EndpointRoamed {
+                public_key: self.public_key,
+                remote: path.remote,
+            });
+        }
+    }
+
+    /// Turns keepalives on only while there is somewhere to send them to; a change sends one.
+    pub(crate) fn sync_keepalive(&mut self) {
+        let wanted = self.keepalive.filter(|_| self.endpoint.is_some());
+        if self.tunn.persistent_keepalive() != wanted {
+            self.tunn.set_persistent_keepalive(wanted);
+        }
+    }
+
+    /// Notes that both sides have the keys of a handshake.
+    pub(crate) fn complete_handshake(&mut self, path: Path, now: Instant, out: &mut Output) {
+        self.unconfirmed = None;
+        self.last_handshake = Some(now);
+        self.retry_at = None;
+        out.events.push(Event::HandshakeCompleted {
+            public_key: self.public_key,
+            remote: path.remote,
+        });
+    }
+
+    /// Says whether the peer starts handshakes too fast.
+    pub(crate) fn initiates_too_fast(&self, now: Instant) -> bool {
+        self.last_initiation
+            .is_some_and(|at| now.saturating_duration_since(at) < MIN_INITIATION_INTERVAL)
+    }
+
+    /// Does what WireGuard's timers want.
+    pub(crate) fn handle_timers(&mut self, now: Instant) -> Option<WgKind> {
+        if let Ok(action) = self.tunn.update_timers() {
+            return action;
+        }
+        // All attempts failed, or nothing was said for nine minutes.
+        self.staged.clear();
+        self.endpoint?;
+        let wait = Duration::from_secs(self.keepalive?.into());
+        if now < *self.retry_at.get_or_insert(now + wait) {
+            return None;
+        }
+        self.retry_at = None;
+        self.tunn.format_handshake_initiation(false).map(Into::into)
+    }
+}

@@ -1,0 +1,260 @@
+//! `ginnel._dataplane`: converts between Python and `ginnel-dataplane`, releases the GIL, decides
+//! nothing. `engine/embedded.py` turns its tuples into the values of `base/dataplane.py`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{BorrowedFd, RawFd};
+
+use ginnel_dataplane::io::{Descriptors, Engine};
+use ginnel_dataplane::machine::CommandError;
+use ginnel_dataplane::{Config, Counter, Event, Path, PeerConfig};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+type Key = [u8; 32];
+/// Data, remote IP and port, local IP.
+type PyDatagram<'py> = (Bound<'py, PyBytes>, String, u16, Option<String>);
+/// Kind, public key, IP and port, packet.
+type PyEvent<'py> = (
+    &'static str,
+    Bound<'py, PyBytes>,
+    Option<(String, u16)>,
+    Option<Bound<'py, PyBytes>>,
+);
+/// Public key, IP and port, bytes received, bytes sent, seconds since the last handshake.
+type PyPeer<'py> = (
+    Bound<'py, PyBytes>,
+    Option<(String, u16)>,
+    u64,
+    u64,
+    Option<f64>,
+);
+
+/// A running data plane.
+#[pyclass(frozen, module = "ginnel._dataplane")]
+struct DataPlane {
+    engine: std::sync::RwLock<Option<Engine>>,
+}
+
+impl DataPlane {
+    fn with<T>(&self, run: impl FnOnce(&Engine) -> PyResult<T>) -> PyResult<T> {
+        let guard = self
+            .engine
+            .read()
+            .map_err(|_| PyRuntimeError::new_err("the data plane has failed"))?;
+        let engine = guard
+            .as_ref()
+            .ok_or_else(|| PyValueError::new_err("the data plane is closed"))?;
+        if engine.has_failed() {
+            return Err(PyRuntimeError::new_err(
+                "a thread of the data plane panicked",
+            ));
+        }
+        run(engine)
+    }
+
+    fn command(
+        &self,
+        py: Python<'_>,
+        run: impl FnOnce(&Engine) -> Result<(), CommandError> + Send,
+    ) -> PyResult<()> {
+        py.detach(|| {
+            self.with(|engine| {
+                run(engine).map_err(|error| PyValueError::new_err(error.to_string()))
+            })
+        })
+    }
+}
+
+#[pymethods]
+impl DataPlane {
+    #[new]
+    #[pyo3(signature = (*, udp4_fd, udp6_fd, tun_fd, private_key, control_ips, mtu))]
+    fn new(
+        udp4_fd: Option<RawFd>,
+        udp6_fd: Option<RawFd>,
+        tun_fd: Option<RawFd>,
+        private_key: Key,
+        control_ips: Vec<String>,
+        mtu: u16,
+    ) -> PyResult<Self> {
+        let control_ips = control_ips
+            .iter()
+            .map(|ip| parse_ip(ip))
+            .collect::<PyResult<_>>()?;
+        let config = Config {
+            private_key,
+            control_ips,
+            mtu,
+        };
+        let descriptors = Descriptors {
+            udp4: udp4_fd.map(borrow).transpose()?,
+            udp6: udp6_fd.map(borrow).transpose()?,
+            tun: tun_fd.map(borrow).transpose()?,
+        };
+        Ok(Self {
+            engine: Some(Engine::start(config, &descriptors)?).into(),
+        })
+    }
+
+    fn fileno(&self) -> PyResult<RawFd> {
+        self.with(|engine| Ok(engine.waiting_fd()))
+    }
+
+    fn receive<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Vec<PyDatagram<'py>>> {
+        let passed = py.detach(|| self.with(|engine| Ok(engine.receive(limit))))?;
+        Ok(passed
+            .into_iter()
+            .map(|passed| {
+                let Path { remote, local } = passed.path;
+                let (ip, port) = show(remote);
+                let local = local.map(|ip| ip.to_string());
+                (PyBytes::new(py, &passed.data), ip, port, local)
+            })
+            .collect())
+    }
+
+    fn send(
+        &self,
+        py: Python<'_>,
+        datagrams: Vec<(Vec<u8>, String, u16, Option<String>)>,
+    ) -> PyResult<usize> {
+        py.detach(|| {
+            self.with(|engine| {
+                for (sent, (data, ip, port, local)) in datagrams.iter().enumerate() {
+                    let remote = SocketAddr::new(parse_ip(ip)?, *port);
+                    let local = local.as_deref().map(parse_ip).transpose()?;
+                    if !engine.send(data, remote, local) {
+                        return Ok(sent);
+                    }
+                }
+                Ok(datagrams.len())
+            })
+        })
+    }
+
+    #[pyo3(signature = (public_key, allowed_ips, endpoint, keepalive, preshared_key))]
+    fn set_peer(
+        &self,
+        py: Python<'_>,
+        public_key: Key,
+        allowed_ips: Vec<String>,
+        endpoint: Option<(String, u16, Option<String>)>,
+        keepalive: Option<u16>,
+        preshared_key: Option<Key>,
+    ) -> PyResult<()> {
+        let prefixes = allowed_ips
+            .iter()
+            .map(|text| text.parse().map_err(PyValueError::new_err))
+            .collect::<PyResult<_>>()?;
+        let endpoint = endpoint
+            .map(|(ip, port, local)| {
+                PyResult::Ok(Path {
+                    remote: SocketAddr::new(parse_ip(&ip)?, port),
+                    local: local.as_deref().map(parse_ip).transpose()?,
+                })
+            })
+            .transpose()?;
+        let config = PeerConfig {
+            public_key,
+            prefixes,
+            endpoint,
+            keepalive,
+            preshared_key,
+        };
+        self.command(py, |engine| engine.set_peer(config))
+    }
+
+    fn remove_peer(&self, py: Python<'_>, public_key: Key) -> PyResult<()> {
+        self.command(py, |engine| engine.remove_peer(&public_key))
+    }
+
+    fn start_handshake(&self, py: Python<'_>, public_key: Key) -> PyResult<()> {
+        self.command(py, |engine| engine.start_handshake(&public_key))
+    }
+
+    fn send_inner(&self, py: Python<'_>, public_key: Key, packet: Vec<u8>) -> PyResult<()> {
+        self.command(py, |engine| engine.send_inner(&public_key, &packet))
+    }
+
+    fn poll_event<'py>(&self, py: Python<'py>) -> PyResult<Option<PyEvent<'py>>> {
+        let event = py.detach(|| self.with(|engine| Ok(engine.poll_event())))?;
+        let key = |key: &Key| PyBytes::new(py, key);
+        Ok(event.map(|event| match &event {
+            Event::InnerReceived { public_key, packet } => (
+                "inner",
+                key(public_key),
+                None,
+                Some(PyBytes::new(py, packet)),
+            ),
+            Event::HandshakeCompleted { public_key, remote } => {
+                ("handshake", key(public_key), Some(show(*remote)), None)
+            }
+            Event::EndpointRoamed { public_key, remote } => {
+                ("roamed", key(public_key), Some(show(*remote)), None)
+            }
+        }))
+    }
+
+    fn peer_stats<'py>(&self, py: Python<'py>) -> PyResult<Vec<PyPeer<'py>>> {
+        let stats = py.detach(|| self.with(|engine| Ok(engine.peer_stats())))?;
+        Ok(stats
+            .into_iter()
+            .map(|peer| {
+                (
+                    PyBytes::new(py, &peer.public_key),
+                    peer.endpoint.map(show),
+                    peer.rx_bytes,
+                    peer.tx_bytes,
+                    peer.handshake_age.map(|age| age.as_secs_f64()),
+                )
+            })
+            .collect())
+    }
+
+    fn peer_count(&self) -> PyResult<usize> {
+        self.with(|engine| Ok(engine.peer_count()))
+    }
+
+    fn counters(&self) -> PyResult<Vec<(&'static str, u64)>> {
+        self.with(|engine| {
+            let counters = engine.counters();
+            let read = |counter: &Counter| (counter.name(), counters.get(*counter));
+            Ok(Counter::ALL.iter().map(read).collect())
+        })
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| {
+            let taken = match self.engine.write() {
+                Ok(mut guard) => guard.take(),
+                Err(poisoned) => poisoned.into_inner().take(),
+            };
+            drop(taken);
+        });
+    }
+}
+
+fn parse_ip(text: &str) -> PyResult<IpAddr> {
+    text.parse()
+        .map_err(|_| PyValueError::new_err(format!("{text:?} is not an IP address")))
+}
+
+fn show(address: SocketAddr) -> (String, u16) {
+    (address.ip().to_string(), address.port())
+}
+
+fn borrow<'fd>(fd: RawFd) -> PyResult<BorrowedFd<'fd>> {
+    if fd < 0 {
+        return Err(PyValueError::new_err("a descriptor is negative"));
+    }
+    // SAFETY: the caller owns an open descriptor for the length of the constructor, which makes a
+    // copy and keeps nothing of it; a closed one makes that copy fail with EBADF.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// The data plane of Ginnel in Rust.
+#[pymodule]
+fn _dataplane(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<DataPlane>()
+}
