@@ -11,7 +11,7 @@ Source: docs/formats.md, "Sealed envelope".
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -285,7 +285,8 @@ class Opener:
     """Opens the envelopes to one member.
 
     `wanted()` names senders whose certificate should be fetched. `sealing_keys` holds the current
-    S first and the former one for 24 h after a renewal.
+    S first and the former one for 24 h after a renewal. `introduce` is shown an objects message of an
+    unknown sender, which may hold its certificate, and adds that to the membership if it is good.
     """
 
     def __init__(
@@ -294,12 +295,15 @@ class Opener:
         member_id: MemberId,
         sealing_keys: Sequence[Secret],
         sealer: Sealer,
+        *,
+        introduce: Callable[[Message], None] | None = None,
     ) -> None:
         self.sealing_keys = tuple(sealing_keys)
         self.drops: dict[EnvelopeDrop, int] = {}
         self._membership = membership
         self._member_id = member_id
         self._sealer = sealer
+        self._introduce = introduce
         self._keys: BoundedLru[tuple[bytes, int], tuple[bytes, Secret]] = BoundedLru(64)
         self._rates: RateLimiter[Hashable] = RateLimiter(
             RATE_PER_SOURCE, BURST_PER_SOURCE, limit=MAX_SOURCES
@@ -403,6 +407,9 @@ class Opener:
 
     def _check_sender(self, message: Message, body: bytes, signature: bytes, now: float) -> None:
         cert = self._membership.certificate_of(message.sender)
+        if cert is None and message.kind is Kind.OBJECTS and self._introduce is not None:
+            self._introduce(message)
+            cert = self._membership.certificate_of(message.sender)
         if cert is None:
             if self._fetch_rate.take(message.sender, now=now):
                 self._wanted.append(message.sender)
