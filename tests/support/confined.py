@@ -1,0 +1,65 @@
+"""Runs a function in a child process, so that what it does to itself can't hurt the test run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, cast
+
+ValueT = TypeVar("ValueT")
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+
+
+class ChildError(AssertionError):
+    """The child failed; the text is its traceback."""
+
+
+def in_child(function: Callable[[], ValueT]) -> ValueT:
+    """Return what the function returns in a forked child; raise ChildError if it raises there."""
+    read_fd, write_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = (True, function())
+        except BaseException:
+            answer = (False, traceback.format_exc())
+        with os.fdopen(write_fd, "wb") as stream:
+            stream.write(pickle.dumps(answer))
+        os._exit(0)
+    os.close(write_fd)
+    with os.fdopen(read_fd, "rb") as stream:
+        data = stream.read()
+    os.waitpid(pid, 0)
+    if not data:
+        raise ChildError("the child died without an answer")
+    is_done, value = pickle.loads(data)
+    if not is_done:
+        raise ChildError(value)
+    return cast(ValueT, value)
+
+
+def enter_namespaces(flags: int = CLONE_NEWNET | CLONE_NEWNS) -> None:
+    """Move this process into a user namespace with one uid (mapped to 0) and others as named."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    uid, gid = os.geteuid(), os.getegid()
+    if libc.unshare(CLONE_NEWUSER | flags) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+
+
+def can_enter_namespaces() -> bool:
+    """Say whether this machine lets us make user namespaces."""
+    try:
+        in_child(enter_namespaces)
+    except ChildError:
+        return False
+    return True
