@@ -285,8 +285,8 @@ class Opener:
     """Opens the envelopes to one member.
 
     `wanted()` names senders whose certificate should be fetched. `sealing_keys` holds the current
-    S first and the former one for 24 h after a renewal. `introduce` is shown an objects message of an
-    unknown sender, which may hold its certificate, and adds that to the membership if it is good.
+    S first and the former one for 24 h after a renewal. `introduce` is shown an objects message
+    of an unknown sender, which may hold its certificate, and adds that if it is good.
     """
 
     def __init__(
