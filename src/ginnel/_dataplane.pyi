@@ -1,0 +1,49 @@
+"""The Rust data plane; use `ginnel.engine.embedded`, which speaks in values."""
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+_Address: TypeAlias = tuple[str, int]
+_Kind: TypeAlias = Literal["inner", "handshake", "roamed"]
+
+class DataPlane:
+    """A running data plane: sockets, TUN and peers on threads of its own.
+
+    Every method but `close` raises ValueError for a wrong argument and when closed, and
+    RuntimeError when a thread has panicked.
+    """
+
+    def __init__(
+        self,
+        *,
+        udp4_fd: int | None,
+        udp6_fd: int | None,
+        tun_fd: int | None,
+        private_key: bytes,
+        control_ips: Sequence[str],
+        mtu: int,
+    ) -> None: ...
+    def fileno(self) -> int: ...
+    def receive(self, limit: int) -> list[tuple[bytes, str, int, str | None]]:
+        """Return up to `limit` datagrams: data, remote IP, port, local IP."""
+    def send(self, datagrams: Sequence[tuple[bytes, str, int, str | None]]) -> int:
+        """Send datagrams (data, remote IP, port, local IP); return how many the sockets took."""
+    def set_peer(
+        self,
+        public_key: bytes,
+        allowed_ips: Sequence[str],
+        endpoint: tuple[str, int, str | None] | None,
+        keepalive: int | None,
+        preshared_key: bytes | None,
+    ) -> None: ...
+    def remove_peer(self, public_key: bytes) -> None: ...
+    def start_handshake(self, public_key: bytes) -> None: ...
+    def send_inner(self, public_key: bytes, packet: bytes) -> None: ...
+    def poll_event(self) -> tuple[_Kind, bytes, _Address | None, bytes | None] | None:
+        """Return the next event: its kind, the peer, its address, the packet."""
+    def peer_stats(self) -> list[tuple[bytes, _Address | None, int, int, float | None]]:
+        """Return for each peer: key, endpoint, bytes in, bytes out, age of the handshake."""
+    def peer_count(self) -> int: ...
+    def counters(self) -> list[tuple[str, int]]: ...
+    def close(self) -> None:
+        """End the threads and wait for them; harmless when closed."""
