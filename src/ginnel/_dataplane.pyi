@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+__version__: str
+
 _Address: TypeAlias = tuple[str, int]
 _Kind: TypeAlias = Literal["inner", "handshake", "roamed"]
 

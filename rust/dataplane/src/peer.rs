@@ -11,8 +11,10 @@ use crate::routes::Prefix;
 
 /// Packets that may wait for one peer's handshake: a few round trips of a start, not a bulk flow.
 pub(crate) const MAX_STAGED_PER_PEER: usize = 32;
-/// Least time between two handshakes that one peer starts (Linux: 50 a second).
-const MIN_INITIATION_INTERVAL: Duration = Duration::from_millis(20);
+/// Handshakes that one peer may start in a period (Linux: 50 a second).
+const MAX_INITIATIONS: u32 = 50;
+/// The period of that limit.
+const INITIATION_PERIOD: Duration = Duration::from_secs(1);
 
 pub(crate) struct Peer {
     pub(crate) public_key: [u8; 32],
@@ -25,7 +27,8 @@ pub(crate) struct Peer {
     /// Index of a session that we answered, until its first packet proves that the peer has it.
     pub(crate) unconfirmed: Option<u32>,
     pub(crate) last_handshake: Option<Instant>,
-    pub(crate) last_initiation: Option<Instant>,
+    /// Start of the current period, and the handshakes that the peer started in it.
+    initiations: Option<(Instant, u32)>,
     /// When a peer with keepalive tries again after all attempts of a handshake failed.
     retry_at: Option<Instant>,
     pub(crate) rx_bytes: u64,
@@ -43,7 +46,7 @@ impl Peer {
             staged: VecDeque::new(),
             unconfirmed: None,
             last_handshake: None,
-            last_initiation: None,
+            initiations: None,
             retry_at: None,
             rx_bytes: 0,
             tx_bytes: 0,
@@ -94,8 +97,20 @@ impl Peer {
 
     /// Says whether the peer starts handshakes too fast.
     pub(crate) fn initiates_too_fast(&self, now: Instant) -> bool {
-        self.last_initiation
-            .is_some_and(|at| now.saturating_duration_since(at) < MIN_INITIATION_INTERVAL)
+        self.initiations.is_some_and(|(since, count)| {
+            count >= MAX_INITIATIONS && now.saturating_duration_since(since) < INITIATION_PERIOD
+        })
+    }
+
+    /// Notes a handshake that the peer started; only for authenticated ones, so that nobody else
+    /// can use up its share.
+    pub(crate) fn note_initiation(&mut self, now: Instant) {
+        self.initiations = match self.initiations {
+            Some((since, count)) if now.saturating_duration_since(since) < INITIATION_PERIOD => {
+                Some((since, count.saturating_add(1)))
+            }
+            _ => Some((now, 1)),
+        };
     }
 
     /// Does what WireGuard's timers want.

@@ -256,5 +256,6 @@ fn borrow<'fd>(fd: RawFd) -> PyResult<BorrowedFd<'fd>> {
 /// The data plane of Ginnel in Rust.
 #[pymodule]
 fn _dataplane(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<DataPlane>()
 }

@@ -110,7 +110,7 @@ impl Machine {
             .handle_incoming_packet(WgKind::HandshakeInit(init))
         {
             TunnResult::WriteToNetwork(WgKind::HandshakeResp(response)) => {
-                peer.last_initiation = Some(now);
+                peer.note_initiation(now);
                 peer.unconfirmed = Some(response.sender_idx.get());
                 peer.learn_endpoint(path, out);
                 push(&mut self.by_index, id, response.into(), path, out);

@@ -1,0 +1,323 @@
+"""Two engines without TUN on loopback sockets: everything real but the wire's length."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from ginnel.base.dataplane import (
+    Endpoint,
+    EndpointRoamed,
+    EngineEvent,
+    HandshakeCompleted,
+    InnerReceived,
+    RemovePeer,
+    SendInner,
+    SetPeer,
+    StartHandshake,
+)
+from ginnel.base.errors import UsageError
+from ginnel.base.types import Address, Datagram, Secret, Transmit
+from ginnel.engine.base import Engine
+from ginnel.engine.embedded import EmbeddedEngine
+
+PATIENCE_S = 10.0  # seconds; the longest wait of a test, on a machine that is busy
+CONTROL_PORT = 41641
+
+
+def udp_socket(family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_DGRAM)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    made.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+    return made
+
+
+def inner_packet(source: str, destination: str, port: int, payload: bytes) -> bytes:
+    """Return an IPv4 packet with UDP; the data plane checks no checksums."""
+    udp = port.to_bytes(2, "big") * 2 + (8 + len(payload)).to_bytes(2, "big") + b"\0\0" + payload
+    size = (20 + len(udp)).to_bytes(2, "big")
+    header = b"\x45\0" + size + b"\0\0\0\0\x40\x11\0\0"
+    return header + ip_address(source).packed + ip_address(destination).packed + udp
+
+
+@dataclass
+class Node:
+    """One engine, its socket, and what it has said so far."""
+
+    overlay: str
+    family: socket.AddressFamily = socket.AF_INET
+    key: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
+
+    def __post_init__(self) -> None:
+        self.socket = udp_socket(self.family)
+        self.engine = EmbeddedEngine(
+            udp4_fd=self.socket.fileno() if self.family == socket.AF_INET else None,
+            udp6_fd=self.socket.fileno() if self.family == socket.AF_INET6 else None,
+            private_key=Secret(self.key.private_bytes_raw()),
+            control_ips=[self.overlay],
+            mtu=1420,
+        )
+        self.events: list[EngineEvent] = []
+        self.datagrams: list[Datagram] = []
+
+    @property
+    def public_key(self) -> bytes:
+        return self.key.public_key().public_bytes_raw()
+
+    @property
+    def address(self) -> Address:
+        return Address(*self.socket.getsockname()[:2])
+
+    def add(self, other: Node, *, endpoint: bool = True, psk: Secret | None = None) -> None:
+        where = Endpoint(other.address) if endpoint else None
+        self.engine.apply(SetPeer(other.public_key, (f"{other.overlay}/32",), where, None, psk))
+
+    def wait(self, done: Callable[[], bool]) -> None:
+        """Take what comes until `done`; wakes by the engine's descriptor only."""
+        while not done():
+            readable, _, _ = select.select([self.engine.fileno()], [], [], PATIENCE_S)
+            assert readable, f"nothing came; events {self.events}, drops {self.engine.drops()}"
+            self.drain()
+
+    def drain(self) -> None:
+        while batch := self.engine.receive(64):
+            self.datagrams.extend(batch)
+        while (event := self.engine.poll_event()) is not None:
+            self.events.append(event)
+
+    def has(self, kind: type[EngineEvent], count: int = 1) -> Callable[[], bool]:
+        return lambda: sum(isinstance(event, kind) for event in self.events) >= count
+
+    def wait_drop(self, reason: str, probe: socket.socket) -> None:
+        """Wait until a drop is counted: a datagram that is passed on comes after it."""
+        seen = len(self.datagrams)
+        probe.sendto(b"\xd5" * 63, self.address)
+        self.wait(lambda: len(self.datagrams) > seen)
+        assert self.engine.drops().get(reason), self.engine.drops()
+
+    def close(self) -> None:
+        self.engine.close()
+        self.socket.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Node, Node]]:
+    left, right = Node("100.64.0.1"), Node("100.64.0.2")
+    yield left, right
+    left.close()
+    right.close()
+
+
+@pytest.fixture
+def stranger() -> Iterator[socket.socket]:
+    with udp_socket() as made:
+        yield made
+
+
+def test_an_engine_is_an_engine(pair: tuple[Node, Node]) -> None:
+    engine: Engine = pair[0].engine
+    assert engine.stats().peers == 0
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_handshake_inner_packet_and_statistics(family: socket.AddressFamily) -> None:
+    left, right = Node("100.64.0.1", family), Node("100.64.0.2", family)
+    left.add(right)
+    right.add(left, endpoint=False)
+    packet = inner_packet("100.64.0.1", "100.64.0.2", CONTROL_PORT, b"hello")
+
+    left.engine.apply(SendInner(right.public_key, packet))  # waits for the handshake it starts
+    right.wait(right.has(InnerReceived))
+    left.wait(left.has(HandshakeCompleted))
+
+    assert InnerReceived(left.public_key, packet) in right.events
+    assert HandshakeCompleted(left.public_key, left.address) in right.events
+    assert HandshakeCompleted(right.public_key, right.address) in left.events
+    assert EndpointRoamed(left.public_key, left.address) in right.events  # it knew none
+    (stats,) = left.engine.peer_stats()
+    assert stats.public_key == right.public_key
+    assert stats.endpoint == right.address
+    assert stats.tx_bytes == 48  # 33 bytes, padded to 16
+    assert stats.handshake_age_s is not None
+    assert stats.last_handshake_unix is not None
+    assert right.engine.peer_stats()[0].rx_bytes == 48
+    assert left.engine.stats().udp_tx_packets >= 2
+    assert left.engine.drops() == {}
+    left.close()
+    right.close()
+
+
+def test_start_handshake_and_a_preshared_key(pair: tuple[Node, Node]) -> None:
+    left, right = pair
+    psk = Secret(bytes(range(32)))
+    left.add(right, psk=psk)
+    right.add(left, endpoint=False, psk=psk)
+    left.engine.apply(StartHandshake(right.public_key))
+    left.wait(left.has(HandshakeCompleted))
+    right.wait(right.has(HandshakeCompleted))
+
+    # Changing it on a live peer keeps the keys and serves the next handshake.
+    newer = Secret(bytes(range(32, 64)))
+    left.add(right, psk=newer)
+    right.add(left, psk=newer)
+    packet = inner_packet("100.64.0.1", "100.64.0.2", CONTROL_PORT, b"still there")
+    left.engine.apply(SendInner(right.public_key, packet))
+    right.wait(right.has(InnerReceived))
+    left.engine.apply(StartHandshake(right.public_key))
+    left.wait(left.has(HandshakeCompleted, 2))
+
+
+def test_a_stranger_gets_no_answer(pair: tuple[Node, Node], stranger: socket.socket) -> None:
+    left, right = pair
+    left.add(right)  # right does not know left
+    left.engine.apply(StartHandshake(right.public_key))
+    select.select([right.socket], [], [], 0)
+    stranger.sendto(b"\x04\0\0\0" + b"\x77" * 60, right.address)
+    right.wait_drop("unknown_index", stranger)
+    stranger.sendto(b"\x01\0\0\0" + b"\x77" * 144, right.address)
+    right.wait_drop("bad_mac", stranger)
+    right.wait_drop("unknown_peer", stranger)
+    assert not left.events
+
+
+def test_a_false_inner_source_is_dropped(pair: tuple[Node, Node], stranger: socket.socket) -> None:
+    left, right = pair
+    left.add(right)
+    right.add(left)
+    packet = inner_packet("100.64.0.9", "100.64.0.2", CONTROL_PORT, b"not me")
+    left.engine.apply(SendInner(right.public_key, packet))
+    left.wait(left.has(HandshakeCompleted))
+    right.wait(right.has(HandshakeCompleted))
+    proper = inner_packet("100.64.0.1", "100.64.0.2", CONTROL_PORT, b"me")
+    left.engine.apply(SendInner(right.public_key, proper))
+    right.wait(right.has(InnerReceived))
+    assert right.engine.drops()["source_not_allowed"] == 1
+
+
+def test_other_inner_packets_need_a_tun(pair: tuple[Node, Node]) -> None:
+    left, right = pair
+    left.add(right)
+    right.add(left)
+    packet = inner_packet("100.64.0.1", "100.64.0.2", CONTROL_PORT + 1, b"")
+    control = inner_packet("100.64.0.1", "100.64.0.2", CONTROL_PORT, b"after it")
+    left.engine.apply(SendInner(right.public_key, packet))
+    left.engine.apply(SendInner(right.public_key, control))
+    right.wait(right.has(InnerReceived))
+    assert right.engine.drops()["no_tun"] == 1
+
+
+def test_foreign_datagrams_arrive_with_both_addresses(
+    pair: tuple[Node, Node], stranger: socket.socket
+) -> None:
+    node = pair[0]
+    discv5 = b"\xd1" * 63
+    stun = b"\0\x01\0\0\x21\x12\xa4\x42" + b"t" * 12
+    stranger.sendto(discv5, node.address)
+    stranger.sendto(stun, node.address)
+    node.wait(lambda: len(node.datagrams) == 2)
+    source = Address(*stranger.getsockname())
+    assert Datagram(discv5, source, "127.0.0.1") in node.datagrams
+    assert Datagram(stun, source, "127.0.0.1") in node.datagrams
+    stats = node.engine.stats()
+    assert (stats.passed_discv5, stats.passed_stun) == (1, 1)
+
+
+def test_send_leaves_from_the_shared_port(pair: tuple[Node, Node], stranger: socket.socket) -> None:
+    node = pair[0]
+    stranger.settimeout(PATIENCE_S)
+    target = Address(*stranger.getsockname())
+    assert node.engine.send([Transmit(b"one", target), Transmit(b"two", target, "127.0.0.1")]) == 2
+    assert stranger.recvfrom(100) == (b"one", tuple(node.address))
+    assert stranger.recvfrom(100) == (b"two", tuple(node.address))
+
+
+def test_a_send_that_fails_is_counted_and_the_next_goes_on(
+    pair: tuple[Node, Node], stranger: socket.socket
+) -> None:
+    node = pair[0]
+    stranger.settimeout(PATIENCE_S)
+    lost = [Transmit(b"v6", Address("2001:db8::1", 9)), Transmit(b"b", Address("127.0.0.1", 0))]
+    assert node.engine.send([*lost, Transmit(b"ok", Address(*stranger.getsockname()))]) == 3
+    assert stranger.recv(100) == b"ok"
+    assert node.engine.drops()["send_no_socket"] == 1
+
+
+def test_a_flood_of_one_kind_leaves_the_other_its_room(
+    pair: tuple[Node, Node], stranger: socket.socket
+) -> None:
+    node = pair[0]
+    stun = b"\0\x01\0\0\x21\x12\xa4\x42" + b"t" * 12
+    # The queue holds 1024: send until the counter says that it was full.
+    while "discv5_queue_full" not in node.engine.drops():
+        stranger.sendto(b"\xd1" * 63, node.address)
+    while not node.engine.stats().passed_stun:
+        stranger.sendto(stun, node.address)
+    assert any(item.data == stun for item in node.engine.receive(2))
+
+
+def test_roaming_and_an_override(pair: tuple[Node, Node]) -> None:
+    left, right = pair
+    left.add(right)
+    right.add(left, endpoint=False)
+    packet = inner_packet("100.64.0.1", "100.64.0.2", CONTROL_PORT, b"1")
+    left.engine.apply(SendInner(right.public_key, packet))
+    right.wait(right.has(InnerReceived))
+    # The same keys on another port: a peer that moved.
+    moved = Node("100.64.0.1", key=left.key)
+    moved.add(right)
+    moved.engine.apply(SendInner(right.public_key, packet))
+    right.wait(right.has(InnerReceived, 2))
+    assert EndpointRoamed(left.public_key, moved.address) in right.events
+    assert right.engine.peer_stats()[0].endpoint == moved.address
+    right.add(left)
+    assert right.engine.peer_stats()[0].endpoint == left.address
+    moved.close()
+
+
+def test_wrong_commands_are_refused(pair: tuple[Node, Node]) -> None:
+    left, right = pair
+    engine = left.engine
+    with pytest.raises(UsageError, match="no such peer"):
+        engine.apply(StartHandshake(right.public_key))
+    with pytest.raises(UsageError, match="no such peer"):
+        engine.apply(RemovePeer(right.public_key))
+    with pytest.raises(UsageError, match="not an IP prefix"):
+        engine.apply(SetPeer(right.public_key, ("100.64.0.2/33",)))
+    with pytest.raises(UsageError, match="32 bytes"):
+        engine.apply(SetPeer(b"short", ()))
+    with pytest.raises(UsageError, match="our own key"):
+        engine.apply(SetPeer(left.public_key, ()))
+    left.add(right, endpoint=False)
+    with pytest.raises(UsageError, match="no endpoint"):
+        engine.apply(StartHandshake(right.public_key))
+    with pytest.raises(UsageError, match="whole IP packet"):
+        engine.apply(SendInner(right.public_key, b"junk"))
+    with pytest.raises(UsageError, match="keepalive"):
+        engine.apply(SetPeer(right.public_key, (), None, 65536))
+    engine.apply(RemovePeer(right.public_key))
+    assert engine.peer_stats() == []
+
+
+def test_close_joins_and_is_harmless_twice(pair: tuple[Node, Node]) -> None:
+    engine = pair[0].engine
+    engine.close()
+    engine.close()
+    with pytest.raises(UsageError, match="closed"):
+        engine.stats()
+    pair[0].socket.getsockname()  # the caller's descriptor is still open
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(UsageError, match="private key"):
+        EmbeddedEngine(udp4_fd=None, private_key=Secret(b""), control_ips=[], mtu=1420)
+    with pytest.raises(UsageError, match="MTU"):
+        EmbeddedEngine(udp4_fd=None, private_key=Secret(bytes(32)), control_ips=[], mtu=1)
+    with pytest.raises(UsageError, match="not an IP address"):
+        EmbeddedEngine(udp4_fd=None, private_key=Secret(bytes(32)), control_ips=["x"], mtu=1420)
