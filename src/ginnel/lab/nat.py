@@ -1,0 +1,114 @@
+"""The nftables rules that make a Linux router behave as each kind of NAT.
+
+A router has two devices, `wan` and `lan`. Where a kind sends outside packets to a host that asked
+for none of them, the rules remember which host sent from which port, so that homes with several
+machines work too; packets to a port that nobody used go to the home's first host.
+
+Source: FACTS, "NAT lab" (measured); RFC 4787, sections 4 and 5.
+"""
+
+from __future__ import annotations
+
+from ginnel.lab.topology import NatKind
+
+MAPPING_LIFE_S = 300  # seconds a remembered host stays (RFC 4787, REQ-5 recommends 5 minutes)
+TALKED_LIFE_S = 120  # seconds an address may answer (the kernel's udp_timeout_stream)
+SEQUENTIAL_PORTS = "40000-40999"  # the small range of symmetric-seq
+
+_MASQUERADE = {
+    NatKind.SYMMETRIC: "masquerade random,fully-random",
+    NatKind.SYMMETRIC_SEQ: (
+        f"meta l4proto {{ udp, tcp }} masquerade to :{SEQUENTIAL_PORTS} random,fully-random"
+    ),
+}
+_BLOCKED = {
+    NatKind.UDP_BLOCKED: ("meta l4proto udp drop",),
+    NatKind.TCP443: ("meta l4proto udp drop", "tcp dport != 443 drop"),
+}
+_ESTABLISHED = 'iifname "wan" ct state established,related accept'
+_DROP = 'iifname "wan" drop'
+_MAPPED = f"""\
+  map mapped {{
+    type inet_proto . inet_service : ipv4_addr
+    flags dynamic,timeout
+    timeout {MAPPING_LIFE_S}s
+  }}
+  chain remember {{
+    type filter hook forward priority -10
+    iifname "lan" meta l4proto {{ udp, tcp }} \
+update @mapped {{ meta l4proto . th sport : ip saddr }}
+  }}
+"""
+_TALKED = f"""\
+  map talked {{
+    type ipv4_addr . inet_service : ipv4_addr
+    flags dynamic,timeout
+    timeout {TALKED_LIFE_S}s
+  }}
+  chain remember {{
+    type filter hook forward priority -10
+    oifname "wan" meta l4proto udp update @talked {{ ip daddr . udp sport : ip saddr }}
+  }}
+"""
+
+
+def make_ruleset(kind: NatKind, *, lan_prefix: str, first_host: str, wan_ip: str) -> str:
+    """Return the whole ruleset of one router, for `nft -f`.
+
+    Args:
+        kind: how the router shall behave; a carrier's router is PORT_RESTRICTED.
+        lan_prefix: as `192.168.1.0/24`.
+        first_host: address that gets what no remembered host claims.
+        wan_ip: the router's outer address.
+    """
+    return f"{_filter_table(kind)}{_nat_table(kind, lan_prefix, first_host, wan_ip)}"
+
+
+def _filter_table(kind: NatKind) -> str:
+    """Return the filter; IPv6 gets it too, so that a home's hosts are never open by IPv6."""
+    if kind is NatKind.FULL_CONE:
+        return ""
+    forward = [*_BLOCKED.get(kind, ()), _ESTABLISHED]
+    if kind is NatKind.ADDR_RESTRICTED:
+        forward.append('iifname "wan" ct status dnat accept')
+    chains = [("forward", [*forward, _DROP])]
+    if kind is not NatKind.LEAKY:
+        # Without this an unsolicited packet takes the port, and the host leaves from another.
+        chains.append(("input", [_ESTABLISHED, _DROP]))
+    text = "".join(
+        f"  chain {hook}s {{\n    type filter hook {hook} priority 0; policy accept\n    "
+        + "\n    ".join(rules)
+        + "\n  }\n"
+        for hook, rules in chains
+    )
+    return f"table inet filter {{\n{text}}}\n"
+
+
+def _nat_table(kind: NatKind, lan_prefix: str, first_host: str, wan_ip: str) -> str:
+    before, after, extra = [], [], ""
+    if kind is NatKind.FULL_CONE:
+        extra = _MAPPED
+        match = 'iifname "wan" fib daddr type local meta l4proto { udp, tcp } dnat to'
+        before = [f"{match} meta l4proto . th dport map @mapped", f"{match} {first_host}"]
+    elif kind is NatKind.ADDR_RESTRICTED:
+        extra = _TALKED
+        before = ['iifname "wan" meta l4proto udp dnat to ip saddr . udp dport map @talked']
+    elif kind is NatKind.HAIRPIN:
+        extra = _MAPPED
+        before = [
+            'iifname "lan" fib daddr type local '
+            f"ip daddr != {lan_prefix} meta l4proto {{ udp, tcp }} "
+            "dnat to meta l4proto . th dport map @mapped"
+        ]
+        after = [f"ip saddr {lan_prefix} ip daddr {lan_prefix} ct status dnat snat to {wan_ip}"]
+    if kind in _MASQUERADE:
+        after.append(f'oifname "wan" {_MASQUERADE[kind]}')
+    after.append('oifname "wan" masquerade')  # for symmetric-seq: all but UDP and TCP
+    return (
+        f"table ip nat {{\n{extra}"
+        "  chain before {\n    type nat hook prerouting priority dstnat\n"
+        + "".join(f"    {rule}\n" for rule in before)
+        + "  }\n  chain after {\n    type nat hook postrouting priority srcnat\n"
+        + "".join(f"    {rule}\n" for rule in after)
+        + "  }\n}\n"
+    )

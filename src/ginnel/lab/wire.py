@@ -1,0 +1,103 @@
+"""A slow and lossy cable between two devices, in user space, for kernels without netem.
+
+Frames are read from each of two devices by a packet socket, kept for the delay, and written to the
+other. The devices at the far ends must have no offloads, or frames larger than the MTU would come.
+
+Source: packet(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import select
+import socket
+import time
+from collections import deque
+
+from ginnel.lab.enter import set_timer_slack
+
+MAX_FRAME = 65536  # bytes; more than any frame of a device without offloads
+MAX_QUEUED = 20_000  # frames each way, 30 MB; what comes on top is lost, as in a real buffer
+MAX_BURST = 64  # frames read at once before it is looked which are due
+SOCKET_BUFFER = 8 << 20  # bytes, where the system lets us
+
+ETH_P_ALL = 3
+SOL_PACKET = 263
+PACKET_IGNORE_OUTGOING = 23
+SO_RCVBUFFORCE = 33
+
+
+def open_packet_socket(device: str) -> socket.socket:
+    """Open a non-blocking socket for all frames that come in from a device. Raises OSError."""
+    opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, SOCKET_BUFFER)
+    except OSError:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+    opened.setblocking(False)
+    opened.bind((device, ETH_P_ALL))
+    return opened
+
+
+class Direction:
+    """One way of a wire: the frames under way, in the order of their arrival."""
+
+    def __init__(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        delay_s: float,
+        loss: float,
+        rng: random.Random,
+    ) -> None:
+        self._source, self._sink = source, sink
+        self._delay_s, self._loss = delay_s, loss
+        self._rng = rng
+        self._under_way: deque[tuple[float, bytes]] = deque()
+
+    @property
+    def due_at(self) -> float | None:
+        """Return when the next frame is to be written."""
+        return self._under_way[0][0] if self._under_way else None
+
+    def read(self) -> None:
+        """Take what has come."""
+        for _ in range(MAX_BURST):
+            try:
+                frame = self._source.recv(MAX_FRAME)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                return  # the device went down; it may come back
+            if len(self._under_way) < MAX_QUEUED and self._rng.random() >= self._loss:
+                self._under_way.append((time.monotonic() + self._delay_s, frame))
+
+    def write(self, now: float) -> None:
+        """Deliver what is due."""
+        while self._under_way and self._under_way[0][0] <= now:
+            _, frame = self._under_way.popleft()
+            with contextlib.suppress(OSError):  # a full or downed device loses the frame
+                self._sink.send(frame)
+
+
+def run_wire(device_a: str, device_b: str, *, delay_s: float, loss: float, seed: int) -> None:
+    """Carry frames until the process ends. Raises OSError if a device cannot be opened."""
+    set_timer_slack(1)
+    ends = [open_packet_socket(device) for device in (device_a, device_b)]
+    for end in ends:
+        end.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+    rng = random.Random(seed)
+    ways = {
+        ends[0]: Direction(ends[0], ends[1], delay_s, loss, rng),
+        ends[1]: Direction(ends[1], ends[0], delay_s, loss, rng),
+    }
+    while True:
+        due = [way.due_at for way in ways.values() if way.due_at is not None]
+        wait = max(0.0, min(due) - time.monotonic()) if due else None
+        readable, _, _ = select.select(ends, (), (), wait)
+        for end in readable:
+            ways[end].read()
+        now = time.monotonic()
+        for way in ways.values():
+            way.write(now)
