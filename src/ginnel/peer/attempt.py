@@ -1,0 +1,91 @@
+"""One try to find a path: its session ids, its ICE agent, how far it got; and when to try again.
+
+Source: seed 000; FACTS, "What NetBird, Tailscale and Firezone learned" (the schedule of retries).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ginnel.base.chance import Rng
+from ginnel.base.dataplane import Endpoint
+from ginnel.base.types import Address
+from ginnel.ice.agent import AgentCore
+from ginnel.ice.candidate import Candidate, CandidateKind
+from ginnel.ice.events import IceState
+from ginnel.ice.reasons import NatKind
+
+FIRST_RETRY = 3.0  # s until an unanswered offer is sent again
+NEXT_RETRY = 0.8  # s, doubled each time
+RETRY_JITTER = 0.1  # part of the interval
+LAST_RETRY = (30.0, 45.0)  # s, drawn between these in the end, for as long as it is open
+
+
+@dataclass(eq=False)
+class Attempt:
+    """One session. Two offers that crossed are one attempt with two session ids."""
+
+    session: bytes
+    agent: AgentCore
+    started_at: float
+    sessions: list[bytes] = field(default_factory=list)
+    remote_ufrag: str = ""
+    path: tuple[Candidate, Candidate] | None = None
+    is_configured: bool = False  # WireGuard sends to its path
+    handshake_from: Address | None = None  # WireGuard was heard before the path was known
+
+    def knows(self, session: bytes) -> bool:
+        """Say whether the session id is one of this attempt's."""
+        return session == self.session or session in self.sessions
+
+    def is_from(self, candidates: Sequence[Candidate], nat: NatKind) -> bool:
+        """Say whether its path still starts at one of these addresses of ours."""
+        if self.path is None:
+            return True
+        local = self.path[0]
+        if all(candidate.base != local.base for candidate in candidates):
+            return False
+        if local.kind is not CandidateKind.SRFLX or nat is NatKind.SYMMETRIC:
+            return True
+        return any(candidate.address == local.address for candidate in candidates)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Say whether its path answers."""
+        return self.agent.state in (IceState.CONNECTED, IceState.COMPLETED)
+
+    @property
+    def remote_address(self) -> Address | None:
+        """Return the other end of the path."""
+        return self.path[1].address if self.path else None
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Return what WireGuard is told: the other end, and the address to send from."""
+        if self.path is None:
+            return None
+        local, remote = self.path
+        return Endpoint(remote.address, local.base.ip)
+
+
+class Backoff:
+    """The intervals between tries: 3 s, then from 0.8 s doubling, in the end 30 to 45 s."""
+
+    def __init__(self, rng: Rng) -> None:
+        self._rng = rng
+        self._count = 0
+
+    def reset(self) -> None:
+        """Start anew: connected, or the network changed."""
+        self._count = 0
+
+    def next(self) -> float:
+        """Return the seconds until the next try."""
+        self._count += 1
+        if self._count == 1:
+            return FIRST_RETRY
+        interval = NEXT_RETRY * 2 ** min(self._count - 2, 10)
+        if interval >= LAST_RETRY[0]:
+            return float(self._rng.uniform(*LAST_RETRY))
+        return float(interval * self._rng.uniform(1 - RETRY_JITTER, 1 + RETRY_JITTER))

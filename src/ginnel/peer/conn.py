@@ -1,0 +1,207 @@
+"""CORE: the connection to one remote peer: offer, answer, check, configure, connected, clean-up.
+
+It owns its ICE agents and emits what to signal and what to tell the data plane. A path counts as
+connected once WireGuard authenticated a packet on it. While it is open it tries for ever.
+
+Invariants:
+- At most one attempt is `live` (WireGuard was heard on it) and one is `trying`.
+- A live path that answers is given up only after WireGuard was heard on the new one. The engine
+  knows one endpoint a peer, so the controlling side moves it to ask there and moves it back after
+  `PROBE_TIMEOUT`; the other side waits to be asked.
+- Offers that cross settle at once: each side takes the other's offer as the answer to its own.
+- A core is used once: after `close` (also before `open`) it never opens again.
+
+Source: seed 000; DESIGN, "Peer connection".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ginnel.base.core import TimerTable, earliest
+from ginnel.base.dataplane import (
+    EndpointRoamed,
+    HandshakeCompleted,
+    StartHandshake,
+)
+from ginnel.base.types import Address, Deadline, Transmit
+from ginnel.ice import stun
+from ginnel.ice.candidate import Candidate
+from ginnel.ice.events import Drop
+from ginnel.ice.reasons import guess_nat
+from ginnel.ice.stun import Message
+from ginnel.peer.events import (
+    ConnEvent,
+    PeerStateChanged,
+)
+from ginnel.peer.lifecycle import HANDSHAKE_TIMEOUT, Lifecycle, Timer
+from ginnel.peer.signal import OfferAnswer
+from ginnel.peer.status import ConnStatus, PeerState, Stage
+
+
+class ConnCore(Lifecycle):
+    """One peer's connection; see the module."""
+
+    @property
+    def state(self) -> PeerState:
+        """Return what is known of the connection."""
+        return self._board.state
+
+    # Commands
+
+    def open(self, now: float) -> bool:
+        """Start to connect and go on for ever; return False if it was closed before."""
+        if self._is_closed:
+            return False
+        if not self._is_open:
+            self._is_open = True
+            self._go_on(now)
+        return True
+
+    def close(self, now: float) -> bool:
+        """End the connection and clean up; return False if it was closed before."""
+        if self._is_closed:
+            return False
+        self._is_closed = True
+        self._end(self._trying)
+        self._clean_up(now, "")
+        self._timers = TimerTable()
+        self._board.show(now, ConnStatus.DISCONNECTED, Stage.CLOSED)
+        return True
+
+    def on_remote_offer(self, offer: OfferAnswer, *, now: float) -> bool:
+        """Take the peer's offer; return whether it was taken."""
+        if self._is_closed or offer.session in self._ended:
+            return False
+        if not self._is_open or not self._local:
+            self._early_offer = offer
+            return True
+        return self._answer(offer, now)
+
+    def on_remote_answer(self, answer: OfferAnswer, *, now: float) -> bool:
+        """Take the peer's answer to our offer; return whether it was taken."""
+        attempt = self._attempt_of(answer.session)
+        if attempt is None or attempt.remote_ufrag not in ("", answer.ufrag):
+            return False
+        self._apply(attempt, answer, now)
+        return True
+
+    def on_remote_candidates(
+        self, session: bytes, candidates: Sequence[Candidate], *, now: float
+    ) -> bool:
+        """Take further candidates of the peer; return whether the session is ours."""
+        attempt = self._attempt_of(session)
+        if attempt is None:
+            return False
+        for candidate in candidates:
+            attempt.agent.add_remote_candidate(candidate, now=now)
+        self._collect(now)
+        return True
+
+    def set_local_candidates(
+        self, candidates: Sequence[Candidate], *, now: float, symmetric: bool = False
+    ) -> None:
+        """Tell all addresses of ours as they are now.
+
+        Args:
+            candidates: host and server-reflexive ones; called again on every change.
+            now: monotonic seconds.
+            symmetric: observers saw different ports of ours.
+        """
+        before, self._local = self._local, tuple(candidates)
+        self._nat = guess_nat(self._local, symmetric=symmetric)
+        if not self._is_open or self._is_closed or self._local == before:
+            return
+        bases = [candidate.base for candidate in self._local]
+        is_moved = any(candidate.base not in bases for candidate in before)
+        is_live_gone = self._live is not None and not self._live.is_from(self._local, self._nat)
+        if is_moved or is_live_gone or self._trying is None:
+            self._backoff.reset()
+        trying = self._trying
+        is_kept = trying is not None and trying.is_from(self._local, self._nat)
+        if trying is not None and is_kept and (trying.path is not None or not is_moved):
+            self._trickle(trying, [c for c in self._local if c not in before], now)
+        elif self._live is None or is_moved or is_live_gone:
+            self._end(trying)
+            self._trying = None
+            self._go_on(now)
+
+    def on_engine_event(self, event: HandshakeCompleted | EndpointRoamed, *, now: float) -> None:
+        """Take what the data plane tells of this peer; other peers' events are ignored."""
+        if event.public_key != self.config.key or self._is_closed or not self._is_open:
+            return
+        if isinstance(event, HandshakeCompleted):
+            self._board.show(now, last_handshake_at=now)
+            if self._live is not None:
+                self._timers.set(Timer.WATCH, now + HANDSHAKE_TIMEOUT)
+        trying = self._trying
+        if trying is not None:
+            is_there = trying.path is not None and event.address == trying.remote_address
+            is_only = self._live is None and trying.is_configured
+            if is_there or is_only or (event.address is None and trying.is_configured):
+                self._promote(trying, now)
+            elif trying.path is None and event.address is not None:
+                trying.handshake_from = event.address
+        if self._live is not None and event.address is not None:
+            self._board.show(now, remote_address=event.address)
+        self._collect(now)
+
+    # The five verbs, and routing on a shared socket
+
+    def owns(self, message: Message, source: Address) -> bool:
+        """Say whether a STUN message on the shared port is for this connection."""
+        return any(attempt.agent.owns(message, source) for attempt in self._attempts())
+
+    def handle_datagram(
+        self, data: bytes, source: Address, *, now: float, local_ip: str | None = None
+    ) -> None:
+        """Take one STUN datagram; see `base.core.Core`."""
+        try:
+            message = stun.decode_message(data)
+        except stun.StunError as error:
+            self._drop(Drop.MALFORMED, source, str(error))
+            return
+        self.handle_message(message, source, now=now, local_ip=local_ip)
+
+    def handle_message(
+        self, message: Message, source: Address, *, now: float, local_ip: str | None = None
+    ) -> None:
+        """Take one decoded STUN message."""
+        for attempt in self._attempts():
+            if attempt.agent.owns(message, source):
+                attempt.agent.handle_message(message, source, now=now, local_ip=local_ip)
+                self._collect(now)
+                return
+        self._drop(Drop.FOREIGN, source)
+
+    def handle_timeout(self, *, now: float) -> None:
+        """Do what is due."""
+        for attempt in self._attempts():
+            attempt.agent.handle_timeout(now=now)
+        self._collect(now)
+        for timer in self._timers.expire(now):
+            if timer is Timer.RETRY:
+                self._retry(now)
+            elif timer is Timer.START_HANDSHAKE:
+                self._command(StartHandshake(self.config.key))
+            elif timer is Timer.WATCH:
+                self._on_silence(now)
+            else:
+                self._on_probe_timeout(now)
+        self._collect(now)
+
+    def poll_transmit(self) -> Transmit | None:
+        """Return the next datagram to send, or None."""
+        return self._out.popleft() if self._out else None
+
+    def poll_event(self) -> ConnEvent | None:
+        """Return the next event, or None; a change of state is told last, as it is then."""
+        if self._events:
+            return self._events.popleft()
+        state = self._board.take_change()
+        return PeerStateChanged(state) if state is not None else None
+
+    def poll_deadline(self) -> Deadline | None:
+        """Return when `handle_timeout` is wanted, or None."""
+        agents = [attempt.agent.poll_deadline() for attempt in self._attempts()]
+        return earliest(self._timers.deadline(), *agents)

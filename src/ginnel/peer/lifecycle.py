@@ -1,0 +1,381 @@
+"""The inner half of a peer connection: its attempts and its paths, and what follows from events.
+
+`conn.ConnCore` is the outer half: commands and the five verbs; the invariants stand there.
+
+Source: seed 000; DESIGN, "Peer connection".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum
+
+from ginnel.base.chance import RandomBytes, Rng
+from ginnel.base.core import TimerTable
+from ginnel.base.dataplane import (
+    Endpoint,
+    EngineCommand,
+    RemovePeer,
+    SetPeer,
+    StartHandshake,
+)
+from ginnel.base.types import Address, Transmit
+from ginnel.ice.agent import AgentCore
+from ginnel.ice.candidate import Candidate
+from ginnel.ice.events import Drop, IceEvent, IceState, PairLatency, PairSelected, StateChanged
+from ginnel.ice.reasons import NatKind
+from ginnel.peer.attempt import Attempt, Backoff
+from ginnel.peer.events import (
+    ConnConfig,
+    Connected,
+    ConnEvent,
+    Disconnected,
+    Engine,
+    SendAnswer,
+    SendCandidates,
+    SendOffer,
+)
+from ginnel.peer.signal import SESSION_SIZE, OfferAnswer, fit_candidates
+from ginnel.peer.status import ConnStatus, Stage, StatusBoard
+
+MAX_ENDED_SESSIONS = 8  # ids kept, so that a late offer of an ended session starts nothing
+OFFER_LIFE = 9.0  # s; an older offer is replaced by a new session, its answerer has given up
+HANDSHAKE_WAIT = 3.0  # s that the controlled side waits for the other's handshake
+FIRST_HANDSHAKE_TIMEOUT = 30.0  # s (FACTS: NetBird's watch)
+HANDSHAKE_TIMEOUT = 210.0  # s between handshakes; WireGuard makes one every 120 s
+PROBE_TIMEOUT = 5.0  # s to hear WireGuard on a new path while the live one answers
+
+log = logging.getLogger(__name__)
+
+
+class Timer(Enum):
+    """The timers of a connection."""
+
+    RETRY = "retry"
+    START_HANDSHAKE = "start handshake"
+    WATCH = "watch WireGuard"
+    PROBE = "probe new path"
+
+
+class Lifecycle:
+    """Owns the attempts, the timers and what is to be told."""
+
+    def __init__(self, config: ConnConfig, *, random_bytes: RandomBytes, rng: Rng) -> None:
+        self.config = config
+        self._board = StatusBoard(config.key)
+        self.drops: dict[Drop, int] = {}
+        self._random_bytes = random_bytes
+        self._rng = rng
+        self._backoff = Backoff(rng)
+        self._is_open = False
+        self._is_closed = False
+        self._is_known = False  # the data plane has the peer
+        self._local: tuple[Candidate, ...] = ()
+        self._nat = NatKind.UNKNOWN
+        self._early_offer: OfferAnswer | None = None
+        self._trying: Attempt | None = None
+        self._live: Attempt | None = None
+        self._ended: deque[bytes] = deque(maxlen=MAX_ENDED_SESSIONS)
+        self._timers: TimerTable[Timer] = TimerTable()
+        self._out: deque[Transmit] = deque()
+        self._events: deque[ConnEvent] = deque()
+
+    # Attempts
+
+    def _go_on(self, now: float) -> None:
+        """Answer the offer that came early, or offer."""
+        if not self._local:
+            self._board.show(now, ConnStatus.CONNECTING, Stage.GATHERING)
+            return
+        offer, self._early_offer = self._early_offer, None
+        if offer is None or not self._answer(offer, now):
+            self._offer(now)
+
+    def _answer(self, offer: OfferAnswer, now: float) -> bool:
+        """Answer an offer: of a new session, of one that crossed ours, or of one that we know."""
+        attempt = self._attempt_of(offer.session)
+        if attempt is not None and attempt.remote_ufrag not in ("", offer.ufrag):
+            return False
+        if attempt is None:
+            attempt = self._trying
+            if attempt is not None and not attempt.remote_ufrag:
+                attempt.sessions.append(offer.session)  # the offers crossed
+            else:
+                self._end(self._trying)
+                attempt = self._trying = self._make_attempt(offer.session, now)
+        answer, rest = self._describe(attempt, offer.session)
+        self._events.append(SendAnswer(answer))
+        self._send_candidates(offer.session, rest)
+        self._apply(attempt, offer, now)
+        return True
+
+    def _make_attempt(self, session: bytes, now: float) -> Attempt:
+        agent = AgentCore(
+            self.config.ice,
+            controlling=self.config.is_controlling,
+            random_bytes=self._random_bytes,
+            rng=self._rng,
+        )
+        for candidate in self._local:
+            agent.add_local_candidate(candidate, now=now)
+        agent.end_local_candidates()
+        return Attempt(session, agent, now)
+
+    def _offer(self, now: float) -> None:
+        """Start an attempt of our own."""
+        self._trying = self._make_attempt(self._random_bytes(SESSION_SIZE), now)
+        self._send_offer(self._trying)
+        self._timers.set(Timer.RETRY, now + self._backoff.next())
+        if self._live is None:
+            self._board.show(now, ConnStatus.CONNECTING, Stage.OFFERING)
+
+    def _send_offer(self, attempt: Attempt) -> None:
+        offer, rest = self._describe(attempt, attempt.session)
+        self._events.append(SendOffer(offer))
+        self._send_candidates(attempt.session, rest)
+
+    def _describe(
+        self, attempt: Attempt, session: bytes
+    ) -> tuple[OfferAnswer, tuple[Candidate, ...]]:
+        """Return our half of a session, and the candidates that did not fit in."""
+        fitting, rest = fit_candidates(self._local)
+        config = self.config
+        ours = OfferAnswer(
+            session,
+            attempt.agent.ufrag,
+            attempt.agent.pwd,
+            fitting,
+            config.psk_id,
+            config.version,
+            self._nat,
+            complete=not rest,
+        )
+        return ours, rest
+
+    def _send_candidates(self, session: bytes, candidates: Sequence[Candidate]) -> None:
+        """Signal candidates in as many messages as they need."""
+        while candidates:
+            part, candidates = fit_candidates(candidates)
+            self._events.append(SendCandidates(session, part))
+
+    def _apply(self, attempt: Attempt, remote: OfferAnswer, now: float) -> None:
+        """Take the other side's credentials and candidates, and check."""
+        is_new = not attempt.remote_ufrag
+        attempt.remote_ufrag = remote.ufrag
+        attempt.agent.nats = (self._nat, remote.nat)
+        for candidate in remote.candidates:
+            attempt.agent.add_remote_candidate(candidate, now=now)
+        if remote.complete:
+            attempt.agent.end_remote_candidates()
+        if is_new:
+            self._timers.stop(Timer.RETRY)
+            if not self._is_known:  # so that WireGuard answers even before we know the path
+                self._set_peer(None)
+            if self._live is None:
+                self._board.show(now, ConnStatus.CONNECTING, Stage.CHECKING)
+            attempt.agent.set_remote_credentials(remote.ufrag, remote.pwd, now=now)
+            attempt.agent.start(now=now)
+        self._collect(now)
+
+    def _trickle(self, attempt: Attempt, candidates: list[Candidate], now: float) -> None:
+        attempt.agent.nats = (self._nat, attempt.agent.nats[1])
+        new = [c for c in candidates if attempt.agent.add_local_candidate(c, now=now)]
+        self._send_candidates(attempt.session, new)
+        self._collect(now)
+
+    def _retry(self, now: float) -> None:
+        attempt = self._trying
+        if attempt is None:
+            if self._live is None or not self._live.is_healthy:
+                self._offer(now)
+        elif not attempt.remote_ufrag and now - attempt.started_at < OFFER_LIFE:
+            self._send_offer(attempt)
+            self._timers.set(Timer.RETRY, now + self._backoff.next())
+        elif not attempt.remote_ufrag:
+            self._end(attempt)
+            self._offer(now)
+
+    def _end(self, attempt: Attempt | None) -> None:
+        """Forget an attempt; its late messages start nothing."""
+        if attempt is None:
+            return
+        attempt.agent.close()
+        self._ended.extend([attempt.session, *attempt.sessions])
+        if attempt is self._trying:
+            self._trying = None
+            self._timers.stop(Timer.PROBE)
+        if attempt is self._live:
+            self._live = None
+        if self._trying is None and self._live is None:
+            for timer in (Timer.START_HANDSHAKE, Timer.WATCH):
+                self._timers.stop(timer)
+
+    # Paths
+
+    def _collect(self, now: float) -> None:
+        """Take what the agents send and tell."""
+        for attempt in self._attempts():
+            while (transmit := attempt.agent.poll_transmit()) is not None:
+                self._out.append(transmit)
+            while (event := attempt.agent.poll_event()) is not None:
+                if attempt in self._attempts():  # an earlier event may have ended it
+                    self._on_ice_event(attempt, event, now)
+
+    def _on_ice_event(self, attempt: Attempt, event: IceEvent, now: float) -> None:
+        if isinstance(event, PairSelected):
+            attempt.path = (event.local, event.remote)
+            self._on_path(attempt, now)
+        elif isinstance(event, PairLatency):
+            if attempt is (self._live or self._trying):
+                self._board.show(now, latency_s=event.seconds)
+        elif isinstance(event, StateChanged):
+            if attempt is self._live:
+                self._on_live_state(event.state, now)
+            elif event.state is IceState.FAILED and attempt is self._trying:
+                self._fail(attempt.agent.why_failed() or "", now)
+
+    def _on_live_state(self, state: IceState, now: float) -> None:
+        live = self._live
+        if live is None:
+            return
+        if state is IceState.FAILED:
+            self._clean_up(now, live.agent.why_failed() or "")
+            self._resume(now)
+        elif state is IceState.DISCONNECTED:
+            self._board.show(now, ConnStatus.CONNECTED, Stage.BROKEN, reason="path does not answer")
+            if self._trying is None:
+                self._backoff.reset()
+                self._go_on(now)
+            elif self._trying.path is not None:
+                self._configure(self._trying, now)
+        elif live.is_healthy:
+            self._board.show(now, ConnStatus.CONNECTED, Stage.CONNECTED, reason="")
+
+    def _resume(self, now: float) -> None:
+        """The live path is gone: go on with the attempt under way, or start one."""
+        trying = self._trying
+        if trying is None:
+            self._backoff.reset()
+            self._go_on(now)
+        elif trying.path is not None:
+            self._configure(trying, now)
+        elif trying.remote_ufrag:
+            self._set_peer(None)
+            self._board.show(now, ConnStatus.CONNECTING, Stage.CHECKING)
+        else:
+            self._board.show(now, ConnStatus.CONNECTING, Stage.OFFERING)
+
+    def _on_path(self, attempt: Attempt, now: float) -> None:
+        if attempt is self._live:
+            self._set_peer(attempt.endpoint)
+            self._board.show_path(now, attempt.path)
+        elif attempt.handshake_from == attempt.remote_address:
+            self._promote(attempt, now)
+        elif self._live is None or not self._live.is_healthy:
+            self._configure(attempt, now)
+        else:
+            self._timers.set(Timer.PROBE, now + PROBE_TIMEOUT)
+            if self.config.is_controlling:
+                self._configure(attempt, now)
+
+    def _configure(self, attempt: Attempt, now: float) -> None:
+        """Let WireGuard send on the path of an attempt."""
+        if attempt.is_configured:
+            return
+        attempt.is_configured = True
+        self._set_peer(attempt.endpoint)
+        if self.config.is_controlling or self._live is not None:
+            self._command(StartHandshake(self.config.key))
+        else:
+            self._timers.set(Timer.START_HANDSHAKE, now + HANDSHAKE_WAIT)
+        if self._live is None:
+            self._timers.set(Timer.WATCH, now + FIRST_HANDSHAKE_TIMEOUT)
+            self._board.show(now, ConnStatus.CONNECTING, Stage.CONFIGURING)
+
+    def _promote(self, attempt: Attempt, now: float) -> None:
+        """WireGuard was heard on the attempt's path: it is the live one."""
+        is_first = self._live is None
+        if self._live is not None:
+            self._end(self._live)
+        self._trying, self._live = None, attempt
+        if not attempt.is_configured:
+            attempt.is_configured = True
+            self._set_peer(attempt.endpoint)
+        for timer in (Timer.RETRY, Timer.PROBE, Timer.START_HANDSHAKE):
+            self._timers.stop(timer)
+        self._timers.set(Timer.WATCH, now + HANDSHAKE_TIMEOUT)
+        self._backoff.reset()
+        self._board.show_path(now, attempt.path)
+        if is_first:
+            overlay_ip = self.config.allowed_ips[0] if self.config.allowed_ips else ""
+            self._events.append(Connected(self.config.key, overlay_ip.partition("/")[0]))
+
+    def _on_silence(self, now: float) -> None:
+        """WireGuard made no handshake for too long on a path whose checks may pass."""
+        reason = "WireGuard does not answer on a path whose checks pass"
+        if self._live is not None:
+            self._clean_up(now, reason)
+            self._resume(now)
+        elif self._trying is not None and self._trying.is_configured:
+            self._fail(reason, now)
+
+    def _on_probe_timeout(self, now: float) -> None:
+        """WireGuard was not heard on the new path while the live one answers."""
+        trying, live = self._trying, self._live
+        if trying is None or live is None:
+            return
+        if not trying.is_configured and not self.config.is_controlling:
+            self._timers.set(Timer.PROBE, now + PROBE_TIMEOUT)
+            self._configure(trying, now)
+            return
+        self._end(trying)
+        self._set_peer(live.endpoint)
+
+    def _fail(self, reason: str, now: float) -> None:
+        """The attempt found no path: say why, and try again later."""
+        self._end(self._trying)
+        if self._live is not None and self._live.is_healthy:
+            return
+        if self._live is None:
+            self._clean_up(now, reason)
+            self._board.show(now, ConnStatus.DISCONNECTED, Stage.WAITING, reason=reason)
+        self._timers.set(Timer.RETRY, now + self._backoff.next())
+
+    def _clean_up(self, now: float, reason: str) -> None:
+        """Undo a path: agent, peer, event, status, always all of them."""
+        was_live = self._live is not None
+        self._end(self._live)
+        if self._is_known:
+            self._is_known = False
+            self._command(RemovePeer(self.config.key))
+        if was_live:
+            self._events.append(Disconnected(self.config.key, self.config.allowed_ips))
+        self._board.reset(now, reason)
+        if self._trying is not None:
+            self._trying.is_configured = False
+
+    # Small things
+
+    def _attempts(self) -> list[Attempt]:
+        return [attempt for attempt in (self._trying, self._live) if attempt is not None]
+
+    def _attempt_of(self, session: bytes) -> Attempt | None:
+        return next((a for a in self._attempts() if a.knows(session)), None)
+
+    def _set_peer(self, endpoint: Endpoint | None) -> None:
+        config = self.config
+        self._is_known = True
+        self._command(
+            SetPeer(
+                config.key, config.allowed_ips, endpoint, config.keepalive_s, config.preshared_key
+            )
+        )
+
+    def _command(self, command: EngineCommand) -> None:
+        self._events.append(Engine(command))
+
+    def _drop(self, reason: Drop, source: Address, detail: str = "") -> None:
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+        log.debug("dropped a datagram of %s: %s %s", source, reason.value, detail)

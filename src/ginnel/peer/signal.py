@@ -1,0 +1,181 @@
+"""What two peers tell each other to connect: offers, answers, candidates.
+
+The codec makes the payloads of the sealed envelopes of kinds `offer`, `answer` and `candidates`.
+Payloads are small, because an envelope is: what doesn't fit into an offer is sent afterwards.
+
+Invariant: `decode_x(encode_x(value)) == value` for every value that `fit_candidates` has bounded.
+
+Source: seed 000 (OfferAnswer); FORMATS, "Messages" (session, psk_id).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ginnel.base import rlp
+from ginnel.base.errors import RemoteProtocolError, UsageError
+from ginnel.base.types import Address, make_address
+from ginnel.ice.candidate import (
+    MAX_PRIORITY,
+    MAX_REMOTE_CANDIDATES,
+    Candidate,
+    CandidateKind,
+    make_remote,
+)
+from ginnel.ice.reasons import NatKind
+
+SESSION_SIZE = 16  # bytes
+PSK_ID_SIZE = 8  # bytes; zeros name the base key
+MAX_CANDIDATES = MAX_REMOTE_CANDIDATES
+MAX_CANDIDATE_BYTES = 360  # of one payload's candidates: 19 IPv4 or 11 IPv6 ones
+MAX_PAYLOAD = 560  # bytes; an envelope of 1088 has about 600 for its payload
+MAX_FOUNDATION_BYTES = 8  # ours have 6
+MAX_VERSION = 32  # bytes
+MIN_UFRAG, MAX_UFRAG = 4, 32  # characters; RFC 8839 section 5.4 allows 256
+MIN_PWD, MAX_PWD = 22, 64
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAnswer:
+    """An offer, or the answer to one; `complete`: all candidates known now are in it."""
+
+    session: bytes
+    ufrag: str
+    pwd: str
+    candidates: tuple[Candidate, ...] = ()
+    psk_id: bytes = bytes(PSK_ID_SIZE)
+    version: str = ""
+    nat: NatKind = NatKind.UNKNOWN
+    complete: bool = True
+
+    def __repr__(self) -> str:
+        return f"OfferAnswer(session={self.session.hex()}, candidates={len(self.candidates)})"
+
+
+def encode_offer(offer: OfferAnswer) -> bytes:
+    """Encode an offer or an answer.
+
+    Shape: [session 16, ufrag, pwd, candidates, psk_id 8, version, nat, complete].
+
+    Raises:
+        UsageError: too large; choose candidates by `fit_candidates`.
+    """
+    return _bounded(
+        rlp.encode(
+            [
+                offer.session,
+                offer.ufrag,
+                offer.pwd,
+                [_encode_candidate(candidate) for candidate in offer.candidates],
+                offer.psk_id,
+                offer.version,
+                int(offer.nat),
+                int(offer.complete),
+            ]
+        )
+    )
+
+
+def decode_offer(payload: bytes) -> OfferAnswer:
+    """Decode an offer or an answer; further items are left for later versions.
+
+    Raises:
+        RemoteProtocolError: malformed, or beyond a limit.
+    """
+    items = rlp.as_list(_decode(payload), at_least=8)
+    nat = rlp.as_int(items[6], 255)
+    return OfferAnswer(
+        session=rlp.as_bytes(items[0], SESSION_SIZE),
+        ufrag=_ice_text(items[1], MIN_UFRAG, MAX_UFRAG),
+        pwd=_ice_text(items[2], MIN_PWD, MAX_PWD),
+        candidates=_decode_candidates(items[3]),
+        psk_id=rlp.as_bytes(items[4], PSK_ID_SIZE),
+        version=rlp.as_text(items[5], MAX_VERSION),
+        nat=NatKind(nat) if nat <= max(NatKind) else NatKind.UNKNOWN,
+        complete=bool(rlp.as_int(items[7], 1)),
+    )
+
+
+def encode_candidates(session: bytes, candidates: Sequence[Candidate]) -> bytes:
+    """Encode later candidates of a session. Shape: [session 16, candidates]."""
+    return _bounded(rlp.encode([session, [_encode_candidate(c) for c in candidates]]))
+
+
+def decode_candidates(payload: bytes) -> tuple[bytes, tuple[Candidate, ...]]:
+    """Decode later candidates: their session and the candidates.
+
+    Raises:
+        RemoteProtocolError: malformed, or beyond a limit.
+    """
+    items = rlp.as_list(_decode(payload), at_least=2)
+    return rlp.as_bytes(items[0], SESSION_SIZE), _decode_candidates(items[1])
+
+
+def fit_candidates(
+    candidates: Sequence[Candidate],
+) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
+    """Split candidates into the best that fit into one payload, and the rest."""
+    ordered = sorted(candidates, key=lambda c: -c.priority)
+    size = 0
+    for index, candidate in enumerate(ordered):
+        size += len(rlp.encode(_encode_candidate(candidate)))
+        if size > MAX_CANDIDATE_BYTES or index >= MAX_CANDIDATES:
+            return tuple(ordered[:index]), tuple(ordered[index:])
+    return tuple(ordered), ()
+
+
+def _encode_candidate(candidate: Candidate) -> list[rlp.Encodable]:
+    address = candidate.address
+    packed = address.packed_ip + address.port.to_bytes(2, "big")
+    return [int(candidate.kind), packed, candidate.priority, candidate.foundation]
+
+
+def _decode_candidates(item: rlp.Rlp) -> tuple[Candidate, ...]:
+    items = rlp.as_list(item)
+    if len(items) > MAX_CANDIDATES:
+        raise RemoteProtocolError(f"{len(items)} candidates")
+    return tuple(_decode_candidate(candidate) for candidate in items)
+
+
+def _decode_candidate(item: rlp.Rlp) -> Candidate:
+    kind, packed, priority, foundation = rlp.as_list(item, 4)
+    number = rlp.as_int(kind, 255)
+    if number not in (CandidateKind.HOST, CandidateKind.SRFLX, CandidateKind.RELAY):
+        raise RemoteProtocolError(f"candidate kind {number}")
+    return make_remote(
+        CandidateKind(number),
+        _decode_address(packed),
+        rlp.as_int(priority, MAX_PRIORITY),
+        rlp.as_text(foundation, MAX_FOUNDATION_BYTES),
+    )
+
+
+def _decode_address(item: rlp.Rlp) -> Address:
+    packed = rlp.as_bytes(item)
+    if len(packed) not in (6, 18):
+        raise RemoteProtocolError(f"an address of {len(packed)} bytes")
+    return make_address(packed[:-2], int.from_bytes(packed[-2:], "big"))
+
+
+def _ice_text(item: rlp.Rlp, minimum: int, maximum: int) -> str:
+    text = rlp.as_text(item, maximum)
+    if (
+        len(text) < minimum
+        or not text.isascii()
+        or not text.replace("+", "").replace("/", "").isalnum()
+    ):
+        raise RemoteProtocolError("ICE credentials of another form")
+    return text
+
+
+def _decode(payload: bytes) -> rlp.Rlp:
+    if len(payload) > MAX_PAYLOAD:
+        raise RemoteProtocolError(f"a payload of {len(payload)} bytes")
+    return rlp.decode(payload)
+
+
+def _bounded(payload: bytes) -> bytes:
+    if len(payload) > MAX_PAYLOAD:
+        raise UsageError(f"a payload of {len(payload)} bytes; choose by fit_candidates")
+    return payload

@@ -1,0 +1,110 @@
+"""What is known of one peer's connection, as one frozen value for people and programs.
+
+Source: seed 000 (State, ConnStatus).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from ginnel.base.types import Address
+from ginnel.ice.candidate import Candidate, CandidateKind
+
+
+class ConnStatus(Enum):
+    """Seed 000's three states."""
+
+    DISCONNECTED = "disconnected"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+
+
+class Stage(Enum):
+    """Where a connection is on its way, in words for a person."""
+
+    CLOSED = "closed"
+    GATHERING = "waiting for addresses of this machine"
+    OFFERING = "waiting for an answer"
+    CHECKING = "looking for a path"
+    CONFIGURING = "path found, WireGuard shakes hands"
+    CONNECTED = "connected"
+    BROKEN = "path lost, looking for another"
+    WAITING = "no path, will try again"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerState:
+    """One peer's connection; times are monotonic seconds of the core's clock."""
+
+    remote_key: bytes  # W_pub, 32 bytes
+    status: ConnStatus = ConnStatus.DISCONNECTED
+    changed_at: float = 0.0
+    stage: Stage = Stage.CLOSED
+    local_kind: str = ""  # host, srflx, prflx, relay; empty without a path
+    local_address: Address | None = None
+    remote_kind: str = ""
+    remote_address: Address | None = None
+    direct: bool = False
+    relayed: bool = False
+    latency_s: float | None = None
+    last_handshake_at: float | None = None
+    reason: str = ""  # why there is no path, or why the last one was dropped
+
+
+class StatusBoard:
+    """Keeps one PeerState up to date, and knows whether a change is still to be told."""
+
+    def __init__(self, remote_key: bytes) -> None:
+        self.state = PeerState(remote_key)
+        self._told = self.state
+
+    def take_change(self) -> PeerState | None:
+        """Return the state if it changed since the last call, else None."""
+        if self.state == self._told:
+            return None
+        self._told = self.state
+        return self.state
+
+    def show(
+        self,
+        now: float,
+        status: ConnStatus | None = None,
+        stage: Stage | None = None,
+        **changes: Any,  # noqa: ANN401  # fields of PeerState, checked by `replace`
+    ) -> None:
+        """Change fields; `changed_at` follows the status."""
+        old = self.state
+        if status is not None and status is not old.status:
+            changes["changed_at"] = now
+        new_status, new_stage = status or old.status, stage or old.stage
+        self.state = replace(old, status=new_status, stage=new_stage, **changes)
+
+    def show_path(self, now: float, path: tuple[Candidate, Candidate] | None) -> None:
+        """Show that we are connected over this pair (local, remote)."""
+        if path is None:
+            return
+        local, remote = path
+        self.show(
+            now,
+            ConnStatus.CONNECTED,
+            Stage.CONNECTED,
+            local_kind=local.kind.name.lower(),
+            local_address=local.address,
+            remote_kind=remote.kind.name.lower(),
+            remote_address=remote.address,
+            direct=local.kind is not CandidateKind.RELAY,
+            relayed=CandidateKind.RELAY in (local.kind, remote.kind),
+            reason="",
+        )
+
+    def reset(self, now: float, reason: str) -> None:
+        """Forget the path, keep the last handshake."""
+        self.state = PeerState(
+            self.state.remote_key,
+            changed_at=now,
+            stage=self.state.stage,
+            last_handshake_at=self.state.last_handshake_at,
+            reason=reason,
+        )
