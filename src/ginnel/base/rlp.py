@@ -63,6 +63,28 @@ def decode_list(data: bytes) -> list[Rlp]:
     return as_list(decode(data))
 
 
+def split_list(data: bytes) -> list[bytes]:
+    """Return the items of exactly one list, each still encoded; what is in them is not checked.
+
+    Raises:
+        RlpError: not one list, a length that is not the shortest, cut short, or more bytes follow.
+    """
+    if not data or data[0] < 0xC0:
+        raise RlpError("bytes where a list belongs")
+    at, end = _span(data, 0, len(data), data[0] - 0xC0)
+    if end != len(data):
+        raise RlpError("bytes after the item")
+    items: list[bytes] = []
+    while at < end:
+        first = data[at]
+        stop = at + 1
+        if first >= 0x80:
+            stop = _span(data, at, end, first - (0x80 if first < 0xC0 else 0xC0))[1]
+        items.append(data[at:stop])
+        at = stop
+    return items
+
+
 def encode_int(value: int) -> bytes:
     """Return the shortest big-endian form; 0 is empty."""
     if value < 0:

@@ -1,0 +1,52 @@
+"""Settings of discovery, with the defaults of seed 001 where it has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ginnel.discv5.packet import DEFAULT_PROTOCOL_ID
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryConfig:
+    """Settings of one node; times are seconds."""
+
+    protocol_id: bytes = DEFAULT_PROTOCOL_ID  # 6 bytes
+    client_mode: bool = False  # publish no address until `set_endpoint` is called
+    talk_protocols: tuple[bytes, ...] | None = None  # others get the empty answer; None: no others
+
+    handshake_timeout: float = 2.0  # a challenge of ours can be answered for so long
+    response_timeout: float = 4.0  # from sending a request until it fails
+    retransmit_after: float = 0.7  # a request without answer is sent again after this
+    retransmits: int = 3  # times; the last must come after an open challenge of 2 s has ended
+
+    session_limit: int = 256  # sessions, by node id and address
+    challenge_limit: int = 1024  # open challenges; one is 0.5 kB
+    queue_limit: int = 8  # requests that wait for one handshake
+    request_limit: int = 4096  # requests under way; more are refused
+    talk_limit: int = 1024  # TALKREQs that our side has not answered yet
+
+    whoareyou_rate: float = 20.0  # challenges a second to one public source IP
+    whoareyou_burst: float = 60.0  # challenges saved up
+    request_rate: float = 200.0  # messages a second served to one public source IP
+    request_burst: float = 800.0  # messages saved up
+
+    bucket_size: int = 16  # nodes of a bucket (k)
+    replacement_limit: int = 8  # nodes of a replacement cache
+    bits_per_hop: int = 5  # how far buckets split away from our own id
+    table_ip_limit: int = 10  # nodes of one public /24 or /48 in the table
+    bucket_ip_limit: int = 2  # the same in one bucket
+
+    alpha: int = 3  # requests of one lookup under way
+    lookup_distances: int = 3  # distances of one lookup's request
+    lookup_limit: int = 32  # lookups under way
+    result_limit: int = 16  # records taken of one response and given out in one
+    response_packet_limit: int = 16  # NODES packets taken of one response
+
+    revalidate_max: float = 10.0  # a node is pinged after 0 to this
+    met_ping_max: float = 1.0  # a node met by its handshake is pinged after 0 to this
+    refresh_interval: float = 300.0  # a lookup at least so often
+    bootstrap_retry: float = 1.0  # first wait when no node answers; doubles up to the maximum
+    bootstrap_retry_max: float = 30.0
+    vote_lifetime: float = 600.0  # an observer's view of our address counts for so long
+    wanted_observers: int = 4  # other /24s whose view we ask for actively

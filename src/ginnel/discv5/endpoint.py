@@ -1,0 +1,111 @@
+"""How others see us: votes on our own address, counted once for each /24 (or /48) of observers.
+
+Observers at public addresses decide. Others don't vote on a public address; where there are only
+such, they decide among themselves (a network without Internet). One vote suffices for a candidate;
+observers that see different ports mean a symmetric NAT.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from ginnel.base.addresses import Scope, is_public, scope_of, subnet_key
+from ginnel.base.limits import BoundedLru
+from ginnel.base.types import Address
+
+MAX_VOTERS = 64  # observers whose view is kept
+SAME_TIME = 120.0  # seconds: older views that differ are of a mapping that is gone
+_NO_ADDRESS = (Scope.LOOPBACK, Scope.MULTICAST, Scope.UNSPECIFIED, Scope.LINK_LOCAL)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What observers agree on for one IP version."""
+
+    address: Address | None
+    symmetric: bool
+    observers: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Vote:
+    address: Address
+    subnet: str
+    at: float
+
+
+class EndpointVotes:
+    """The votes of one IP version."""
+
+    def __init__(self, lifetime: float) -> None:
+        self._lifetime = lifetime
+        self._votes: dict[bool, BoundedLru[str, _Vote]] = {
+            True: BoundedLru(MAX_VOTERS),
+            False: BoundedLru(MAX_VOTERS),
+        }
+        self.view = View(None, False, 0)
+
+    def vote(self, observer: Address, seen: Address, now: float) -> bool:
+        """Take an observer's view of us; return whether the common view changed."""
+        public = is_public(observer.ip)
+        if not _may_vote(observer, seen, public):
+            return False
+        # on a private network each host observes for itself: it has no more than one /24
+        subnet = subnet_key(observer.ip) if public else observer.ip
+        self._votes[public].put(observer.ip, _Vote(seen, subnet, now))
+        return self.expire(now)
+
+    def expire(self, now: float) -> bool:
+        """Drop old votes; return whether the common view changed."""
+        votes = self._fresh(True, now) or self._fresh(False, now)
+        view = _count(votes)
+        changed = view != self.view
+        self.view = view
+        return changed
+
+    def has_voted(self, observer: Address, now: float) -> bool:
+        """Say whether the observer has a vote that is not about to be too old."""
+        vote = self._votes[is_public(observer.ip)].peek(observer.ip)
+        return vote is not None and now - vote.at < self._lifetime / 2
+
+    def next_at(self) -> float | None:
+        """Return when the oldest vote ends, or None."""
+        votes = [vote for box in self._votes.values() for key in box if (vote := box.peek(key))]
+        return min((vote.at + self._lifetime for vote in votes), default=None)
+
+    def _fresh(self, public: bool, now: float) -> list[_Vote]:
+        box = self._votes[public]
+        votes = []
+        for observer in box:
+            vote = box.peek(observer)
+            if vote is not None and now - vote.at < self._lifetime:
+                votes.append(vote)
+            else:
+                box.pop(observer)
+        return votes
+
+
+def _may_vote(observer: Address, seen: Address, public: bool) -> bool:
+    if seen.port == 0 or seen.is_ipv6 != observer.is_ipv6:
+        return False
+    scope = scope_of(seen.ip)
+    if scope is Scope.LOOPBACK:
+        return scope_of(observer.ip) is Scope.LOOPBACK
+    if scope in _NO_ADDRESS:
+        return False
+    return public == (scope is Scope.PUBLIC)
+
+
+def _count(votes: list[_Vote]) -> View:
+    if not votes:
+        return View(None, False, 0)
+    newest = max(votes, key=lambda vote: vote.at)
+    current = [
+        vote for vote in votes if vote.address == newest.address or newest.at - vote.at <= SAME_TIME
+    ]
+    ballots = dict.fromkeys((vote.address, vote.subnet) for vote in current)
+    counts = Counter(address for address, _ in ballots)
+    latest = {vote.address: vote.at for vote in sorted(current, key=lambda vote: vote.at)}
+    address = max(counts, key=lambda a: (counts[a], latest[a]))
+    return View(address, len(counts) > 1, len(dict.fromkeys(vote.subnet for vote in current)))

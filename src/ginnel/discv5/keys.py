@@ -1,0 +1,109 @@
+"""Identity scheme "v4": secp256k1 keys, node ids, signatures, key agreement.
+
+Keys come in from the caller; nothing here draws chance.
+
+Source: EIP-778, "v4" Identity Scheme; discv5-theory.md, "Identity-Specific Cryptography".
+"""
+
+from __future__ import annotations
+
+from coincurve import PrivateKey, PublicKey
+from sha3 import keccak_256
+
+from ginnel.base.chance import RandomBytes
+from ginnel.base.errors import RemoteProtocolError, UsageError
+from ginnel.base.types import NodeId
+
+PRIVATE_KEY_SIZE = 32  # bytes
+PUBLIC_KEY_SIZE = 33  # bytes, compressed
+SIGNATURE_SIZE = 64  # bytes, r || s
+NODE_ID_SIZE = 32  # bytes
+NODE_ID_BITS = 256  # the greatest log2 distance
+
+_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+
+
+def public_key_of(private_key: bytes) -> bytes:
+    """Return the compressed public key of a private key.
+
+    Raises:
+        UsageError: 0, the group's order or more, or not 32 bytes.
+    """
+    return _private(private_key).public_key.format(compressed=True)
+
+
+def node_id_of(public_key: bytes) -> NodeId:
+    """Return the node id: keccak256 of the uncompressed point without its first byte.
+
+    Raises:
+        RemoteProtocolError: no valid point.
+    """
+    point = _public(public_key).format(compressed=False)
+    return NodeId(keccak_256(point[1:]).digest())
+
+
+def new_private_key(random_bytes: RandomBytes) -> bytes:
+    """Return a private key drawn from `random_bytes` (asked again for the rare invalid value)."""
+    while True:
+        value = random_bytes(PRIVATE_KEY_SIZE)
+        if 0 < int.from_bytes(value, "big") < _ORDER:
+            return value
+
+
+def sign_digest(private_key: bytes, digest: bytes) -> bytes:
+    """Return the deterministic 64-byte signature r || s of a 32-byte digest."""
+    return _private(private_key).sign_recoverable(digest, hasher=None)[:SIGNATURE_SIZE]
+
+
+def verify_digest(public_key: bytes, digest: bytes, signature: bytes) -> bool:
+    """Say whether r || s signs the digest; a high s is refused."""
+    if len(signature) != SIGNATURE_SIZE:
+        return False
+    try:
+        return _public(public_key).verify(_der(signature), digest, hasher=None)
+    except (ValueError, RemoteProtocolError):
+        return False
+
+
+def agree(public_key: bytes, private_key: bytes) -> bytes:
+    """Return the shared secret: the compressed product point, 33 bytes.
+
+    Raises:
+        RemoteProtocolError: the public key is no valid point.
+    """
+    return _public(public_key).multiply(private_key).format(compressed=True)
+
+
+def log_distance(left: bytes, right: bytes) -> int:
+    """Return the log2 distance of two node ids, 0 (equal) to 256."""
+    return (int.from_bytes(left, "big") ^ int.from_bytes(right, "big")).bit_length()
+
+
+def _private(private_key: bytes) -> PrivateKey:
+    if len(private_key) != PRIVATE_KEY_SIZE:
+        raise UsageError(f"a private key has {PRIVATE_KEY_SIZE} bytes")
+    try:
+        return PrivateKey(private_key)
+    except ValueError:
+        raise UsageError("not a valid secp256k1 private key") from None
+
+
+def _public(public_key: bytes) -> PublicKey:
+    if len(public_key) != PUBLIC_KEY_SIZE:
+        raise RemoteProtocolError(f"a public key of {len(public_key)} bytes")
+    try:
+        return PublicKey(public_key)
+    except ValueError:
+        raise RemoteProtocolError("not a point of secp256k1") from None
+
+
+def _der(signature: bytes) -> bytes:
+    body = _der_int(signature[:32]) + _der_int(signature[32:])
+    return bytes((0x30, len(body))) + body
+
+
+def _der_int(value: bytes) -> bytes:
+    value = value.lstrip(b"\x00") or b"\x00"
+    if value[0] & 0x80:
+        value = b"\x00" + value
+    return bytes((0x02, len(value))) + value

@@ -1,0 +1,189 @@
+"""One iterative lookup as a value: whom to ask next, and when it is done.
+
+It asks the nodes closest to its target first, `alpha` at a time, and is done when the `k` closest
+that answer have answered. A slow node soon frees its place for another one. Where fewer than `k`
+answered, the closest ones are asked once more, for all the other distances.
+
+Source: discv5-theory.md, "Lookup"; Kademlia, section 2.3.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from ginnel.base.types import NodeId
+from ginnel.discv5.enr import Enr
+from ginnel.discv5.keys import NODE_ID_BITS, log_distance
+
+STALLED_AFTER = 1.0  # seconds without answer until another node is asked besides
+PATIENCE = 3.0  # seconds a lookup that has nothing else to do waits for one node
+MAX_CANDIDATES = 128  # nodes kept of one lookup; the farthest go first
+WIDE_REQUESTS = 3  # closest nodes asked for more distances where few nodes answered
+WIDE_DISTANCES = 16  # distances of such a request
+
+
+class _State(Enum):
+    NEW = 0
+    WAITING = 1
+    ANSWERED = 2
+    FAILED = 3
+
+
+@dataclass(slots=True, eq=False)
+class _Candidate:
+    closeness: int
+    record: Enr
+    state: _State = _State.NEW
+    asked_at: float = 0.0
+    was_widened: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Send FINDNODE with these distances to this node."""
+
+    record: Enr
+    distances: tuple[int, ...]
+
+
+class Lookup:
+    """The state of one lookup.
+
+    Args:
+        target: where to.
+        local: our own id; never a candidate.
+        nodes: the closest nodes known so far.
+        count: how many nodes are wanted.
+        alpha: requests under way at a time.
+        distances: distances of a request.
+    """
+
+    def __init__(
+        self,
+        target: NodeId,
+        local: NodeId,
+        nodes: Iterable[Enr],
+        *,
+        count: int = 16,
+        alpha: int = 3,
+        distances: int = 3,
+    ) -> None:
+        self.target = target
+        self._number = int.from_bytes(target, "big")
+        self._count = count
+        self._alpha = alpha
+        self._distances = distances
+        self._known: dict[NodeId, _Candidate | None] = {local: None}
+        self._sorted: list[_Candidate] = []
+        self._waiting: dict[NodeId, _Candidate] = {}
+        self.add(nodes)
+
+    def add(self, nodes: Iterable[Enr]) -> None:
+        """Add candidates; known ones are ignored."""
+        for record in nodes:
+            if record.node_id in self._known:
+                continue
+            closeness = int.from_bytes(record.node_id, "big") ^ self._number
+            candidate = _Candidate(closeness, record)
+            self._known[record.node_id] = candidate
+            insort(self._sorted, candidate, key=lambda c: c.closeness)
+        while len(self._sorted) > MAX_CANDIDATES and self._sorted[-1].state is _State.NEW:
+            self._sorted.pop()
+
+    def next(self, now: float) -> Ask | None:
+        """Return whom to ask now, or None; call until None."""
+        active = sum(now < c.asked_at + STALLED_AFTER for c in self._waiting.values())
+        if active >= self._alpha:
+            return None
+        window = self._window()
+        for candidate in window:
+            if candidate.state is _State.NEW:
+                return self._ask(candidate, now, self._near(candidate.record.node_id))
+        if self._waiting or sum(c.state is _State.ANSWERED for c in window) >= self._count:
+            return None
+        for candidate in window[:WIDE_REQUESTS]:
+            if not candidate.was_widened:
+                candidate.was_widened = True
+                distances = self._wide(candidate.record.node_id)
+                if distances:
+                    return self._ask(candidate, now, distances)
+        return None
+
+    def on_answer(self, node_id: NodeId, nodes: Iterable[Enr]) -> None:
+        """Take the verified records that a node answered with."""
+        candidate = self._known.get(node_id)
+        if candidate is not None:
+            candidate.state = _State.ANSWERED
+            self._waiting.pop(node_id, None)
+            self.add(nodes)
+
+    def on_failure(self, node_id: NodeId) -> None:
+        """Note that a node did not answer."""
+        candidate = self._known.get(node_id)
+        if candidate is not None:
+            candidate.state = _State.FAILED
+            self._waiting.pop(node_id, None)
+
+    def is_done(self, now: float) -> bool:
+        """Say whether nothing is left to ask or to wait for; ask `next` first."""
+        return all(now >= c.asked_at + PATIENCE for c in self._waiting.values())
+
+    def wake_at(self, now: float) -> float | None:
+        """Return the next instant after `now` at which a wait becomes too long, or None."""
+        instants = [
+            at
+            for c in self._waiting.values()
+            for at in (c.asked_at + STALLED_AFTER, c.asked_at + PATIENCE)
+            if at > now
+        ]
+        return min(instants, default=None)
+
+    def result(self) -> tuple[Enr, ...]:
+        """Return the nodes that answered, closest first, at most the wanted number."""
+        found = [c.record for c in self._sorted if c.state is _State.ANSWERED]
+        return tuple(found[: self._count])
+
+    def _window(self) -> list[_Candidate]:
+        """Return the closest candidates that have not failed, as many as are wanted."""
+        window: list[_Candidate] = []
+        for candidate in self._sorted:
+            if candidate.state is not _State.FAILED:
+                window.append(candidate)
+                if len(window) >= self._count:
+                    break
+        return window
+
+    def _ask(self, candidate: _Candidate, now: float, distances: tuple[int, ...]) -> Ask:
+        candidate.state = _State.WAITING
+        candidate.asked_at = now
+        self._waiting[candidate.record.node_id] = candidate
+        return Ask(candidate.record, distances)
+
+    def _near(self, node_id: NodeId) -> tuple[int, ...]:
+        return lookup_distances(self.target, node_id, self._distances)
+
+    def _wide(self, node_id: NodeId) -> tuple[int, ...]:
+        near = self._near(node_id)
+        top = [d for d in range(NODE_ID_BITS, 0, -1) if d not in near]
+        return tuple(sorted(top[:WIDE_DISTANCES]))
+
+
+def lookup_distances(target: NodeId, node_id: NodeId, count: int) -> tuple[int, ...]:
+    """Return the distances from a node at which nodes near the target are, likeliest first.
+
+    At the target itself the node alone is meant: distance 0 is its own record.
+    """
+    middle = log_distance(target, node_id)
+    if middle == 0:
+        return (0,)
+    distances = [middle]
+    step = 1
+    while len(distances) < count:
+        for distance in (middle + step, middle - step):
+            if 0 < distance <= NODE_ID_BITS and len(distances) < count:
+                distances.append(distance)
+        step += 1
+    return tuple(distances)

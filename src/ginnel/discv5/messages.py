@@ -1,0 +1,178 @@
+"""Messages inside discv5 packets: one frozen value a kind, encoded and decoded strictly.
+
+Request ids are 0 to 8 bytes and are echoed exactly. Records stay the bytes they came as.
+
+Source: devp2p discv5-wire.md, "Protocol Messages".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TypeAlias
+
+from ginnel.base import rlp
+from ginnel.base.errors import RemoteProtocolError
+from ginnel.base.types import Address, make_address
+from ginnel.discv5.enr import MAX_RECORD_SIZE
+
+MAX_REQUEST_ID_SIZE = 8  # bytes ("Protocol Messages")
+MAX_DISTANCES = 256  # distances read of one FINDNODE; there are only 257
+MAX_RECORDS_PER_MESSAGE = 16  # records; more don't fit in 1280 bytes with a signature each
+
+
+class UnknownMessageType(RemoteProtocolError):
+    """A type of a later version (topics, for one): ignore it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there? Carries the sender's record seq."""
+
+    request_id: bytes
+    enr_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Answer to PING; `address` is where the PING came from, as the sender sees it."""
+
+    request_id: bytes
+    enr_seq: int
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class FindNode:
+    """Ask for records at these log2 distances; 0 is the node's own."""
+
+    request_id: bytes
+    distances: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Answer to FINDNODE, one of `total` packets; `records` are still encoded and unverified."""
+
+    request_id: bytes
+    total: int
+    records: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TalkRequest:
+    """A request of another protocol."""
+
+    request_id: bytes
+    protocol: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TalkResponse:
+    """Answer to TALKREQ; empty if the protocol is unknown."""
+
+    request_id: bytes
+    payload: bytes
+
+
+Message: TypeAlias = Ping | Pong | FindNode | Nodes | TalkRequest | TalkResponse
+Request: TypeAlias = Ping | FindNode | TalkRequest
+Response: TypeAlias = Pong | Nodes | TalkResponse
+
+
+def encode_message(message: Message) -> bytes:
+    """Return the type byte and the RLP list of a message."""
+    match message:
+        case Ping(request_id, enr_seq):
+            return b"\x01" + rlp.encode([request_id, enr_seq])
+        case Pong(request_id, enr_seq, address):
+            return b"\x02" + rlp.encode([request_id, enr_seq, address.packed_ip, address.port])
+        case FindNode(request_id, distances):
+            return b"\x03" + rlp.encode([request_id, list(distances)])
+        case Nodes(request_id, total, records):
+            listed = rlp.encode_list_payload(b"".join(records))
+            head = rlp.encode(request_id) + rlp.encode(total)
+            return b"\x04" + rlp.encode_list_payload(head + listed)
+        case TalkRequest(request_id, protocol, payload):
+            return b"\x05" + rlp.encode([request_id, protocol, payload])
+        case TalkResponse(request_id, payload):
+            return b"\x06" + rlp.encode([request_id, payload])
+
+
+def decode_message(data: bytes) -> Message:
+    """Decode a decrypted message.
+
+    Raises:
+        UnknownMessageType: a type that v5.1 as built here does not have.
+        RemoteProtocolError: not canonical, wrong shape, or a value out of range.
+    """
+    if not data:
+        raise RemoteProtocolError("an empty message")
+    decode = _DECODERS.get(data[0])
+    if decode is None:
+        raise UnknownMessageType(f"message type {data[0]}")
+    parts = rlp.split_list(data[1:])
+    if not parts:
+        raise RemoteProtocolError("a message without request id")
+    return decode(rlp.as_bytes(rlp.decode(parts[0]), maximum=MAX_REQUEST_ID_SIZE), parts)
+
+
+def _check_count(parts: list[bytes], count: int) -> None:
+    if len(parts) != count:
+        raise RemoteProtocolError(f"{len(parts)} items in a message of {count}")
+
+
+def _decode_ping(request_id: bytes, parts: list[bytes]) -> Ping:
+    _check_count(parts, 2)
+    return Ping(request_id, rlp.as_int(rlp.decode(parts[1])))
+
+
+def _decode_pong(request_id: bytes, parts: list[bytes]) -> Pong:
+    _check_count(parts, 4)
+    ip = rlp.as_bytes(rlp.decode(parts[2]))
+    if len(ip) not in (4, 16):
+        raise RemoteProtocolError("an IP that has neither 4 nor 16 bytes")
+    port = rlp.as_int(rlp.decode(parts[3]), 65535)
+    return Pong(request_id, rlp.as_int(rlp.decode(parts[1])), make_address(ip_address(ip), port))
+
+
+def _decode_find_node(request_id: bytes, parts: list[bytes]) -> FindNode:
+    _check_count(parts, 2)
+    distances = rlp.decode_list(parts[1])
+    if len(distances) > MAX_DISTANCES:
+        raise RemoteProtocolError("too many distances")
+    return FindNode(request_id, tuple(rlp.as_int(distance) for distance in distances))
+
+
+def _decode_nodes(request_id: bytes, parts: list[bytes]) -> Nodes:
+    _check_count(parts, 3)
+    records = rlp.split_list(parts[2])
+    if len(records) > MAX_RECORDS_PER_MESSAGE:
+        raise RemoteProtocolError("too many records in one message")
+    if any(len(record) > MAX_RECORD_SIZE for record in records):
+        raise RemoteProtocolError("a record too long")
+    return Nodes(request_id, rlp.as_int(rlp.decode(parts[1])), tuple(records))
+
+
+def _decode_talk_request(request_id: bytes, parts: list[bytes]) -> TalkRequest:
+    _check_count(parts, 3)
+    return TalkRequest(
+        request_id, rlp.as_bytes(rlp.decode(parts[1])), rlp.as_bytes(rlp.decode(parts[2]))
+    )
+
+
+def _decode_talk_response(request_id: bytes, parts: list[bytes]) -> TalkResponse:
+    _check_count(parts, 2)
+    return TalkResponse(request_id, rlp.as_bytes(rlp.decode(parts[1])))
+
+
+_DECODERS: dict[int, Callable[[bytes, list[bytes]], Message]] = {
+    1: _decode_ping,
+    2: _decode_pong,
+    3: _decode_find_node,
+    4: _decode_nodes,
+    5: _decode_talk_request,
+    6: _decode_talk_response,
+}

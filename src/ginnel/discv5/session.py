@@ -1,0 +1,152 @@
+"""Session keys, the nonces used with them, and the bounded cache of sessions.
+
+A session belongs to node id and UDP address together. The keys before the current ones are kept
+for reading, so that two handshakes that cross each other both work.
+
+Invariant: one (key, nonce) pair encrypts at most one message.
+
+Source: devp2p discv5-theory.md, "Session Cache".
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from ginnel.base.chance import RandomBytes
+from ginnel.base.limits import BoundedLru
+from ginnel.base.types import Address, NodeId
+from ginnel.discv5.enr import Enr
+from ginnel.discv5.packet import Mask, new_mask
+
+MAX_MESSAGES_PER_KEY = 2**32  # messages; the counter has 32 bits ("Session Cache")
+
+SessionKey: TypeAlias = tuple[NodeId, Address]
+
+
+class Session:
+    """Both keys of one session, with contexts that are kept because making them is slow.
+
+    Args:
+        node_id: the other node.
+        public_key: its static key, 33 bytes.
+        read_key: 16 bytes, the other side encrypts with it.
+        write_key: 16 bytes, ours.
+        record: its record, if we have it.
+        challenge_data: the challenge we answered, if we are the initiator.
+        authdata: of the handshake packet we sent, to answer the same challenge again.
+    """
+
+    __slots__ = (
+        "_read",
+        "_sent_count",
+        "_write",
+        "authdata",
+        "challenge_data",
+        "confirmed",
+        "local_ip",
+        "mask",
+        "node_id",
+        "previous",
+        "public_key",
+        "record",
+    )
+
+    def __init__(
+        self,
+        node_id: NodeId,
+        public_key: bytes,
+        read_key: bytes,
+        write_key: bytes,
+        *,
+        record: Enr | None = None,
+        challenge_data: bytes = b"",
+        authdata: bytes = b"",
+    ) -> None:
+        self.node_id = node_id
+        self.public_key = public_key
+        self.record = record
+        self.challenge_data = challenge_data
+        self.authdata = authdata
+        self.confirmed = not challenge_data
+        self.local_ip: str | None = None
+        self.previous: Session | None = None
+        self.mask: Mask = new_mask(node_id)
+        self._read = AESGCM(read_key)
+        self._write = AESGCM(write_key)
+        self._sent_count = 0
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Say whether the write key's counter is used up: start a new handshake."""
+        return self._sent_count >= MAX_MESSAGES_PER_KEY
+
+    def next_nonce(self, random_bytes: RandomBytes) -> bytes:
+        """Return the nonce of the next message.
+
+        Shape: 12 bytes, the count of messages so far as big-endian uint32, then 8 random bytes.
+        The counter alone keeps nonces distinct if the random source repeats.
+        """
+        assert not self.is_exhausted
+        nonce = self._sent_count.to_bytes(4, "big") + random_bytes(8)
+        self._sent_count += 1
+        return nonce
+
+    def encrypt(self, nonce: bytes, message: bytes, authenticated: bytes) -> bytes:
+        """Return the message encrypted under our key."""
+        return self._write.encrypt(nonce, message, authenticated)
+
+    def decrypt(self, nonce: bytes, ciphertext: bytes, authenticated: bytes) -> bytes | None:
+        """Return the message encrypted under the other side's key, or None if it is not."""
+        try:
+            return self._read.decrypt(nonce, ciphertext, authenticated)
+        except InvalidTag:
+            return None
+
+
+class SessionCache:
+    """The sessions in use, at most `limit`; the least recently used goes first, pinned ones stay.
+
+    Args:
+        limit: sessions, 1 or more.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._sessions: BoundedLru[SessionKey, Session] = BoundedLru(limit)
+        self._pinned: dict[SessionKey, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, key: SessionKey) -> Session | None:
+        """Return the session and mark it used, or None."""
+        return self._sessions.get(key)
+
+    def put(self, key: SessionKey, session: Session) -> None:
+        """Make this the current session; keep the one before it for reading."""
+        before = self._sessions.peek(key)
+        if before is not None:
+            before.previous = None
+            session.previous = before
+        self._sessions.put(key, session)
+
+    def drop(self, key: SessionKey) -> None:
+        """Forget the keys; a pin stays for the next session."""
+        self._sessions.pop(key)
+        if key in self._pinned:
+            self._sessions.pin(key)
+
+    def pin(self, key: SessionKey) -> bool:
+        """Keep the session, present or not yet; False if half of the cache is pinned already."""
+        if key not in self._pinned and len(self._pinned) * 2 >= self._sessions.limit:
+            return False
+        self._pinned[key] = None
+        self._sessions.pin(key)
+        return True
+
+    def unpin(self, key: SessionKey) -> None:
+        """Let the session be pushed out again."""
+        self._pinned.pop(key, None)
+        self._sessions.unpin(key)

@@ -1,0 +1,145 @@
+"""A small discv5 network on virtual time: cores joined by links with delay and loss."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ginnel.base.types import Address, Secret, Transmit
+from ginnel.discv5.enr import Enr, RecordCache
+from ginnel.discv5.keys import new_private_key
+from ginnel.discv5.protocol import Contact, DiscoveryConfig, DiscoveryCore
+
+DELAY = 0.02  # seconds, one way
+
+
+@dataclass
+class Host:
+    """One node at one address."""
+
+    core: DiscoveryCore
+    address: Address
+    key: Secret
+    events: list[Any] = field(default_factory=list)
+    is_up: bool = True
+
+    @property
+    def contact(self) -> Contact:
+        return Contact(self.core.node_id, self.address, self.core.record.public_key)
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class Net:
+    """An event queue, a clock and hosts; deterministic from its seed."""
+
+    def __init__(self, seed: int = 1, loss: float = 0.0) -> None:
+        self.rng = random.Random(seed)
+        self.loss = loss
+        self.now = 1000.0
+        self.sent = 0
+        self.hosts: dict[Address, Host] = {}
+        self.records = RecordCache(100_000)
+        self._queue: list[tuple[float, int, str, Address, Any]] = []
+        self._count = 0
+        self._armed: dict[Address, float] = {}
+
+    def random_bytes(self, count: int) -> bytes:
+        return self.rng.randbytes(count)
+
+    def add(
+        self,
+        index: int,
+        *,
+        bootstrap: Sequence[Enr] = (),
+        public: bool = True,
+        key: Secret | None = None,
+        config: Mapping[str, Any] | None = None,
+        address: Address | None = None,
+        start: bool = True,
+        enr_seq: int = 1,
+    ) -> Host:
+        address = address or Address(f"203.{index // 250}.{index % 250}.7", 9000)
+        key = key or Secret(new_private_key(self.random_bytes))
+        core = DiscoveryCore(
+            DiscoveryConfig(client_mode=not public, **(config or {})),
+            key,
+            endpoint=address,
+            bootstrap=bootstrap,
+            random_bytes=self.random_bytes,
+            rng=random.Random(self.rng.random()),
+            now=self.now,
+            enr_seq=enr_seq,
+            records=self.records,
+        )
+        host = Host(core, address, key)
+        self.hosts[address] = host
+        self._armed.pop(address, None)
+        if start:
+            core.start(self.now)
+            self.drain(host)
+        return host
+
+    def restart(self, host: Host, *, public: bool = True, bootstrap: Sequence[Enr] = ()) -> Host:
+        """Return the same node with the same key and no memory."""
+        return self.add(
+            0, bootstrap=bootstrap, public=public, key=host.key, address=host.address, enr_seq=2
+        )
+
+    def drain(self, host: Host) -> None:
+        while (transmit := host.core.poll_transmit()) is not None:
+            self._send(host, transmit)
+        while (event := host.core.poll_event()) is not None:
+            host.events.append(event)
+        deadline = host.core.poll_deadline()
+        if deadline is not None and deadline.at < self._armed.get(host.address, float("inf")):
+            self._armed[host.address] = deadline.at
+            self._push(deadline.at, "timer", host.address, host)
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self._queue and self._queue[0][0] <= end:
+            at, _, kind, address, what = heapq.heappop(self._queue)
+            self.now = max(self.now, at)
+            host = self.hosts.get(address)
+            if host is None or not host.is_up:
+                continue
+            if kind == "timer":
+                if what is not host:
+                    continue
+                if self._armed.get(address) == at:
+                    del self._armed[address]
+                host.core.handle_timeout(now=self.now)
+            else:
+                data, source = what
+                host.core.handle_datagram(data, source, now=self.now)
+            self.drain(host)
+        self.now = end
+
+    def run_until(self, done: Any, limit: float = 60.0) -> float:
+        """Run until `done()`; return how long it took."""
+        start = self.now
+        while not done():
+            assert self.now - start < limit, "nothing happened"
+            self.run(0.01)
+        return self.now - start
+
+    def closest(self, target: bytes, hosts: Iterable[Host], count: int) -> list[bytes]:
+        number = int.from_bytes(target, "big")
+        ids = [host.core.node_id for host in hosts]
+        return sorted(ids, key=lambda i: int.from_bytes(i, "big") ^ number)[:count]
+
+    def _send(self, host: Host, transmit: Transmit) -> None:
+        self.sent += 1
+        assert 63 <= len(transmit.data) <= 1280
+        if self.rng.random() >= self.loss:
+            at = self.now + DELAY * self.rng.uniform(0.8, 1.2)
+            self._push(at, "data", transmit.destination, (transmit.data, host.address))
+
+    def _push(self, at: float, kind: str, address: Address, what: Any) -> None:
+        self._count += 1
+        heapq.heappush(self._queue, (at, self._count, kind, address, what))
