@@ -41,10 +41,10 @@ def state_folder() -> Path:
     Raises:
         SystemFailure: it belongs to somebody else.
     """
-    if os.geteuid() == 0:
-        folder = Path("/run/ginnel-lab")
-    elif runtime := os.environ.get("XDG_RUNTIME_DIR"):
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         folder = Path(runtime) / "ginnel-lab"
+    elif os.geteuid() == 0:
+        folder = Path("/run/ginnel-lab")
     else:
         folder = Path(f"/tmp/ginnel-lab-{os.geteuid()}")
     try:
