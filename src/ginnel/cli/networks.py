@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from ginnel.base.errors import SystemFailure, UsageError
-from ginnel.daemon.paths import NetworkPaths, known_networks
+from ginnel.daemon.paths import ETC_ROOT, RUN_ROOT, NetworkPaths
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -32,6 +32,17 @@ def network_option(command: CommandT) -> CommandT:
 def json_option(command: CommandT) -> CommandT:
     """Add the option --json to a command."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def known_networks() -> list[str]:
+    """Return the networks that have files here, or sockets (an ordinary user sees only these)."""
+    found: dict[str, None] = {}
+    for root in (ETC_ROOT, RUN_ROOT):
+        try:
+            found |= {entry.name: None for entry in os.scandir(root) if entry.is_dir()}
+        except OSError:
+            continue
+    return sorted(found)
 
 
 def find_network(name: str | None) -> NetworkPaths:

@@ -45,7 +45,7 @@ def read_status(paths: NetworkPaths) -> Json:
 
 def format_status(answer: Json) -> str:
     """Return the status for people."""
-    if "peers" not in answer:
+    if "self" not in answer:
         return _manager_only(answer)
     own = answer["self"]
     lines = [
@@ -93,8 +93,13 @@ def _peer_row(peer: Json) -> tuple[str, ...]:
 
 
 def _manager_only(answer: Json) -> str:
-    lines = ["Only the manager answers; the tunnel is not running (it is started again)."]
-    lines += [f"{key}: {value}" for key, value in answer.items() if not isinstance(value, list)]
-    for peer in answer.get("agents", []):
-        lines.append(f"  {peer.get('name', '?')}  {', '.join(peer.get('addresses', []))}")
+    tunnel = answer["tunnel"]
+    lines = [
+        f"{answer['network']}: only the manager answers",
+        f"tunnel process: {tunnel['state']}, started again {tunnel['restarts']} times",
+    ]
+    if tunnel["last_error"]:
+        lines.append(f"last error: {tunnel['last_error']}")
+    for peer in answer["peers"]:
+        lines.append(f"  {peer['name']}  {', '.join(peer['addresses'])}")
     return "\n".join(lines)

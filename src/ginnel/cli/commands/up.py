@@ -1,0 +1,117 @@
+"""`ginnel up`: start Ginnel on this machine and show how far it gets."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from ginnel.base.errors import SystemFailure
+from ginnel.cli.client import Json
+from ginnel.cli.commands.status import format_path, read_status
+from ginnel.cli.launch import is_running, start_manager, wait_for_tunnel
+from ginnel.cli.networks import find_network, network_argument, require_root
+from ginnel.daemon.paths import NetworkPaths
+
+POLL_S = 0.5  # seconds between two looks at the progress
+
+
+@click.command()
+@network_argument
+@click.option("--port", type=click.IntRange(1, 65535), help="UDP port, kept in the settings.")
+@click.option("--no-tun", is_flag=True, help="Without a network device: `ginnel ping` only.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as it runs.")
+@click.option("--timeout", default=60, show_default=True, help="Seconds to wait for a peer.")
+@click.option("--foreground", is_flag=True, help="Stay in the terminal and log there (services).")
+@click.option("--debug", is_flag=True, help="Log more.")
+@click.option(
+    "--reset-clock", is_flag=True, help="Believe this machine's clock, though it went back."
+)
+def up(
+    network: str | None,
+    port: int | None,
+    no_tun: bool,
+    no_wait: bool,
+    timeout: int,
+    foreground: bool,
+    debug: bool,
+    reset_clock: bool,
+) -> None:
+    """Start Ginnel on this machine.
+
+    Shows its progress until the first peer is connected. Goes on in the background; Ctrl-C ends
+    only the showing.
+
+    \b
+    Examples:
+      sudo ginnel up
+      sudo ginnel up home --no-wait
+    """
+    require_root("up")
+    paths = find_network(network)
+    flags = {"--no-tun": no_tun, "--debug": debug, "--reset-clock": reset_clock}
+    options = [flag for flag, is_set in flags.items() if is_set]
+    options += [] if port is None else ["--port", str(port)]
+    if foreground:
+        from ginnel.cli.commands.manager import run
+
+        run(paths, options)
+        return
+    if is_running(paths):
+        click.echo(f"{paths.name} is up already")
+    else:
+        start_manager(paths, options)
+    wait_for_tunnel(paths)
+    own = read_status(paths)["self"]
+    click.echo(f"{own['name']}.{paths.name}.internal is up: {', '.join(own['addresses'])}")
+    if not no_wait:
+        _show_progress(paths, timeout)
+
+
+def _show_progress(paths: NetworkPaths, timeout: int) -> None:
+    """Print each change of the peers' stages until one is connected."""
+    shown: dict[str, str] = {}
+    ends_at = time.monotonic() + timeout
+    while True:
+        status = read_status(paths)
+        peers = status["peers"]
+        for text in status.get("warnings", []):
+            _tell(shown, "warning", text)
+        _tell(shown, "reachable from outside", status["reachable"])
+        if not peers:
+            click.echo("No other member yet. Let one in with `sudo ginnel invite`.")
+            return
+        for peer in peers:
+            _tell(shown, peer["name"], _stage(peer))
+        if any(peer["status"] == "connected" for peer in peers):
+            return
+        if time.monotonic() >= ends_at:
+            break
+        time.sleep(POLL_S)
+    raise SystemFailure(
+        f"no peer connected in {timeout} s; Ginnel goes on trying (`ginnel status`, "
+        f"`ginnel netcheck`). {_advice(status)}"
+    )
+
+
+def _tell(shown: dict[str, str], who: str, text: str) -> None:
+    if shown.get(who) != text:
+        shown[who] = text
+        click.echo(f"{who}: {text}")
+
+
+def _stage(peer: Json) -> str:
+    if peer["status"] == "connected":
+        return f"connected, {format_path(peer.get('path'))}"
+    return str(peer.get("reason") or peer["stage"])
+
+
+def _advice(status: Json) -> str:
+    """Say which stage fails and what to do."""
+    if status["discovery"]["nodes"] == 0:
+        return (
+            "No node answers: is UDP blocked here, or is no machine reachable from outside? One "
+            "with a public address, a forwarded port or `ginnel node` is enough; name it by --node."
+        )
+    stages = {str(peer.get("reason") or peer["stage"]) for peer in status["peers"]}
+    return f"Stages: {'; '.join(sorted(stages))}."
