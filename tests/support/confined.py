@@ -45,12 +45,17 @@ def in_child(function: Callable[[], ValueT]) -> ValueT:
     return cast(ValueT, value)
 
 
+def unshare(flags: int) -> None:
+    """Move this process into new namespaces."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(flags) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+
+
 def enter_namespaces(flags: int = CLONE_NEWNET | CLONE_NEWNS) -> None:
     """Move this process into a user namespace with one uid (mapped to 0) and others as named."""
-    libc = ctypes.CDLL(None, use_errno=True)
     uid, gid = os.geteuid(), os.getegid()
-    if libc.unshare(CLONE_NEWUSER | flags) != 0:
-        raise OSError(ctypes.get_errno(), "unshare")
+    unshare(CLONE_NEWUSER | flags)
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
     Path("/proc/self/gid_map").write_text(f"0 {gid} 1")

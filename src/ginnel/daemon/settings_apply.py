@@ -9,6 +9,7 @@ Source: seed 002 (NetworkSettingsRequest); DESIGN, "Processes".
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import (
@@ -179,7 +180,7 @@ def _is_inside(network: Network, prefix: Network) -> bool:
 
 @dataclass(slots=True)
 class SettingsApplier:
-    """Holds what is applied to one device.
+    """Holds what is applied to one device; both methods may be called from any thread.
 
     Invariant: after `apply` returned or raised, the device has exactly `current`.
     """
@@ -187,6 +188,7 @@ class SettingsApplier:
     device: str
     current: Plan | None = field(default=None)
     _original_mtu: int | None = field(default=None)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def apply(self, plan: Plan) -> None:
         """Bring the device from `current` to `plan`.
@@ -194,18 +196,19 @@ class SettingsApplier:
         Raises:
             SystemFailure: a step failed (its text names the item); all steps before are undone.
         """
-        with Netlink() as netlink:
+        with self._lock, Netlink() as netlink:
             if self._original_mtu is None:
                 self._original_mtu = netlink.mtu_of(self.device)
             self._run(self._steps(netlink, plan))
-        self.current = plan
+            self.current = plan
 
     def take_back(self) -> None:
         """Remove all that is applied; harmless if the device is gone."""
-        current, self.current = self.current, None
+        with self._lock:
+            current, self.current = self.current, None
         if current is None:
             return
-        with Netlink() as netlink:
+        with self._lock, Netlink() as netlink:
             try:
                 netlink.index_of(self.device)
             except SystemFailure:

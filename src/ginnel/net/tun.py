@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import struct
 from dataclasses import dataclass
@@ -30,6 +31,17 @@ class TunDevice:
 
     fd: int
     name: str
+
+
+DEVICE_PREFIX = "gn-"  # of every device of ours
+
+
+def device_name(network: str) -> str:
+    """Return the name of a network's device: `gn-NETWORK`, a long name cut and made unique."""
+    if len(DEVICE_PREFIX + network) <= MAX_DEVICE_NAME:
+        return DEVICE_PREFIX + network
+    digest = hashlib.sha256(network.encode()).hexdigest()[:4]
+    return f"{DEVICE_PREFIX}{network[:7]}-{digest}"
 
 
 def open_tun(name: str, *, vnet_header: bool = False, path: Path = TUN_PATH) -> TunDevice:

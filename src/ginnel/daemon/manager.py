@@ -1,0 +1,342 @@
+"""The manager: root, small; it makes what needs rights, hands it over, and keeps the others alive.
+
+It opens the TUN, binds the UDP sockets, listens on both Unix sockets, starts the tunnel (and the
+signer where an admin key is), speaks CoderVPN with the tunnel and applies the settings that root
+allows. It parses nothing of the network's but protobuf from the tunnel, and opens no file that the
+tunnel can write. TUN, routes and UDP sockets stay while a tunnel that crashed starts again; they
+vanish with the manager, whatever ends it.
+
+Source: DESIGN, "Processes"; seed 002.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ginnel.base.errors import GinnelError, SystemFailure, UsageError
+from ginnel.base.limits import TokenBucket
+from ginnel.base.types import Secret
+from ginnel.codervpn import vpn_pb2 as pb
+from ginnel.codervpn.aio import Manager as Rpc
+from ginnel.codervpn.messages import LogLevel, LogRecord, Start
+from ginnel.daemon import privileges
+from ginnel.daemon.admin_socket import AdminSocket, Json
+from ginnel.daemon.logs import LogSink, RateLimited, SinkHandler, escape_control
+from ginnel.daemon.paths import NetworkPaths
+from ginnel.daemon.resources import Resources, open_resources
+from ginnel.daemon.settings_apply import Allowance, SettingsApplier, check_settings
+from ginnel.daemon.signer_link import SignerLink
+from ginnel.daemon.supervise import Backoff, Child, start_child
+
+START_TIMEOUT = 30.0  # seconds for a tunnel to import, drop its rights and set the network up
+STOP_TIMEOUT = 5.0  # seconds for a tunnel to say goodbye to its peers
+SETTINGS_PER_SECOND = 1.0  # requests that a tunnel may make, with a burst
+SETTINGS_BURST = 10.0
+
+COMMAND = (sys.executable, "-m", "ginnel.cli.main")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerConfig:
+    """What root's settings say about one network, and where its keys come from."""
+
+    paths: NetworkPaths
+    port: int  # of both UDP sockets
+    make_token: Callable[[], Secret | str]  # the node's keys in one bundle, read for each start
+    url: str
+    tunnel_uid: int
+    signer_uid: int | None = None  # None: no admin key here, no signer
+    allowance: Allowance = field(default_factory=Allowance)
+    command: Sequence[str] = COMMAND  # what `tunnel NAME ...` and `signer NAME ...` follow
+    use_tun: bool = True
+    debug: bool = False
+
+
+def run_manager(config: ManagerConfig, *, on_ready: Callable[[], None] | None = None) -> None:
+    """Run until `down`, SIGTERM or SIGINT; everything is taken back before this returns.
+
+    `on_ready` is called once, when the sockets listen and before the tunnel is started.
+
+    Raises:
+        SystemFailure: something that a network needs can't be had; the text says what to do.
+    """
+    privileges.forbid_inspection()
+    privileges.adopt_orphans()
+    sink = LogSink("ginnel", least=LogLevel.DEBUG if config.debug else LogLevel.INFO)
+    handler = SinkHandler(lambda level, text, name: sink.write(level, text))
+    logging.getLogger("ginnel").addHandler(handler)
+    logging.getLogger("ginnel").setLevel(logging.DEBUG if config.debug else logging.INFO)
+    try:
+        with open_resources(
+            config.paths,
+            port=config.port,
+            tunnel_uid=config.tunnel_uid,
+            signer_uid=config.signer_uid,
+            use_tun=config.use_tun,
+        ) as resources:
+            asyncio.run(_serve(config, resources, sink, on_ready))
+    finally:
+        logging.getLogger("ginnel").removeHandler(handler)
+        sink.close()
+
+
+async def _serve(
+    config: ManagerConfig,
+    resources: Resources,
+    sink: LogSink,
+    on_ready: Callable[[], None] | None,
+) -> None:
+    await _Manager(config, resources, sink).run(on_ready)
+
+
+class _Manager:
+    """One run of the manager; also the handler of what the tunnel says."""
+
+    def __init__(self, config: ManagerConfig, resources: Resources, sink: LogSink) -> None:
+        self._config = config
+        self._resources = resources
+        self._sink = sink
+        self._started_at = time.monotonic()
+        self._stop = asyncio.Event()
+        self._done = asyncio.Event()
+        self._tunnel_log = RateLimited(sink, "tunnel", now=self._started_at)
+        self._settings_rate = TokenBucket(SETTINGS_PER_SECOND, SETTINGS_BURST, now=self._started_at)
+        device = resources.device
+        self._applier = None if device is None else SettingsApplier(device.name)
+        self._backoff = Backoff()
+        self._child: Child | None = None
+        self._rpc: Rpc | None = None
+        self._state = "starting"
+        self._last_error: str | None = None
+        self._signer: SignerLink | None = None
+        if config.signer_uid is not None:
+            argv = [*config.command, "signer", config.paths.name]
+            self._signer = SignerLink(argv, sink)
+
+    async def run(self, on_ready: Callable[[], None] | None) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        admin = AdminSocket(self._config.paths.manager_socket, self._on_verb)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                serving = tasks.create_task(admin.run())
+                signing = tasks.create_task(self._signer.run()) if self._signer else None
+                if on_ready is not None:
+                    on_ready()
+                await self._keep_tunnel()
+                if signing is not None:
+                    signing.cancel()
+                    await asyncio.wait([signing])
+                await self._take_back()
+                self._done.set()
+                await admin.finish()
+                serving.cancel()
+        finally:
+            admin.close()
+
+    # The tunnel's life
+
+    async def _keep_tunnel(self) -> None:
+        while not self._stop.is_set():
+            started_at = time.monotonic()
+            try:
+                await self._run_tunnel()
+            except GinnelError as error:
+                self._last_error = escape_control(str(error))
+            if self._stop.is_set():
+                break
+            now = time.monotonic()
+            delay = self._backoff.on_death(started_at=started_at, now=now)
+            self._state = "failing" if self._backoff.is_failing(now=now) else "restarting"
+            log.error("tunnel: %s; it starts again in %g s", self._last_error, delay)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._stop.wait()
+        self._state = "stopped"
+
+    async def _run_tunnel(self) -> None:
+        """Run one tunnel process from its start to its end."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._child = child = self._spawn_tunnel(theirs)
+        self._rpc = rpc = Rpc(ours.fileno(), ours.detach(), self)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(rpc.run())
+                watching = tasks.create_task(self._watch(child))
+                try:
+                    await self._start_tunnel(rpc)
+                    await self._wait_for_end(rpc)
+                finally:
+                    rpc.close()
+                    await child.end()
+                    watching.cancel()
+        finally:
+            self._rpc = None
+        if not self._stop.is_set():
+            self._last_error = escape_control(child.describe_end())
+
+    async def _start_tunnel(self, rpc: Rpc) -> None:
+        text = self._config.make_token()
+        token = text if isinstance(text, Secret) else Secret(text.encode())
+        descriptor = -1 if self._resources.device is None else Resources.TUN_FD
+        stopping = asyncio.ensure_future(self._stop.wait())
+        starting = asyncio.ensure_future(
+            rpc.start(Start(descriptor, self._config.url, token), wait_s=START_TIMEOUT)
+        )
+        try:
+            await asyncio.wait([stopping, starting], return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                self._state = "running"
+                log.info("tunnel %s runs (CoderVPN %s)", self._child_pid(), rpc.version)
+        finally:
+            stopping.cancel()
+            if not starting.cancel() and not starting.cancelled():
+                starting.exception()  # seen
+
+    async def _wait_for_end(self, rpc: Rpc) -> None:
+        closing = asyncio.ensure_future(rpc.wait_closed())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait([closing, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if self._stop.is_set() and not rpc.is_closed:
+                self._state = "stopping"
+                with contextlib.suppress(SystemFailure):
+                    await rpc.stop(wait_s=STOP_TIMEOUT)
+        finally:
+            closing.cancel()
+            stopping.cancel()
+
+    async def _watch(self, child: Child) -> None:
+        """Close the stream when the process is gone, even if something holds its other end."""
+        await child.wait()
+        if self._rpc is not None:
+            self._rpc.close()
+
+    def _spawn_tunnel(self, theirs: socket.socket) -> Child:
+        resources = self._resources
+        descriptors = {3: theirs.fileno(), 5: resources.udp4.fileno()}
+        argv = [*self._config.command, "tunnel", self._config.paths.name]
+        argv += ["--rpc-read-fd", "3", "--rpc-write-fd", "3", "--udp4-fd", "5"]
+        if resources.device is not None:
+            descriptors[Resources.TUN_FD] = resources.device.fd
+        if resources.udp6 is not None:
+            descriptors[6] = resources.udp6.fileno()
+            argv += ["--udp6-fd", "6"]
+        descriptors[7] = resources.tunnel_listener.fileno()
+        argv += ["--listen-fd", "7"]
+        if self._signer is None:
+            return start_child("tunnel", argv, descriptors, self._on_output)
+        with self._signer.renew() as channel:
+            descriptors[8] = channel.fileno()
+            argv += ["--signer-fd", "8"]
+            return start_child("tunnel", argv, descriptors, self._on_output)
+
+    async def _take_back(self) -> None:
+        if self._applier is not None:
+            try:
+                await asyncio.to_thread(self._applier.take_back)
+            except SystemFailure as error:
+                log.warning("settings: %s", error)
+
+    def _child_pid(self) -> int | None:
+        return self._child.pid if self._child is not None and self._child.is_running else None
+
+    # What the tunnel says (ManagerHandlers)
+
+    async def on_settings(self, settings: pb.NetworkSettingsRequest) -> str | None:
+        """Apply what root allows; the text of a refusal names the field."""
+        if not self._settings_rate.take(now=time.monotonic()):
+            return "network settings are asked for too often"
+        try:
+            plan = check_settings(settings, self._config.allowance)
+            if self._applier is not None:
+                await asyncio.to_thread(self._applier.apply, plan)
+        except (UsageError, SystemFailure) as error:
+            log.warning("settings refused: %s", error)
+            return str(error)
+        log.info("settings: %s, mtu %d", ", ".join(plan.addresses), plan.mtu)
+        return None
+
+    def on_peers(self) -> None:
+        """Nothing to do: `status` reads the peers when asked."""
+
+    def on_log(self, record: LogRecord) -> None:
+        """Write the tunnel's record, at a bounded rate."""
+        names = ".".join(record.logger_names)
+        text = f"{names}: {record.message}" if names else record.message
+        self._tunnel_log.write(record.level, text, now=time.monotonic(), fields=record.fields)
+
+    def _on_output(self, line: str) -> None:
+        self._tunnel_log.write(LogLevel.WARN, line, now=time.monotonic())
+
+    # What root asks
+
+    async def _on_verb(self, verb: str, keys: Json) -> Json:
+        if verb == "status":
+            return self.status()
+        if verb == "down":
+            self._stop.set()
+            await self._done.wait()
+            return {"done": True}
+        if verb == "wake":
+            if self._rpc is None:
+                raise SystemFailure("the tunnel does not run")
+            await self._rpc.wake(wait_s=STOP_TIMEOUT)
+            return {"done": True}
+        if self._signer is None:
+            raise UsageError("this machine has no admin key: ask on the one that made the network")
+        return await self._signer.ask({"verb": verb, **keys})
+
+    def status(self) -> Json:
+        """Return what is known without asking the tunnel."""
+        plan = self._applier.current if self._applier is not None else None
+        device = self._resources.device
+        return {
+            "network": self._config.paths.name,
+            "manager": {"pid": os.getpid(), "uptime_s": time.monotonic() - self._started_at},
+            "device": device.name if device is not None else None,
+            "port": self._config.port,
+            "tunnel": {
+                "state": self._state,
+                "pid": self._child_pid(),
+                "restarts": self._backoff.count,
+                "last_error": self._last_error,
+            },
+            "signer": self._signer.status() if self._signer is not None else None,
+            "settings": None
+            if plan is None
+            else {
+                "mtu": plan.mtu,
+                "addresses": list(plan.addresses),
+                "routes": list(plan.routes),
+            },
+            "peers": [_describe(agent) for agent in self._rpc.agents] if self._rpc else [],
+        }
+
+
+def _describe(agent: pb.Agent) -> Json:
+    has_handshake = agent.HasField("last_handshake") and agent.last_handshake.seconds > 0
+    ping = agent.last_ping
+    return {
+        "id": agent.id[:16].hex(),
+        "name": escape_control(agent.name, 255),
+        "fqdn": [escape_control(name, 255) for name in agent.fqdn[:8]],
+        "addresses": [escape_control(text, 64) for text in agent.ip_addrs[:8]],
+        "last_handshake_unix": agent.last_handshake.seconds if has_handshake else None,
+        "latency_ms": ping.latency.ToNanoseconds() / 1e6 if agent.HasField("last_ping") else None,
+        "direct": ping.did_p2p if agent.HasField("last_ping") else None,
+    }

@@ -1,0 +1,143 @@
+"""What only root can get for a network: lock, TUN, UDP sockets, listeners, state folders.
+
+All of it stays while tunnels come and go. What a manager left behind that was killed is cleared at
+the next start: sockets' files are replaced, and the TUN with its routes went with its descriptors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ginnel.base.errors import SystemFailure
+from ginnel.daemon import privileges
+from ginnel.daemon.admin_socket import listen_unix
+from ginnel.daemon.paths import NetworkPaths
+from ginnel.net.tun import TunDevice, device_name, open_tun
+
+RECEIVE_BUFFER = 4 * 1024 * 1024  # bytes; 30 ms of a Gbit/s
+_SO_RCVBUFFORCE = 33  # beyond net.core.rmem_max; needs CAP_NET_ADMIN
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Open descriptors; owned by `open_resources`."""
+
+    TUN_FD: ClassVar[int] = 4  # the TUN's number in the tunnel
+
+    device: TunDevice | None
+    udp4: socket.socket
+    udp6: socket.socket | None
+    tunnel_listener: socket.socket
+
+
+@contextlib.contextmanager
+def open_resources(
+    paths: NetworkPaths,
+    *,
+    port: int,
+    tunnel_uid: int,
+    signer_uid: int | None = None,
+    use_tun: bool = True,
+) -> Iterator[Resources]:
+    """Open everything, and close it at the end.
+
+    Raises:
+        SystemFailure: one of them can't be had; nothing is left open.
+    """
+    with contextlib.ExitStack() as stack:
+        _make_folder(paths.run_root, 0o755)
+        _make_folder(paths.run, 0o755)
+        stack.callback(os.close, _lock(paths.lock))
+        _make_folder(paths.state_root, 0o755)
+        _make_folder(paths.state, 0o700, uid=tunnel_uid)
+        if signer_uid is not None:
+            _make_folder(paths.signer_state, 0o700, uid=signer_uid)
+        udp4 = stack.enter_context(bind_udp(socket.AF_INET, port))
+        udp6 = _bind_udp6(port)
+        if udp6 is not None:
+            stack.enter_context(udp6)
+        device = None
+        if use_tun:
+            device = open_tun(device_name(paths.name))
+            stack.callback(os.close, device.fd)
+        listener = stack.enter_context(listen_unix(paths.tunnel_socket, mode=0o666))
+        stack.callback(paths.tunnel_socket.unlink, missing_ok=True)
+        yield Resources(device, udp4, udp6, listener)
+
+
+def bind_udp(family: int, port: int) -> socket.socket:
+    """Return a non-blocking UDP socket on all addresses of a family, with a large buffer.
+
+    Raises:
+        SystemFailure: the port is in use, or the family is not there.
+    """
+    opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        except OSError:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        opened.bind(("", port))
+    except OSError as error:
+        opened.close()
+        if error.errno == errno.EADDRINUSE:
+            raise SystemFailure(
+                f"UDP port {port} is in use by another program: stop it, or choose another port "
+                "(`port` in the settings, or --port)"
+            ) from None
+        raise SystemFailure(f"UDP port {port} can't be bound: {error.strerror}") from error
+    return opened
+
+
+def _bind_udp6(port: int) -> socket.socket | None:
+    try:
+        return bind_udp(socket.AF_INET6, port)
+    except OSError:
+        return None  # a kernel without IPv6
+    except SystemFailure as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno == errno.EADDRNOTAVAIL:
+            return None  # IPv6 is switched off
+        raise
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        name = path.parent.name
+        raise SystemFailure(
+            f"{name} is up already: see `ginnel status`, or stop it with `ginnel down {name}`"
+        ) from None
+    return descriptor
+
+
+def _make_folder(path: Path, mode: int, *, uid: int | None = None) -> None:
+    """Make a folder if it isn't there; with a uid, give it to that uid where it is mapped.
+
+    The folder's parent belongs to root, so that nobody else can have put something there.
+    """
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise SystemFailure(f"{path} is not a folder: move it away")
+        if uid is not None and privileges.can_become(uid) and found.st_uid != uid:
+            os.chown(path, uid, uid, follow_symlinks=False)
+    except FileExistsError:
+        raise SystemFailure(f"{path} is not a folder: move it away") from None
+    except OSError as error:
+        raise SystemFailure(f"{path} can't be made: {error.strerror}") from None

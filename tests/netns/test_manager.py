@@ -1,0 +1,261 @@
+"""The manager with a real tunnel process, in a network namespace of its own.
+
+child of pytest (root of the namespaces)
+  └ manager ── gn-test (TUN), UDP 45454
+      ├ tunnel   own uid, or Landlock where one uid is mapped
+      └ signer
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ginnel.base.errors import SystemFailure
+from ginnel.daemon.paths import NetworkPaths
+from ginnel.net.netlink import Netlink
+from support import tiny_manager
+from support.confined import (
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    can_enter_namespaces,
+    enter_namespaces,
+    in_child,
+    unshare,
+)
+
+PORT = 45454
+DEVICE = "gn-test"
+WAIT = 20.0  # seconds, at most
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.skipif(not os.access("/dev/net/tun", os.R_OK | os.W_OK), reason="no TUN for us"),
+]
+
+
+def as_root() -> None:
+    unshare(CLONE_NEWNET | CLONE_NEWNS)
+
+
+ROOMS = [
+    pytest.param(
+        as_root, id="root", marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+    ),
+    pytest.param(
+        enter_namespaces,
+        id="one-uid",
+        marks=pytest.mark.skipif(not can_enter_namespaces(), reason="no user namespaces here"),
+    ),
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder that another uid can walk through."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder not in (Path("/"), Path("/tmp")):
+            folder.chmod(0o711)
+    monkeypatch.setenv("GINNEL_TEST_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def paths_in(root: Path) -> NetworkPaths:
+    return NetworkPaths("test", *(root / name for name in ("etc", "state", "run")))
+
+
+@contextmanager
+def manager() -> Iterator[subprocess.Popen[str]]:
+    """Run a manager until its READY, and end it in the end."""
+    process = subprocess.Popen(
+        [sys.executable, tiny_manager.__file__, str(PORT)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "READY\n", process.communicate()[1]
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ask(root: Path, verb: str, **keys: object) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.settimeout(WAIT)
+        stream.connect(str(paths_in(root).manager_socket))
+        stream.sendall(json.dumps({"verb": verb, **keys}).encode() + b"\n")
+        answer: dict[str, Any] = json.loads(stream.makefile("rb").readline())
+    return answer
+
+
+def until(root: Path, is_reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Ask for the status until it is as wanted; the wait between is the system's."""
+    for _ in range(int(WAIT * 20)):
+        status = ask(root, "status")
+        if is_reached(status):
+            return status
+        select.select([], [], [], 0.05)
+    raise AssertionError(status)
+
+
+def is_running(status: dict[str, Any]) -> bool:
+    return status["tunnel"]["state"] == "running" and bool(status["peers"])
+
+
+def network_state() -> dict[str, Any] | None:
+    with Netlink() as netlink:
+        try:
+            netlink.index_of(DEVICE)
+        except SystemFailure:
+            return None
+        return {
+            "addresses": netlink.addresses(DEVICE),
+            "routes": netlink.routes(DEVICE),
+            "mtu": netlink.mtu_of(DEVICE),
+        }
+
+
+APPLIED = {
+    "addresses": ["100.64.7.1/16", "fd12:3456::7/48"],
+    "routes": ["100.64.0.0/16", "fd12:3456::/48"],
+    "mtu": 1380,
+}
+
+
+def wait_gone(pid: int) -> None:
+    """Wait until a process that is not our child is gone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([descriptor], [], [], WAIT)[0], f"process {pid} is still there"
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("enter", ROOMS)
+def test_settings_are_there_while_it_runs_and_gone_after_down(
+    enter: Callable[[], None], root: Path
+) -> None:
+    def child() -> None:
+        enter()
+        assert network_state() is None
+        with manager() as process:
+            status = until(root, is_running)
+            assert network_state() == APPLIED
+            assert status["settings"]["mtu"] == 1380
+            assert status["peers"][0]["name"] == "pi\\x1b[1m"
+            found = json.loads((paths_in(root).state / "found.json").read_text())
+            assert found["fd"] == 4
+            assert found["devices"] == [True]
+            assert found["port"] == PORT
+            assert found["listens"] == str(paths_in(root).tunnel_socket)
+            assert found["token"] == "ginnel1:c2VjcmV0"
+            assert "included_routes: 0.0.0.0/0 is not inside" in found["refused"]
+            assert found["manager.sock"] in ("b''", "PermissionError", "ConnectionResetError")
+            check_threads(status["tunnel"]["pid"])
+            assert ask(root, "approve", name="pi", code=None) == {
+                "asked": {"verb": "approve", "name": "pi", "code": None}
+            }
+            assert ask(root, "wake") == {"done": True}
+            assert ask(root, "down") == {"done": True}
+            assert process.wait(WAIT) == 0
+            assert "hello\\x0afrom the tunnel" in process.communicate()[1]
+        assert network_state() is None
+        assert sorted(path.name for path in paths_in(root).run.iterdir()) == ["lock"]
+
+    in_child(child)
+
+
+def check_threads(pid: int) -> None:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        fields = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert int(fields[name], 16) == 0, name
+        assert fields["NoNewPrivs"] == "1"
+
+
+@pytest.mark.parametrize("enter", ROOMS)
+def test_a_killed_tunnel_starts_again_while_routes_stay(
+    enter: Callable[[], None], root: Path
+) -> None:
+    def child() -> None:
+        enter()
+        with manager():
+            first = until(root, is_running)["tunnel"]["pid"]
+            os.kill(first, signal.SIGKILL)
+            status = until(root, lambda status: status["tunnel"]["state"] == "restarting")
+            assert network_state() == APPLIED
+            assert "SIGKILL" in status["tunnel"]["last_error"]
+            status = until(root, is_running)
+            assert status["tunnel"]["pid"] != first
+            assert status["tunnel"]["restarts"] == 1
+            assert network_state() == APPLIED
+            signer = status["signer"]["pid"]
+            os.kill(signer, signal.SIGKILL)
+            until(root, lambda status: status["signer"]["pid"] not in (None, signer))
+            assert ask(root, "pending") == {"asked": {"verb": "pending"}}
+
+    in_child(child)
+
+
+@pytest.mark.parametrize("enter", ROOMS)
+def test_after_kill_9_of_the_manager_nothing_is_left_and_it_starts_again(
+    enter: Callable[[], None], root: Path
+) -> None:
+    def child() -> None:
+        enter()
+        with manager() as process:
+            status = until(root, is_running)
+            process.kill()
+            process.wait()
+            wait_gone(status["tunnel"]["pid"])
+            wait_gone(status["signer"]["pid"])
+            assert network_state() is None
+        with manager() as process:
+            until(root, is_running)
+            assert network_state() == APPLIED
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WAIT) == 0
+        assert network_state() is None
+
+    in_child(child)
+
+
+@pytest.mark.parametrize("enter", ROOMS)
+def test_a_second_manager_and_a_port_in_use_are_refused(
+    enter: Callable[[], None], root: Path
+) -> None:
+    def second() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, tiny_manager.__file__, str(PORT)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
+
+    def child() -> None:
+        enter()
+        with manager():
+            refused = second()
+            assert refused.returncode == 1
+            assert "test is up already" in refused.stderr
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("0.0.0.0", PORT))
+            refused = second()
+        assert refused.returncode == 1
+        assert f"UDP port {PORT} is in use" in refused.stderr
+        assert network_state() is None
+
+    in_child(child)
