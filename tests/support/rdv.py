@@ -7,10 +7,9 @@ import random
 from collections.abc import Callable
 from typing import TypeAlias
 
-from ginnel.discv5.protocol import Contact
-
 from ginnel.base.types import Address, NodeId, Secret
 from ginnel.discv5.enr import Enr, address_fields, sign_enr
+from ginnel.discv5.requests import Contact
 from ginnel.mesh import derive
 from ginnel.mesh.finder import Finder, FinderEvent
 from ginnel.mesh.registrar import Registered, Registrar

@@ -21,7 +21,7 @@ from ginnel.base.core import TimerTable
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.types import Deadline, NodeId, Secret
 from ginnel.discv5.enr import Enr
-from ginnel.discv5.protocol import Contact
+from ginnel.discv5.requests import Contact
 from ginnel.mesh.derive import CLOCK_TOLERANCE_S, Point
 from ginnel.mesh.rendezvous import (
     STORERS,
@@ -43,7 +43,7 @@ MAX_TARGETS = 1024  # points looked for at once: two periods of 500 members
 MAX_QUEUED = 8  # envelopes that wait for one point to be found; the oldest goes
 PARALLEL_DELIVERS = 3  # storers that get the same envelope
 RETRY_FIRST_S = 1.0  # seconds between two searches at first
-RETRY_FACTOR = 1.5
+RETRY_FACTOR = 1.3
 RETRY_MAX_S = 30.0  # seconds between two searches at most
 FRESH_S = 240.0  # seconds a found presence is used; below the registrant's refresh
 QUEUE_S = 30.0  # seconds an envelope waits for its point to be found

@@ -20,7 +20,7 @@ from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, Deadline, NodeId, Secret
 from ginnel.discv5.enr import Enr
-from ginnel.discv5.protocol import Contact
+from ginnel.discv5.requests import Contact
 from ginnel.mesh.derive import Point
 from ginnel.mesh.rendezvous import (
     DKEY_SIZE,

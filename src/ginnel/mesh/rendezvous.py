@@ -22,7 +22,7 @@ from ginnel.base.chance import RandomBytes
 from ginnel.base.errors import RemoteProtocolError, UsageError
 from ginnel.base.types import Address, MemberId, NodeId, Secret, make_address
 from ginnel.discv5.enr import Enr
-from ginnel.discv5.protocol import Contact
+from ginnel.discv5.requests import Contact
 from ginnel.mesh import derive
 from ginnel.mesh.derive import Point
 

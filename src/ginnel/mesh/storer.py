@@ -22,7 +22,7 @@ from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.limits import BoundedLru, RateLimiter, TokenBucket
 from ginnel.base.types import Address, Deadline, NodeId, Secret
 from ginnel.discv5.enr import Enr
-from ginnel.discv5.protocol import Contact
+from ginnel.discv5.requests import Contact
 from ginnel.mesh import derive
 from ginnel.mesh.rendezvous import (
     CLOSEST_TO_STORE,

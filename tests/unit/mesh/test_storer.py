@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ginnel.discv5.protocol import Contact
+from ginnel.discv5.requests import Contact
 
 from ginnel.base import rlp
 from ginnel.base.types import NodeId, Secret
