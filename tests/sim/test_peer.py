@@ -200,23 +200,40 @@ def test_a_new_session_without_wireguard_leaves_the_live_one(name: str) -> None:
     assert side.core.wireguard.endpoint.address == before
 
 
-def test_a_lost_path_is_replaced() -> None:
+def has_moved(pair: PeerPair) -> bool:
+    remote = pair.b.conn.state.remote_address
+    return remote is not None and remote.ip == "203.0.113.99" and pair.is_connected()
+
+
+def test_a_renumbered_nat_is_followed_once_it_is_observed() -> None:
     world = World(11)
     pair = connected_pair(world)
     nat = pair.a.machine.nat
     assert nat is not None
     nat.renumber("203.0.113.99")
-    cut_at = world.now
-    assert pair.run_until(
-        lambda: (
-            pair.b.conn.state.remote_address is not None
-            and pair.b.conn.state.remote_address.ip == "203.0.113.99"
-        ),
-        30.0,
-    )
-    assert world.now - cut_at < 8.5
     world.run_for(2.0)
-    assert pair.is_connected()
+    pair.tell_candidates(pair.a, pair.a.machine.candidates(world))
+    start = world.now
+    assert pair.run_until(lambda: has_moved(pair), 30.0)
+    assert world.now - start < 1.0
+    world.run_for(30.0)
+    assert has_moved(pair)
+    for side in pair.sides.values():
+        assert not any(isinstance(event, Disconnected) for event in side.events)
+
+
+def test_a_renumbered_nat_is_followed_without_signalling_where_filters_allow() -> None:
+    world = World(11)
+    pair = connected_pair(world, ("port-restricted", "full-cone"))
+    nat = pair.a.machine.nat
+    assert nat is not None
+    pair.signal_loss = 1.0
+    nat.renumber("203.0.113.99")
+    start = world.now
+    assert pair.run_until(lambda: has_moved(pair), 30.0)
+    assert world.now - start < 8.5
+    world.run_for(30.0)
+    assert has_moved(pair)
 
 
 def test_a_path_on_which_wireguard_is_silent_is_dropped() -> None:

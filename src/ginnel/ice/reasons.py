@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 
+from ginnel.base.addresses import is_public
 from ginnel.ice.candidate import Candidate, CandidateKind
 
 RELAY = "needs a relay: "
@@ -27,10 +28,11 @@ def guess_nat(candidates: Sequence[Candidate], *, symmetric: bool = False) -> Na
     """Return the kind of NAT that local candidates show; `symmetric` as observers voted."""
     if symmetric:
         return NatKind.SYMMETRIC
-    reflexive = [c for c in candidates if c.kind is CandidateKind.SRFLX]
-    if any(c.address == c.base for c in reflexive):
+    if any(c.kind is CandidateKind.SRFLX and c.address != c.base for c in candidates):
+        return NatKind.CONE
+    if any(is_public(c.address.ip) and c.kind is not CandidateKind.RELAY for c in candidates):
         return NatKind.OPEN
-    return NatKind.CONE if reflexive else NatKind.UNKNOWN
+    return NatKind.UNKNOWN
 
 
 def explain_failure(

@@ -1,0 +1,44 @@
+"""The words for pairs that can't be direct."""
+
+import pytest
+
+from ginnel.base.types import Address
+from ginnel.ice.candidate import CandidateKind, make_host, make_remote, make_server_reflexive
+from ginnel.ice.reasons import NatKind, explain_failure, guess_nat
+
+BASE = Address("192.168.1.2", 4)
+LOCAL = [make_host(BASE), make_server_reflexive(Address("203.0.113.1", 4), BASE)]
+REMOTE = [make_remote(CandidateKind.SRFLX, Address("203.0.113.2", 4), 5, "f")]
+CONE, SYMMETRIC, UNKNOWN = NatKind.CONE, NatKind.SYMMETRIC, NatKind.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("nats", "words"),
+    [
+        ((SYMMETRIC, SYMMETRIC), "change ports (symmetric, symmetric)"),
+        ((SYMMETRIC, CONE), "(symmetric, port-restricted): this side's changes ports"),
+        ((CONE, SYMMETRIC), "(symmetric, port-restricted): the other side's changes ports"),
+        ((CONE, CONE), "no check was answered (UDP blocked"),
+        ((UNKNOWN, CONE), "this side knows no address seen from outside"),
+        ((CONE, UNKNOWN), "the other side knows no address seen from outside"),
+    ],
+)
+def test_the_kinds_of_nat_explain(nats: tuple[NatKind, NatKind], words: str) -> None:
+    text = explain_failure(LOCAL, REMOTE, nats, pairs=2, limited=0)
+    assert text.startswith("needs a relay: ")
+    assert words in text
+
+
+def test_missing_addresses_explain() -> None:
+    nats = (CONE, CONE)
+    assert "this machine" in explain_failure([], REMOTE, nats, pairs=0, limited=0)
+    assert "other side" in explain_failure(LOCAL, [], nats, pairs=0, limited=0)
+    assert "address family" in explain_failure(LOCAL, REMOTE, nats, pairs=0, limited=0)
+    assert "held back" in explain_failure(LOCAL, REMOTE, nats, pairs=2, limited=3)
+
+
+def test_candidates_show_the_kind_of_nat() -> None:
+    assert guess_nat(LOCAL) is CONE
+    assert guess_nat(LOCAL, symmetric=True) is SYMMETRIC
+    assert guess_nat(LOCAL[:1]) is UNKNOWN
+    assert guess_nat([make_host(Address("198.51.100.1", 4))]) is NatKind.OPEN
