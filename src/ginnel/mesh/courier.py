@@ -172,6 +172,7 @@ class Courier:
 
     def handle_timeout(self, *, now: float, unix_now: float) -> None:
         """Do what is due."""
+        self._drop_old(unix_now)
         self.registrar.handle_timeout(now=now)
         self.finder.handle_timeout(now=now)
 

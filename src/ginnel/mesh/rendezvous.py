@@ -179,6 +179,15 @@ def decode_request(data: bytes) -> Request | None:
     return None
 
 
+def peek_type(data: bytes) -> RequestType | None:
+    """Return the type that a request claims, without decoding the rest; None if it has none."""
+    start = 1 if data[:1] < b"\xf8" else data[0] - 0xF7 + 1
+    kind = data[start + 1 : start + 2]
+    if data[start : start + 1] != b"\x01" or not kind or kind[0] not in tuple(RequestType):
+        return None
+    return RequestType(kind[0])
+
+
 def _decode_register(fields: list[rlp.Rlp]) -> RegisterRequest:
     rlp.as_list(fields, at_least=5)
     return RegisterRequest(

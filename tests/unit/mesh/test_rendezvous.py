@@ -19,6 +19,7 @@ from ginnel.mesh.rendezvous import (
     Presence,
     PushRequest,
     RegisterRequest,
+    RequestType,
     Status,
     decode_answer,
     decode_request,
@@ -27,6 +28,7 @@ from ginnel.mesh.rendezvous import (
     make_deliver,
     make_register,
     open_presence,
+    peek_type,
     seal_presence,
     spread,
 )
@@ -125,6 +127,18 @@ def test_other_versions_and_types_are_not_served_and_more_items_are_ignored() ->
     assert decode_request(rlp.encode([2, 2, bytes(32)])) is None
     assert decode_request(rlp.encode([1, 4])) is None
     assert decode_request(rlp.encode([1, 2, STORER, b"later"])) == LookupRequest(STORER)
+
+
+def test_the_type_can_be_peeked_at() -> None:
+    for request, kind in (
+        (LookupRequest(STORER), RequestType.LOOKUP),
+        (DeliverRequest(STORER, bytes(16), bytes(1000)), RequestType.DELIVER),
+        (PushRequest(STORER, b""), RequestType.PUSH),
+        (PushRequest(STORER, bytes(500)), RequestType.PUSH),
+    ):
+        assert peek_type(encode_request(request)) is kind
+    for raw in (b"", b"\xc0", b"\xff", b"\xc2\x01\x09", b"\xc2\x02\x06"):
+        assert peek_type(raw) is None
 
 
 def test_answers() -> None:

@@ -1,0 +1,384 @@
+"""CORE: one node on one UDP port: the DHT, what it stores for others, and its mesh.
+
+Moves commands and results between discovery, storer and mesh (or, while joining, a courier), and
+tells datagrams apart. It has the five verbs, so one driver or a simulation runs it. Used by the
+tunnel, by `ginnel node` (no mesh) and by tests.
+
+A node that stores for others also stores for itself: it may be the only one that can be reached.
+So its own record takes part in lookups, and requests to itself are answered without any packet.
+
+Invariant: each request handed to discovery is reported back to who asked for it exactly once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+from ginnel.base.core import earliest
+from ginnel.base.dataplane import DatagramKind, EngineEvent
+from ginnel.base.demux import classify
+from ginnel.base.errors import UsageError
+from ginnel.base.types import Address, Deadline, Transmit
+from ginnel.discv5.enr import Enr
+from ginnel.discv5.events import (
+    DiscoveryEvent,
+    LookupDone,
+    NodeAdded,
+    NodeRemoved,
+    PongReceived,
+    ReflexiveChanged,
+    RequestFailed,
+    TalkAnswered,
+    TalkReceived,
+)
+from ginnel.discv5.protocol import DiscoveryCore
+from ginnel.discv5.requests import Contact
+from ginnel.ice.gather import gather_candidates
+from ginnel.mesh.courier import Courier, CourierEvent
+from ginnel.mesh.events import MeshEvent
+from ginnel.mesh.mesh import Mesh
+from ginnel.mesh.rendezvous import (
+    PROTOCOL,
+    Lookup,
+    Ping,
+    PinSession,
+    RdvCommand,
+    RequestType,
+    TalkRequest,
+    TalkResponse,
+    UnpinSession,
+    contact_of,
+    distance,
+    peek_type,
+)
+from ginnel.mesh.storer import Storer
+
+MAX_LOOKUP_NODES = 16  # closest nodes of a lookup that are handed on
+MAX_STEPS = 100_000  # moves between the cores after one change; more is an endless loop
+
+NodeEvent: TypeAlias = MeshEvent | CourierEvent | ReflexiveChanged | NodeAdded | NodeRemoved
+
+
+class NodeDrop(Enum):
+    """Why a datagram went nowhere."""
+
+    WIREGUARD = "wireguard outside the data plane"
+    CHANNEL_DATA = "channel data without a channel"
+
+
+class _Asker(Enum):
+    MESH = 1
+    STORER = 2
+
+
+class _Party(Protocol):
+    """What the mesh and a courier have in common."""
+
+    def on_lookup_done(
+        self, token: int, nodes: Sequence[Enr], *, now: float, unix_now: float
+    ) -> None: ...
+
+    def on_talk_answered(
+        self, token: int, payload: bytes | None, *, now: float, unix_now: float
+    ) -> None: ...
+
+    def on_pong(self, token: int, address: Address | None, *, now: float) -> None: ...
+
+    def on_push(
+        self, talk_token: int, contact: Contact, payload: bytes, *, now: float, unix_now: float
+    ) -> None: ...
+
+    def handle_timeout(self, *, now: float, unix_now: float) -> None: ...
+
+    def poll_command(self) -> RdvCommand | None: ...
+
+    def poll_deadline(self) -> Deadline | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WallClock:
+    """Wall time as a function of monotonic time; replace it when the system's clock is set."""
+
+    offset: float
+
+    @classmethod
+    def at(cls, unix_now: float, now: float) -> WallClock:
+        """Return the clock that shows `unix_now` at `now`."""
+        return cls(unix_now - now)
+
+    def unix(self, now: float) -> float:
+        """Return the wall time at `now`."""
+        return now + self.offset
+
+
+class NodeCore:
+    """Discovery, storer and mesh as one core; see the module's text.
+
+    Args:
+        discovery: not started yet.
+        storer: None where nothing is ever stored for others.
+        mesh: the member's, or None.
+        courier: while joining, instead of a mesh.
+        clock: wall time; `set_clock` keeps it right.
+    """
+
+    def __init__(
+        self,
+        discovery: DiscoveryCore,
+        *,
+        clock: WallClock,
+        storer: Storer | None = None,
+        mesh: Mesh | None = None,
+        courier: Courier | None = None,
+    ) -> None:
+        if mesh is not None and courier is not None:
+            raise UsageError("a mesh has a courier of its own")
+        self.discovery = discovery
+        self.storer = storer
+        self.mesh = mesh
+        self.courier = courier if mesh is None else mesh.courier
+        self.drops: dict[NodeDrop, int] = {}
+        self.reflexive: dict[bool, ReflexiveChanged] = {}  # by whether it is IPv6
+        self._party: _Party | None = mesh or courier
+        self._clock = clock
+        self._asked: dict[int, tuple[_Asker, int]] = {}  # by discovery's number
+        self._looked_up: dict[int, int] = {}
+        self._local: dict[int, tuple[_Asker, int]] = {}  # talks with ourselves, below zero
+        self._last_local = 0
+        self._host_ips: tuple[str, ...] = ()
+        self._port = 0
+        self._events: deque[NodeEvent] = deque()
+
+    # --- commands ------------------------------------------------------------------------------
+
+    def start(self, *, now: float) -> None:
+        """Join the DHT and look for the members."""
+        self.discovery.start(now)
+        if self.mesh is not None:
+            endpoint = self.discovery.record.address() or self.discovery.record.address(ipv6=True)
+            if endpoint is not None:
+                self.mesh.set_public_addresses([endpoint], now=now)
+            self.mesh.start(now=now, unix_now=self._clock.unix(now))
+        self._settle(now)
+
+    def close(self, *, now: float) -> None:
+        """Say goodbye; what is to be sent comes out of the polls."""
+        if self.mesh is not None:
+            self.mesh.close(now=now, unix_now=self._clock.unix(now))
+        self._settle(now)
+
+    def set_clock(self, clock: WallClock) -> None:
+        """Take a wall clock that was set anew."""
+        self._clock = clock
+
+    def unix_at(self, now: float) -> float:
+        """Return the wall time at `now`."""
+        return self._clock.unix(now)
+
+    def set_host_addresses(self, ips: Sequence[str], port: int, *, now: float) -> None:
+        """Tell this machine's addresses (the default route's first) and the shared port."""
+        changed = bool(self._host_ips) and tuple(ips) != self._host_ips
+        self._host_ips, self._port = tuple(ips), port
+        self._offer_candidates(now)
+        if changed and self.mesh is not None:
+            self.mesh.on_network_changed(now=now)
+        self._settle(now)
+
+    def on_engine_event(self, event: EngineEvent, *, now: float) -> None:
+        """Take what the data plane tells."""
+        if self.mesh is not None:
+            self.mesh.on_engine_event(event, now=now, unix_now=self._clock.unix(now))
+        self._settle(now)
+
+    def settle(self, *, now: float) -> None:
+        """Carry on after a command was given to `mesh`, `courier` or `discovery` directly."""
+        self._settle(now)
+
+    # --- the five verbs ------------------------------------------------------------------------
+
+    def handle_datagram(
+        self, data: bytes, source: Address, *, now: float, local_ip: str | None = None
+    ) -> None:
+        """Take one datagram of the shared port."""
+        match classify(data):
+            case DatagramKind.WIREGUARD:
+                self._count(NodeDrop.WIREGUARD)
+                return
+            case DatagramKind.CHANNEL_DATA:
+                self._count(NodeDrop.CHANNEL_DATA)
+                return
+            case DatagramKind.STUN if self.mesh is not None:
+                owned = self.mesh.handle_datagram(
+                    data, source, now=now, unix_now=self._clock.unix(now), local_ip=local_ip
+                )
+            case _:
+                owned = False
+        if not owned:
+            self.discovery.handle_datagram(data, source, now=now, local_ip=local_ip)
+        self._settle(now)
+
+    def handle_timeout(self, *, now: float) -> None:
+        """Do what is due."""
+        self.discovery.handle_timeout(now=now)
+        if self.storer is not None:
+            self.storer.handle_timeout(now=now)
+        if self._party is not None:
+            self._party.handle_timeout(now=now, unix_now=self._clock.unix(now))
+        self._settle(now)
+
+    def poll_transmit(self) -> Transmit | None:
+        """Return the next datagram to send."""
+        transmit = self.mesh.poll_transmit() if self.mesh is not None else None
+        return transmit or self.discovery.poll_transmit()
+
+    def poll_event(self) -> NodeEvent | None:
+        """Return the next event."""
+        if self.mesh is not None:
+            event: NodeEvent | None = self.mesh.poll_event()
+        else:
+            event = self.courier.poll_event() if self.courier is not None else None
+        if event is not None:
+            return event
+        return self._events.popleft() if self._events else None
+
+    def poll_deadline(self) -> Deadline | None:
+        """Return when `handle_timeout` is wanted."""
+        return earliest(
+            self.discovery.poll_deadline(),
+            self.storer.poll_deadline() if self.storer is not None else None,
+            self._party.poll_deadline() if self._party is not None else None,
+        )
+
+    # --- moving --------------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        for _ in range(MAX_STEPS):
+            if not self._move_one(now):
+                return
+        raise AssertionError("the cores of this node never come to rest")
+
+    def _move_one(self, now: float) -> bool:
+        event = self.discovery.poll_event()
+        if event is not None:
+            self._on_discovery(event, now)
+            return True
+        command = self._party.poll_command() if self._party is not None else None
+        if command is not None:
+            self._run(_Asker.MESH, command, now)
+            return True
+        command = self.storer.poll_command() if self.storer is not None else None
+        if command is not None:
+            self._run(_Asker.STORER, command, now)
+            return True
+        return False
+
+    def _on_discovery(self, event: DiscoveryEvent, now: float) -> None:
+        match event:
+            case TalkReceived():
+                self._serve(event.token, event.contact, event.protocol, event.payload, now)
+            case TalkAnswered():
+                self._answered(self._asked.pop(event.request, None), event.payload, None, now)
+            case PongReceived():
+                self._answered(self._asked.pop(event.request, None), None, event.address, now)
+            case RequestFailed():
+                self._answered(self._asked.pop(event.request, None), None, None, now)
+            case LookupDone():
+                token = self._looked_up.pop(event.lookup, None)
+                if token is not None and self._party is not None:
+                    nodes = self._with_ourselves(event)
+                    unix_now = self._clock.unix(now)
+                    self._party.on_lookup_done(token, nodes, now=now, unix_now=unix_now)
+            case ReflexiveChanged():
+                self.reflexive[event.ipv6] = event
+                self._offer_candidates(now)
+                self._events.append(event)
+            case NodeAdded() | NodeRemoved():
+                self._events.append(event)
+            case _:
+                pass  # what discovery asked for itself
+
+    def _with_ourselves(self, event: LookupDone) -> list[Enr]:
+        nodes = list(event.nodes)
+        own = self.discovery.record
+        if self.storer is not None and self.storer.enabled and contact_of(own) is not None:
+            nodes.append(own)
+            nodes.sort(key=lambda enr: distance(enr.node_id, event.target))
+        return nodes[:MAX_LOOKUP_NODES]
+
+    def _run(self, asker: _Asker, command: RdvCommand, now: float) -> None:
+        discovery = self.discovery
+        match command:
+            case Lookup():
+                self._looked_up[discovery.lookup(command.target, now=now)] = command.token
+            case TalkRequest() if command.contact.node_id == discovery.node_id:
+                self._last_local -= 1
+                self._local[self._last_local] = (asker, command.token)
+                own = contact_of(discovery.record) or command.contact
+                self._serve(self._last_local, own, PROTOCOL, command.payload, now)
+            case TalkRequest():
+                number = discovery.talk_request(command.contact, PROTOCOL, command.payload, now=now)
+                self._asked[number] = (asker, command.token)
+            case TalkResponse() if command.talk_token < 0:
+                pending = self._local.pop(command.talk_token, None)
+                self._answered(pending, command.payload, None, now)
+            case TalkResponse():
+                discovery.respond_talk(command.talk_token, command.payload, now=now)
+            case Ping() if command.contact.node_id == discovery.node_id:
+                self._answered((asker, command.token), None, command.contact.address, now)
+            case Ping():
+                self._asked[discovery.ping(command.contact, now=now)] = (asker, command.token)
+            case PinSession():
+                discovery.pin_session(command.contact.node_id, command.contact.address)
+            case UnpinSession():
+                discovery.unpin_session(command.contact.node_id, command.contact.address)
+
+    def _serve(
+        self, token: int, contact: Contact, protocol: bytes, payload: bytes, now: float
+    ) -> None:
+        """Hand a request to the mesh (a PUSH) or the storer (all else)."""
+        is_rdv = protocol == PROTOCOL
+        if is_rdv and self._party is not None and peek_type(payload) is RequestType.PUSH:
+            unix_now = self._clock.unix(now)
+            self._party.on_push(token, contact, payload, now=now, unix_now=unix_now)
+        elif is_rdv and self.storer is not None:
+            self.storer.on_talk_received(token, contact, payload, now=now)
+        elif token < 0:
+            self._answered(self._local.pop(token, None), b"", None, now)
+        else:
+            self.discovery.respond_talk(token, b"", now=now)
+
+    def _answered(
+        self,
+        asked: tuple[_Asker, int] | None,
+        payload: bytes | None,
+        address: Address | None,
+        now: float,
+    ) -> None:
+        if asked is None:
+            return
+        asker, token = asked
+        if asker is _Asker.STORER:
+            if self.storer is not None:
+                self.storer.on_talk_answered(token, payload)
+        elif self._party is not None:
+            unix_now = self._clock.unix(now)
+            self._party.on_pong(token, address, now=now)
+            self._party.on_talk_answered(token, payload, now=now, unix_now=unix_now)
+
+    def _offer_candidates(self, now: float) -> None:
+        if self.mesh is None or not self._port:
+            return
+        seen = [event.address for event in self.reflexive.values() if event.address is not None]
+        self.mesh.set_local_candidates(
+            gather_candidates(self._host_ips, self._port, seen),
+            symmetric=any(event.symmetric for event in self.reflexive.values()),
+            now=now,
+            unix_now=self._clock.unix(now),
+        )
+
+    def _count(self, reason: NodeDrop) -> None:
+        self.drops[reason] = self.drops.get(reason, 0) + 1
