@@ -1,0 +1,53 @@
+"""IPv4 and IPv6 on two sockets as one `DatagramSource`: dual stack for one driver.
+
+An epoll descriptor is readable when either socket is, so the driver watches one descriptor.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Sequence
+
+from ginnel.base.types import Datagram, Transmit
+from ginnel.net.udp import UdpSocket
+
+
+class DualSocket:
+    """Both sockets of one port; either may be missing, not both. Owns and closes them."""
+
+    def __init__(self, ipv4: UdpSocket | None, ipv6: UdpSocket | None) -> None:
+        self._sockets = tuple(sock for sock in (ipv4, ipv6) if sock is not None)
+        self._by_version = {False: ipv4, True: ipv6}
+        self._turn = 0
+        self._epoll = select.epoll()
+        for sock in self._sockets:
+            self._epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable while either socket is."""
+        return self._epoll.fileno()
+
+    def receive(self, limit: int) -> Sequence[Datagram]:
+        """Return up to `limit` datagrams; the sockets take turns in being first."""
+        self._turn += 1
+        order = self._sockets if self._turn % 2 else self._sockets[::-1]
+        datagrams: list[Datagram] = []
+        for sock in order:
+            if len(datagrams) < limit:
+                datagrams += sock.receive(limit - len(datagrams))
+        return datagrams
+
+    def send(self, transmits: Sequence[Transmit]) -> int:
+        """Send each from the socket of its IP version; return how many the system took."""
+        sent = 0
+        for is_ipv6, sock in self._by_version.items():
+            batch = [item for item in transmits if item.destination.is_ipv6 == is_ipv6]
+            if sock is not None and batch:
+                sent += sock.send(batch)
+        return sent
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self._epoll.close()
+        for sock in self._sockets:
+            sock.close()
