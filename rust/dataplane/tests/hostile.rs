@@ -37,7 +37,7 @@ fn genuine(kind: usize) -> (Node, Node, Vec<u8>) {
         _ => {
             let (mut left, right) = connected();
             let packet = ipv4_udp(left.overlay, right.overlay, 80, &[9; 99]);
-            let data = left.from_tun(&packet)[0].data.to_vec();
+            let data = left.read_tun(&packet)[0].data.to_vec();
             (left, right, data)
         }
     }
@@ -113,7 +113,7 @@ proptest! {
         inner::parse(&data);
         classify(&data, |_| true);
         let mut node = Node::new(1);
-        prop_assert!(node.from_tun(&data).is_empty());
+        prop_assert!(node.read_tun(&data).is_empty());
     }
 }
 
@@ -139,9 +139,11 @@ impl RawPeer {
             IndexTable::from_os_rng(),
             Arc::new(RateLimiter::new(&public, 100)),
         );
-        let init: Packet = tunn.format_handshake_initiation(false).unwrap().into();
+        let init = tunn.format_handshake_initiation(false);
+        let init: Packet = init.expect("the first handshake").into();
         let response = node.receive(&init, like.address).remove(0).data;
-        tunn.handle_incoming_packet(response.try_into_wg().unwrap());
+        let response = response.try_into_wg().expect("a handshake response");
+        tunn.handle_incoming_packet(response);
         Self {
             tunn,
             node,

@@ -16,7 +16,7 @@ fn moved() -> SocketAddr {
 fn the_first_packet_starts_the_handshake_and_arrives() {
     let (mut left, mut right) = pair();
     let packet = ipv4_udp(left.overlay, right.overlay, 80, b"hello");
-    let first = left.from_tun(&packet);
+    let first = left.read_tun(&packet);
     assert_eq!(first.len(), 1);
     assert_eq!(first[0].path.remote, right.address);
     carry(&mut left, &mut right, first);
@@ -36,10 +36,10 @@ fn both_may_start_at_once() {
     carry(&mut left, &mut right, from_left);
     carry(&mut right, &mut left, from_right);
     let packet = ipv4_udp(left.overlay, right.overlay, 80, b"x");
-    let sent = left.from_tun(&packet);
+    let sent = left.read_tun(&packet);
     carry(&mut left, &mut right, sent);
     let back = ipv4_udp(right.overlay, left.overlay, 80, b"y");
-    let sent = right.from_tun(&back);
+    let sent = right.read_tun(&back);
     carry(&mut right, &mut left, sent);
     assert_eq!(
         (&right.inner[..], &left.inner[..]),
@@ -87,7 +87,7 @@ fn a_preshared_key_changes_on_a_live_peer() {
     left.set(with_key(&right, 7));
     // The live keys stay, though the other side does not have the new key yet.
     let packet = ipv4_udp(left.overlay, right.overlay, 80, b"live");
-    let sent = left.from_tun(&packet);
+    let sent = left.read_tun(&packet);
     carry(&mut left, &mut right, sent);
     assert_eq!(right.inner.len(), 1);
     // A handshake with different keys fails at the initiator.
@@ -105,7 +105,7 @@ fn a_preshared_key_changes_on_a_live_peer() {
 fn only_authenticated_packets_move_an_endpoint() {
     let (mut left, mut right) = connected();
     let packet = ipv4_udp(left.overlay, right.overlay, 80, b"x");
-    let sent = left.from_tun(&packet);
+    let sent = left.read_tun(&packet);
     let mut forged = sent[0].data.to_vec();
     *forged.last_mut().unwrap() ^= 1;
     right.events.clear();
@@ -119,11 +119,11 @@ fn only_authenticated_packets_move_an_endpoint() {
         remote: moved(),
     };
     assert_eq!(right.events, [roamed]);
-    let back = right.from_tun(&ipv4_udp(right.overlay, left.overlay, 80, b"y"));
+    let back = right.read_tun(&ipv4_udp(right.overlay, left.overlay, 80, b"y"));
     assert_eq!(back[0].path.remote, moved());
     // The application's choice overrides what was learned.
     right.set(left.peer_config());
-    let back = right.from_tun(&ipv4_udp(right.overlay, left.overlay, 80, b"y"));
+    let back = right.read_tun(&ipv4_udp(right.overlay, left.overlay, 80, b"y"));
     assert_eq!(back[0].path.remote, left.address);
 }
 
@@ -134,7 +134,7 @@ fn replays_are_dropped() {
     let init = first[0].data.to_vec();
     carry(&mut left, &mut right, first);
     assert!(right.receive(&init, moved()).is_empty());
-    let sent = left.from_tun(&ipv4_udp(left.overlay, right.overlay, 80, b"x"));
+    let sent = left.read_tun(&ipv4_udp(left.overlay, right.overlay, 80, b"x"));
     right.receive(&sent[0].data, left.address);
     right.receive(&sent[0].data, moved());
     assert_eq!(right.count(Counter::DropReplay), 2);
@@ -167,7 +167,7 @@ fn the_longest_prefix_decides_and_is_given_back() {
     node.set(config(&narrow, "10.1.2.9/24")); // host bits are cleared
     let target = |node: &mut Node, ip: [u8; 4]| {
         let packet = ipv4_udp(node.overlay, ip.into(), 80, b"");
-        let sent = node.from_tun(&packet);
+        let sent = node.read_tun(&packet);
         sent.first().map(|transmit| transmit.path.remote)
     };
     assert_eq!(target(&mut node, [10, 1, 2, 3]), Some(narrow.address));
@@ -180,7 +180,7 @@ fn the_longest_prefix_decides_and_is_given_back() {
     node.set(config(&wide, "10.1.2.0/24"));
     assert_eq!(target(&mut node, [10, 1, 3, 3]), None);
     let packet = ipv4_udp(node.overlay, [10, 1, 2, 3].into(), 80, b"");
-    node.from_tun(&packet);
+    node.read_tun(&packet);
     assert_eq!(node.count(Counter::DropNoRoute), 2);
 }
 
@@ -188,7 +188,7 @@ fn the_longest_prefix_decides_and_is_given_back() {
 fn the_control_port_is_the_applications() {
     let (mut left, mut right) = connected();
     let control = ipv4_udp(left.overlay, right.overlay, CONTROL_PORT, b"ping");
-    assert!(left.from_tun(&control).is_empty());
+    assert!(left.read_tun(&control).is_empty());
     assert_eq!(left.count(Counter::DropControlFromTun), 1);
     right.events.clear();
     let sent = left.send_inner(right.key(), &control);
@@ -220,7 +220,7 @@ fn packets_wait_for_an_endpoint_within_bounds() {
     right.set(left.peer_config());
     for number in 0..40 {
         let packet = ipv4_udp(left.overlay, right.overlay, 80, &[number]);
-        assert!(left.from_tun(&packet).is_empty());
+        assert!(left.read_tun(&packet).is_empty());
     }
     assert_eq!(left.count(Counter::DropStaged), 8);
     left.set(right.peer_config());
@@ -332,7 +332,7 @@ fn one_peer_may_start_fifty_handshakes_a_second() {
 fn a_removed_peer_is_gone_with_its_sessions() {
     let (mut left, mut right) = connected();
     right.machine.remove_peer(&left.key()).unwrap();
-    let sent = left.from_tun(&ipv4_udp(left.overlay, right.overlay, 80, b"x"));
+    let sent = left.read_tun(&ipv4_udp(left.overlay, right.overlay, 80, b"x"));
     right.receive(&sent[0].data, left.address);
     assert_eq!(right.count(Counter::DropUnknownIndex), 1);
     assert_eq!(right.machine.peer_count(), 0);
@@ -368,7 +368,7 @@ fn wrong_commands_are_refused() {
             assert_eq!(result, Err(CommandError::BadPacket));
         }
     });
-    left.from_tun(b"junk");
+    left.read_tun(b"junk");
     assert_eq!(left.count(Counter::DropBadTunPacket), 1);
     for text in ["10.0.0.0/33", "10.0.0/8", "x/8", "", "::/129", "10.0.0.0/"] {
         assert!(text.parse::<ginnel_dataplane::Prefix>().is_err(), "{text}");

@@ -2,7 +2,7 @@
 //! nothing. `engine/embedded.py` turns its tuples into the values of `base/dataplane.py`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use ginnel_dataplane::io::{Descriptors, Engine};
 use ginnel_dataplane::machine::CommandError;
@@ -98,7 +98,7 @@ impl DataPlane {
     }
 
     fn fileno(&self) -> PyResult<RawFd> {
-        self.with(|engine| Ok(engine.waiting_fd()))
+        self.with(|engine| Ok(engine.waiting_fd().as_raw_fd()))
     }
 
     fn receive<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Vec<PyDatagram<'py>>> {

@@ -11,11 +11,13 @@ mod workers;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::SigSet;
 
 use crate::counters::{Counter, Counters};
 use crate::inbox::{Inbox, Passed};
@@ -89,6 +91,8 @@ impl Engine {
         let thread = std::thread::Builder::new()
             .name(name.into())
             .spawn(move || {
+                // Signals are the application's: one that lands here would not wake its loop.
+                let _ = SigSet::all().thread_block();
                 let guard = FailureGuard(&shared);
                 work(&shared);
                 std::mem::forget(guard);
@@ -98,8 +102,13 @@ impl Engine {
     }
 
     /// The descriptor that is readable while something waits for the application.
-    pub fn waiting_fd(&self) -> RawFd {
-        self.shared.waiting.raw()
+    pub fn waiting_fd(&self) -> BorrowedFd<'_> {
+        self.shared.waiting.as_fd()
+    }
+
+    /// Our own public key.
+    pub fn public_key(&self) -> [u8; 32] {
+        lock(&self.shared.machine).public_key()
     }
 
     /// Says whether a thread ended by a panic; the engine is of no use then.

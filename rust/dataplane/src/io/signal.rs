@@ -1,7 +1,7 @@
 //! A flag that `poll` can wait for.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -34,10 +34,6 @@ impl Signal {
         if self.raised.swap(false, Ordering::AcqRel) {
             let _ = self.fd.read();
         }
-    }
-
-    pub(super) fn raw(&self) -> RawFd {
-        self.fd.as_raw_fd()
     }
 }
 

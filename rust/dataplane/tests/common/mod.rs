@@ -1,5 +1,6 @@
 //! Machines that talk over an in-memory wire.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -98,7 +99,7 @@ impl Node {
         self.run(|machine, now, out| machine.send_inner(&to, packet, now, out).unwrap())
     }
 
-    pub fn from_tun(&mut self, packet: &[u8]) -> Vec<Transmit> {
+    pub fn read_tun(&mut self, packet: &[u8]) -> Vec<Transmit> {
         let packet = Packet::copy_from(packet);
         self.run(|machine, now, out| machine.handle_inner(packet, now, out))
     }
