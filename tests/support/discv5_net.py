@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,7 +120,7 @@ class Net:
             self.drain(host)
         self.now = end
 
-    def run_until(self, done: Any, limit: float = 60.0) -> float:
+    def run_until(self, done: Callable[[], bool], limit: float = 60.0) -> float:
         """Run until `done()`; return how long it took."""
         start = self.now
         while not done():
@@ -140,6 +140,6 @@ class Net:
             at = self.now + DELAY * self.rng.uniform(0.8, 1.2)
             self._push(at, "data", transmit.destination, (transmit.data, host.address))
 
-    def _push(self, at: float, kind: str, address: Address, what: Any) -> None:
+    def _push(self, at: float, kind: str, address: Address, what: object) -> None:
         self._count += 1
         heapq.heappush(self._queue, (at, self._count, kind, address, what))

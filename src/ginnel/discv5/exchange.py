@@ -134,7 +134,6 @@ class Exchange:
         pending = self._requests.by_id(node_id, response.request_id)
         if pending is None or pending.contact.address != source:
             return None
-        self._requests.stop_retransmit(pending)
         return pending
 
     def finish(self, pending: Pending) -> bool:
@@ -289,7 +288,7 @@ class Exchange:
 
     def _send_again(self, pending: Pending, now: float) -> None:
         """Send a request once more, without naming the local IP: it may be gone."""
-        if pending.is_queued or (pending.collected is not None and pending.collected.has_any):
+        if pending.is_queued:
             return
         pending.retransmits += 1
         opening = self._openings.get(pending.contact.key)

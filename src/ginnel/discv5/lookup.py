@@ -98,11 +98,11 @@ class Lookup:
         active = sum(now < c.asked_at + STALLED_AFTER for c in self._waiting.values())
         if active >= self._alpha:
             return None
-        window = self._window()
+        window = self._window(now)
         for candidate in window:
             if candidate.state is _State.NEW:
                 return self._ask(candidate, now, self._near(candidate.record.node_id))
-        if self._waiting or sum(c.state is _State.ANSWERED for c in window) >= self._count:
+        if active or sum(c.state is _State.ANSWERED for c in window) >= self._count:
             return None
         for candidate in window[:WIDE_REQUESTS]:
             if not candidate.was_widened:
@@ -146,11 +146,15 @@ class Lookup:
         found = [c.record for c in self._sorted if c.state is _State.ANSWERED]
         return tuple(found[: self._count])
 
-    def _window(self) -> list[_Candidate]:
-        """Return the closest candidates that have not failed, as many as are wanted."""
+    def _window(self, now: float) -> list[_Candidate]:
+        """Return the closest candidates that have not failed, as many as are wanted.
+
+        Those that keep us waiting are left out: another one is asked in their place.
+        """
         window: list[_Candidate] = []
         for candidate in self._sorted:
-            if candidate.state is not _State.FAILED:
+            slow = candidate.state is _State.WAITING and now >= candidate.asked_at + STALLED_AFTER
+            if candidate.state is not _State.FAILED and not slow:
                 window.append(candidate)
                 if len(window) >= self._count:
                     break

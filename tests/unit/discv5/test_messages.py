@@ -1,0 +1,66 @@
+"""Messages as bytes, written by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from ginnel.base.errors import RemoteProtocolError
+from ginnel.base.types import Address
+from ginnel.discv5.messages import (
+    FindNode,
+    Ping,
+    Pong,
+    TalkRequest,
+    TalkResponse,
+    UnknownMessageType,
+    decode_message,
+    encode_message,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("01c20101", Ping(b"\x01", 1)),
+        ("01c28080", Ping(b"", 0)),
+        ("02ca0101847f000001827660", Pong(b"\x01", 1, Address("127.0.0.1", 30304))),
+        ("03c501c3820100", FindNode(b"\x01", (256,))),
+        ("03c28 0c0".replace(" ", ""), FindNode(b"", ())),
+        ("05c4 00 61 62 63".replace(" ", "")[:10] + "62", None),
+        ("06c20162", TalkResponse(b"\x01", b"b")),
+        ("05c3016162", TalkRequest(b"\x01", b"a", b"b")),
+        ("01ca8800000000000000000001"[:22] + "01", Ping(bytes(8), 1)),
+    ],
+)
+def test_by_hand(text: str, message: object) -> None:
+    data = bytes.fromhex(text)
+    if message is None:
+        with pytest.raises(RemoteProtocolError):
+            decode_message(data)
+        return
+    assert decode_message(data) == message
+    assert encode_message(message) == data  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "01",
+        "01c0",
+        "01c101",
+        "01c3010101",
+        "01cb89" + "01" * 9 + "01",
+        "01c2c001",
+        "02c8010183010203827660",
+    ],
+)
+def test_refused(text: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_message(bytes.fromhex(text))
+
+
+@pytest.mark.parametrize("kind", [0, 7, 8, 9, 10, 255])
+def test_unknown_types(kind: int) -> None:
+    with pytest.raises(UnknownMessageType):
+        decode_message(bytes((kind,)) + b"\xc0")

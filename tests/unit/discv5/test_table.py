@@ -1,0 +1,162 @@
+"""The routing table: buckets, replacements, limits of addresses."""
+
+from __future__ import annotations
+
+import random
+
+from ginnel.base.types import Address, NodeId
+from ginnel.discv5.enr import Enr, address_fields, sign_enr
+from ginnel.discv5.keys import log_distance, new_private_key
+from ginnel.discv5.table import Added, RoutingTable, TableLimits, is_usable, may_relay
+
+RNG = random.Random(4)
+OWN = NodeId(bytes(32))
+RECORDS: list[Enr] = []
+for _index in range(400):
+    _address = Address(f"203.{_index // 200}.{_index % 200}.1", 9)
+    RECORDS.append(sign_enr(new_private_key(RNG.randbytes), 1, address_fields(_address)))
+FAR = [record for record in RECORDS if record.node_id[0] & 0x80]
+
+
+def test_our_own_half_splits_and_the_other_does_not() -> None:
+    table = RoutingTable(OWN, TableLimits(bits_per_hop=1))
+    results = [table.add(record) for record in FAR]
+    assert results[:16] == [Added.NEW] * 16
+    assert set(results[16:]) == {Added.REPLACEMENT}
+    for record in RECORDS:
+        table.add(record)
+    assert len(table) > 60
+    assert sum(1 for enr in table.at_distances([256], 1000, seen_only=False)) == 16
+
+
+def test_more_bits_per_hop_keep_more_far_nodes() -> None:
+    table = RoutingTable(OWN, TableLimits())
+    for record in FAR:
+        table.add(record)
+    assert len(table) > 100
+
+
+def test_a_silent_node_makes_room_for_a_replacement() -> None:
+    table = RoutingTable(OWN, TableLimits(bits_per_hop=1))
+    for record in FAR[:20]:
+        table.add(record)
+    assert table.get(FAR[19].node_id) is None
+    replacement = table.replace(FAR[3].node_id)
+    assert replacement == FAR[19]
+    assert table.get(FAR[3].node_id) is None
+    assert len(table) == 16
+    assert table.replace(FAR[3].node_id) is None
+
+
+def test_a_node_that_answered_pushes_out_one_that_never_did() -> None:
+    table = RoutingTable(OWN, TableLimits(bits_per_hop=1))
+    for record in FAR[:16]:
+        table.add(record)
+    assert table.add(FAR[16], seen=True) is Added.NEW
+    assert len(table) == 16
+
+
+def test_bootstrap_nodes_stay() -> None:
+    table = RoutingTable(OWN, TableLimits())
+    table.add(FAR[0], seen=True, bootstrap=True)
+    assert table.replace(FAR[0].node_id) is None
+    node = table.get(FAR[0].node_id)
+    assert node is not None
+    assert not node.is_seen
+
+
+def test_neighbours_are_the_closest() -> None:
+    table = RoutingTable(OWN, TableLimits(bucket_size=1000))
+    for record in RECORDS:
+        table.add(record)
+    target = NodeId(RNG.randbytes(32))
+    number = int.from_bytes(target, "big")
+    true = sorted(RECORDS, key=lambda enr: int.from_bytes(enr.node_id, "big") ^ number)[:16]
+    assert table.neighbours(target, 16) == true
+    assert table.neighbours(target, 16, seen_only=True) == []
+
+
+def test_distances_are_served_fairly() -> None:
+    table = RoutingTable(OWN, TableLimits(bucket_size=1000))
+    for record in RECORDS:
+        table.add(record, seen=True)
+    found = table.at_distances([256, 255, 254], 16)
+    counts = [sum(log_distance(OWN, enr.node_id) == d for enr in found) for d in (256, 255, 254)]
+    assert counts == [6, 5, 5]
+    assert table.at_distances([3], 16) == []
+    assert len(table.at_distances([256, 256], 5)) == 5
+
+
+def test_public_networks_are_limited_and_private_ones_not() -> None:
+    for prefix, bucket, expected in (
+        ("203.0.113", 1000, 10),
+        ("203.0.113", 2, 2),
+        ("10.0.0", 2, 40),
+    ):
+        table = RoutingTable(OWN, TableLimits(bucket_size=1000, bucket_ip=bucket))
+        for index in range(40):
+            address = Address(f"{prefix}.{index + 1}", 9)
+            table.add(sign_enr(new_private_key(RNG.randbytes), 1, address_fields(address)))
+        assert len(table) == expected
+
+
+def test_limits_are_given_back() -> None:
+    table = RoutingTable(OWN, TableLimits(bucket_ip=1))
+    keys = [new_private_key(RNG.randbytes) for _ in range(2)]
+    one, two = (
+        sign_enr(key, 1, address_fields(Address(f"203.0.113.{n}", 9))) for n, key in enumerate(keys)
+    )
+    assert table.add(one) is Added.NEW
+    assert table.add(two) is Added.REFUSED
+    table.replace(one.node_id)
+    assert table.add(two) is Added.NEW
+
+
+def test_a_newer_record_is_taken_and_an_older_not() -> None:
+    table = RoutingTable(OWN, TableLimits())
+    key = b"\x09" * 32
+    old, new = (sign_enr(key, n, address_fields(Address(f"203.0.{n}.1", 9))) for n in (1, 2))
+    table.add(new, seen=True)
+    assert table.add(old) is Added.KNOWN
+    node = table.get(new.node_id)
+    assert node is not None
+    assert node.record == new
+    newest = sign_enr(key, 3, address_fields(Address("203.0.9.1", 9)))
+    table.add(newest)
+    moved = table.get(new.node_id)
+    assert moved is not None
+    assert (moved.record, moved.is_seen) == (newest, True)
+    table.add(sign_enr(key, 4, {}))
+    assert table.get(new.node_id) is None
+
+
+def test_what_is_no_node_of_the_table() -> None:
+    key = b"\x09" * 32
+    record = sign_enr(key, 1, address_fields(Address("203.0.113.1", 9)))
+    assert RoutingTable(record.node_id, TableLimits()).add(record) is Added.REFUSED
+    table = RoutingTable(OWN, TableLimits())
+    assert table.add(sign_enr(key, 1, {})) is Added.REFUSED
+    for ip in ("224.0.0.1", "0.0.0.0", "255.255.255.255"):
+        record = sign_enr(key, 1, address_fields(Address(ip, 9)))
+        assert table.add(record) is Added.REFUSED
+    assert not is_usable(Address("203.0.113.1", 0))
+
+
+def test_least_recently_seen_is_revalidated() -> None:
+    table = RoutingTable(OWN, TableLimits())
+    for record in FAR[:5]:
+        table.add(record)
+    for record in FAR[1:5]:
+        table.mark_seen(record.node_id)
+    assert table.node_to_revalidate(RNG) == FAR[0]
+    assert RoutingTable(OWN, TableLimits()).node_to_revalidate(RNG) is None
+
+
+def test_who_may_name_what() -> None:
+    public, private, loopback = (Address(ip, 9) for ip in ("203.0.113.1", "10.0.0.1", "127.0.0.1"))
+    assert may_relay(public, public)
+    assert not may_relay(public, private)
+    assert not may_relay(private, loopback)
+    assert may_relay(private, private)
+    assert may_relay(loopback, private)
+    assert may_relay(loopback, loopback)
