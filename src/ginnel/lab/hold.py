@@ -127,6 +127,11 @@ class Child:
         """Let the child go on, from the parent."""
         os.write(self._go, b"g")
 
+    def close(self) -> None:
+        """Close both pipes, from the parent."""
+        self._reports.close()
+        os.close(self._go)
+
     def read_report(self) -> dict[str, Any]:
         """Wait for the child's next report. Raises BuildError."""
         line = self._reports.readline()
@@ -264,6 +269,7 @@ class Holder:
         child, self._captures = self._captures, None
         os.kill(child.pid, signal.SIGTERM)
         drops: dict[str, int] = child.read_report()["drops"]
+        child.close()
         return drops
 
 

@@ -23,9 +23,10 @@ _MASQUERADE = {
 }
 _BLOCKED = {
     NatKind.UDP_BLOCKED: ("meta l4proto udp drop",),
-    NatKind.TCP443: ("meta l4proto udp drop", "tcp dport != 443 drop"),
+    NatKind.TCP443: ("meta l4proto udp drop", 'oifname "wan" tcp dport != 443 drop'),
 }
 _ESTABLISHED = 'iifname "wan" ct state established,related accept'
+_NEIGHBOURS = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
 _DROP = 'iifname "wan" drop'
 _MAPPED = f"""\
   map mapped {{
@@ -74,7 +75,7 @@ def _filter_table(kind: NatKind) -> str:
     chains = [("forward", [*forward, _DROP])]
     if kind is not NatKind.LEAKY:
         # Without this an unsolicited packet takes the port, and the host leaves from another.
-        chains.append(("input", [_ESTABLISHED, _DROP]))
+        chains.append(("input", [_NEIGHBOURS, _ESTABLISHED, _DROP]))
     text = "".join(
         f"  chain {hook}s {{\n    type filter hook {hook} priority 0; policy accept\n    "
         + "\n    ".join(rules)

@@ -221,7 +221,12 @@ class Lab:
     def detach(self) -> dict[str, Any]:
         """Let the lab outlive this process; return JSON values for `Lab.attach`."""
         self._request({"verb": "stay"})
-        self._holder = None
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._holder is not None:
+            self._holder.returncode = 0  # or Popen would warn that nobody waited for it
+            self._holder = None
         return {
             "holder": self.holder_pid,
             "started": start_time(self.holder_pid),

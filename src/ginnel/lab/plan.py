@@ -57,8 +57,12 @@ class NodePlan:
         """Configure a device and bring it up."""
         self.ip_lines.append(f"link set dev {device} addrgenmode none")
         for address in addresses:
-            nodad = " nodad" if ":" in address else ""
-            self.ip_lines.append(f"address add {address} dev {device}{nodad}")
+            if ":" in address:  # a router without a link-local address finds no neighbours
+                local = f"fe80::{address.rpartition(':')[2]}"
+                self.ip_lines.append(f"address add {local} dev {device} nodad")
+                self.ip_lines.append(f"address add {address} dev {device} nodad")
+            else:
+                self.ip_lines.append(f"address add {address} dev {device}")
         self.ip_lines.append(f"link set dev {device} up")
 
 

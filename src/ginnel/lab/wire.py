@@ -22,6 +22,9 @@ MAX_QUEUED = 20_000  # frames each way, 30 MB; what comes on top is lost, as in 
 MAX_BURST = 64  # frames read at once before it is looked which are due
 SOCKET_BUFFER = 8 << 20  # bytes, where the system lets us
 
+_ARP, _IPV6 = b"\x08\x06", b"\x86\xdd"  # Ethernet types
+_ICMPV6 = b"\x3a"
+_NEIGHBOUR_MESSAGES = tuple(bytes([number]) for number in range(133, 138))  # RFC 4861, section 4
 ETH_P_ALL = 3
 SOL_PACKET = 263
 PACKET_IGNORE_OUTGOING = 23
@@ -38,6 +41,14 @@ def open_packet_socket(device: str) -> socket.socket:
     opened.setblocking(False)
     opened.bind((device, ETH_P_ALL))
     return opened
+
+
+def is_address_resolution(frame: bytes) -> bool:
+    """Say whether a frame is ARP or IPv6 neighbour discovery, which no real long line loses."""
+    kind = frame[12:14]
+    return kind == _ARP or (
+        kind == _IPV6 and frame[20:21] == _ICMPV6 and frame[54:55] in _NEIGHBOUR_MESSAGES
+    )
 
 
 class Direction:
@@ -70,7 +81,8 @@ class Direction:
                 return
             except OSError:
                 return  # the device went down; it may come back
-            if len(self._under_way) < MAX_QUEUED and self._rng.random() >= self._loss:
+            lost = not is_address_resolution(frame) and self._rng.random() < self._loss
+            if not lost and len(self._under_way) < MAX_QUEUED:
                 self._under_way.append((time.monotonic() + self._delay_s, frame))
 
     def write(self, now: float) -> None:
