@@ -1,0 +1,64 @@
+"""Two asyncio agents over loopback."""
+
+import asyncio
+
+import pytest
+
+from ginnel.base.errors import UsageError
+from ginnel.base.types import Address
+from ginnel.ice.aio import Agent, IceFailed
+from ginnel.ice.candidate import CandidateKind, make_host, make_remote
+from ginnel.ice.events import AgentConfig, IceState
+from ginnel.net.udp import UdpSocket
+
+CONFIG = AgentConfig(allow_loopback=True)
+
+
+def test_two_agents_connect_and_carry_data() -> None:
+    async def main() -> None:
+        sockets = [UdpSocket.open(Address("127.0.0.1", 0)) for _ in range(2)]
+        a, b = (
+            Agent(source, controlling=index == 0, config=CONFIG)
+            for index, source in enumerate(sockets)
+        )
+        async with a, b:
+            for agent, other, mine, theirs in ((a, b, 0, 1), (b, a, 1, 0)):
+                agent.add_local_candidate(make_host(sockets[mine].address))
+                agent.set_remote_credentials(other.ufrag, other.pwd)
+                agent.add_remote_candidate(
+                    make_remote(CandidateKind.HOST, sockets[theirs].address, 9, "f")
+                )
+                agent.end_of_candidates()
+            with pytest.raises(UsageError):
+                a.send(b"too early")
+            pairs = await asyncio.gather(a.connect(), b.connect())
+            assert pairs[0][1].address == sockets[1].address
+            a.send(b"hello")
+            assert await b.receive() == b"hello"
+            b.send(b"hello yourself")
+            assert await a.receive() == b"hello yourself"
+            assert a.state is IceState.COMPLETED
+        assert b.state is IceState.CLOSED
+        for source in sockets:
+            source.close()
+
+    asyncio.run(asyncio.wait_for(main(), 5.0))
+
+
+def test_closing_ends_the_wait() -> None:
+    async def main() -> None:
+        source = UdpSocket.open(Address("127.0.0.1", 0))
+        async with Agent(source, controlling=True, config=CONFIG) as agent:
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(expect_failure(agent))
+                asyncio.get_running_loop().call_soon(agent.close)
+            assert task.result() == "closed"
+        source.close()
+
+    asyncio.run(asyncio.wait_for(main(), 5.0))
+
+
+async def expect_failure(agent: Agent) -> str:
+    with pytest.raises(IceFailed) as caught:
+        await agent.connect()
+    return str(caught.value)
