@@ -11,6 +11,8 @@ use crate::routes::Prefix;
 
 /// Packets that may wait for one peer's handshake: a few round trips of a start, not a bulk flow.
 pub(crate) const MAX_STAGED_PER_PEER: usize = 32;
+/// Answered handshakes that may wait for their first packet: gotatun keeps as many sessions.
+const MAX_UNCONFIRMED: usize = 8;
 /// Handshakes that one peer may start in a period (Linux: 50 a second).
 const MAX_INITIATIONS: u32 = 50;
 /// The period of that limit.
@@ -24,8 +26,9 @@ pub(crate) struct Peer {
     pub(crate) keepalive: Option<u16>,
     /// Padded inner packets and when they came; they leave when the handshake is done.
     pub(crate) staged: VecDeque<(Instant, Packet)>,
-    /// Index of a session that we answered, until its first packet proves that the peer has it.
-    pub(crate) unconfirmed: Option<u32>,
+    /// Indices of sessions that we answered, oldest first, until a packet proves that the peer has
+    /// one. Several: an answer may be lost while an earlier one arrives.
+    unconfirmed: VecDeque<u32>,
     pub(crate) last_handshake: Option<Instant>,
     /// Start of the current period, and the handshakes that the peer started in it.
     initiations: Option<(Instant, u32)>,
@@ -44,7 +47,7 @@ impl Peer {
             endpoint: None,
             keepalive: None,
             staged: VecDeque::new(),
-            unconfirmed: None,
+            unconfirmed: VecDeque::new(),
             last_handshake: None,
             initiations: None,
             retry_at: None,
@@ -84,9 +87,25 @@ impl Peer {
         }
     }
 
+    /// Notes a session that waits for its first packet.
+    pub(crate) fn expect_confirmation(&mut self, index: u32) {
+        if self.unconfirmed.len() >= MAX_UNCONFIRMED {
+            self.unconfirmed.pop_front();
+        }
+        self.unconfirmed.push_back(index);
+    }
+
+    /// Says whether a packet of this session is the first; forgets the sessions before it.
+    pub(crate) fn confirm(&mut self, index: u32) -> bool {
+        let found = self.unconfirmed.iter().position(|known| *known == index);
+        if let Some(position) = found {
+            self.unconfirmed.drain(..=position);
+        }
+        found.is_some()
+    }
+
     /// Notes that both sides have the keys of a handshake.
     pub(crate) fn complete_handshake(&mut self, path: Path, now: Instant, out: &mut Output) {
-        self.unconfirmed = None;
         self.last_handshake = Some(now);
         self.retry_at = None;
         out.events.push(Event::HandshakeCompleted {

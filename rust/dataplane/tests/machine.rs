@@ -48,6 +48,17 @@ fn both_may_start_at_once() {
 }
 
 #[test]
+fn a_handshake_completes_though_a_later_answer_is_lost() {
+    let (mut left, mut right) = pair();
+    let first = left.start_handshake(right.key());
+    let second = left.start_handshake(right.key());
+    let answers = right.receive(&first[0].data, left.address);
+    right.receive(&second[0].data, left.address); // this answer is lost
+    carry(&mut right, &mut left, answers);
+    assert_eq!((left.handshakes(), right.handshakes()), (1, 1));
+}
+
+#[test]
 fn an_initiation_from_an_unknown_endpoint_is_matched_by_its_key() {
     let (mut left, mut right) = (Node::new(1), Node::new(2));
     left.set(right.peer_config());

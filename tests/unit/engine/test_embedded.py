@@ -228,6 +228,19 @@ def test_foreign_datagrams_arrive_with_both_addresses(
     assert (stats.passed_discv5, stats.passed_stun) == (1, 1)
 
 
+def test_ipv6_datagrams_arrive_with_both_addresses() -> None:
+    node = Node("100.64.0.1", socket.AF_INET6)
+    with udp_socket(socket.AF_INET6) as stranger:
+        stranger.settimeout(PATIENCE_S)
+        stranger.sendto(b"\xd1" * 63, node.address)
+        node.wait(lambda: len(node.datagrams) == 1)
+        source = Address(*stranger.getsockname()[:2])
+        assert node.datagrams == [Datagram(b"\xd1" * 63, source, "::1")]
+        assert node.engine.send([Transmit(b"back", source, "::1")]) == 1
+        assert stranger.recvfrom(100)[1][:2] == node.address
+    node.close()
+
+
 def test_send_leaves_from_the_shared_port(pair: tuple[Node, Node], stranger: socket.socket) -> None:
     node = pair[0]
     stranger.settimeout(PATIENCE_S)

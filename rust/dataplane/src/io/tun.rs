@@ -21,6 +21,7 @@ impl Tun {
     /// Reads one packet; `None` if there is none.
     pub(super) fn read(&self, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
         match nix::unistd::read(&self.0, buffer) {
+            Ok(0) => Err(Errno::EIO), // the other end is gone
             Ok(size) => Ok(Some(size)),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
             Err(error) => Err(error),

@@ -111,7 +111,7 @@ impl Machine {
         {
             TunnResult::WriteToNetwork(WgKind::HandshakeResp(response)) => {
                 peer.note_initiation(now);
-                peer.unconfirmed = Some(response.sender_idx.get());
+                peer.expect_confirmation(response.sender_idx.get());
                 peer.learn_endpoint(path, out);
                 push(&mut self.by_index, id, response.into(), path, out);
             }
@@ -181,7 +181,7 @@ impl Machine {
         };
         peer.rx_bytes += packet.len() as u64;
         peer.learn_endpoint(path, out);
-        if peer.unconfirmed == Some(index) {
+        if peer.confirm(index) {
             peer.complete_handshake(path, now, out);
             self.flush_staged(id, now, out);
         }
