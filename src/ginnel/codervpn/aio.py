@@ -71,6 +71,7 @@ class _Stream:
     def drain(self) -> None:
         """Write what can be written, tell of events, arm the timer."""
         if self._is_closed:
+            self._on_change()  # what was asked too late fails
             return
         self._write()
         self._on_change()

@@ -12,10 +12,11 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from ginnel.base.errors import SystemFailure
 from ginnel.daemon import privileges
@@ -24,7 +25,10 @@ from ginnel.daemon.paths import NetworkPaths
 from ginnel.net.tun import TunDevice, device_name, open_tun
 
 RECEIVE_BUFFER = 4 * 1024 * 1024  # bytes; 30 ms of a Gbit/s
+PATIENCE = 2.0  # seconds until what a dying tunnel holds counts as somebody else's
 _SO_RCVBUFFORCE = 33  # beyond net.core.rmem_max; needs CAP_NET_ADMIN
+
+ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +65,13 @@ def open_resources(
         _make_folder(paths.state, 0o700, uid=tunnel_uid)
         if signer_uid is not None:
             _make_folder(paths.signer_state, 0o700, uid=signer_uid)
-        udp4 = stack.enter_context(bind_udp(socket.AF_INET, port))
+        udp4 = stack.enter_context(_patiently(lambda: bind_udp(socket.AF_INET, port)))
         udp6 = _bind_udp6(port)
         if udp6 is not None:
             stack.enter_context(udp6)
         device = None
         if use_tun:
-            device = open_tun(device_name(paths.name))
+            device = _patiently(lambda: open_tun(device_name(paths.name)))
             stack.callback(os.close, device.fd)
         listener = stack.enter_context(listen_unix(paths.tunnel_socket, mode=0o666))
         stack.callback(paths.tunnel_socket.unlink, missing_ok=True)
@@ -98,6 +102,18 @@ def bind_udp(family: int, port: int) -> socket.socket:
             ) from None
         raise SystemFailure(f"UDP port {port} can't be bound: {error.strerror}") from error
     return opened
+
+
+def _patiently(make: Callable[[], ValueT]) -> ValueT:
+    """Try again for a moment: the tunnel of a manager that was just killed may still be dying."""
+    gives_up_at = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return make()
+        except SystemFailure:
+            if time.monotonic() >= gives_up_at:
+                raise
+            time.sleep(PATIENCE / 20)
 
 
 def _bind_udp6(port: int) -> socket.socket | None:

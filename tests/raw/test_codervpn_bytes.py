@@ -1,0 +1,376 @@
+"""CoderVPN from hand-written bytes: lines, frames and fields as others send them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ginnel.base.errors import RemoteProtocolError
+from ginnel.base.types import Secret
+from ginnel.codervpn.header import Dialect, Role, Version, parse_header
+from ginnel.codervpn.manager_role import (
+    Answered,
+    Ask,
+    LogReceived,
+    ManagerCore,
+    ManagerEvent,
+    SettingsRequested,
+)
+from ginnel.codervpn.messages import LogLevel, LogRecord, Start, make_agent
+from ginnel.codervpn.speaker import Drop, Negotiated, StreamClosed
+from ginnel.codervpn.tunnel_role import (
+    SettingsAnswered,
+    StartRequested,
+    StopRequested,
+    TunnelCore,
+    TunnelEvent,
+    WakeRequested,
+)
+
+SEED_MANAGER = b"codervpn 1.3 manager\n"
+SEED_TUNNEL = b"codervpn 1.3 tunnel\n"
+# ManagerMessage{rpc{msg_id 1}, start{fd 4, url "u", token "t"}}
+START = bytes.fromhex("0000000e 0a020801 22080804 1201751a0174".replace(" ", ""))
+# TunnelMessage{rpc{response_to 1}, start{success}}
+STARTED = bytes.fromhex("00000008 0a021001 2a020801".replace(" ", ""))
+STOP = bytes.fromhex("00000006 0a020802 2a00".replace(" ", ""))
+STOPPED = bytes.fromhex("00000008 0a021002 32020801".replace(" ", ""))
+
+
+def sent(core: ManagerCore | TunnelCore) -> bytes:
+    data = b""
+    while (part := core.poll_transmit()) is not None:
+        data += part
+    return data
+
+
+def tunnel_events(core: TunnelCore) -> list[TunnelEvent]:
+    events = []
+    while (event := core.poll_event()) is not None:
+        events.append(event)
+    return events
+
+
+def manager_events(core: ManagerCore) -> list[ManagerEvent]:
+    events = []
+    while (event := core.poll_event()) is not None:
+        events.append(event)
+    return events
+
+
+def open_tunnel(header: bytes = SEED_MANAGER) -> TunnelCore:
+    core = TunnelCore(now=0.0)
+    core.handle_bytes(header, now=0.0)
+    assert isinstance(tunnel_events(core)[0], Negotiated)
+    sent(core)
+    return core
+
+
+def open_manager(header: bytes = SEED_TUNNEL) -> ManagerCore:
+    core = ManagerCore(now=0.0)
+    core.handle_bytes(header, now=0.0)
+    assert isinstance(manager_events(core)[0], Negotiated)
+    sent(core)
+    return core
+
+
+@pytest.mark.parametrize(
+    ("line", "role", "versions", "dialect"),
+    [
+        (b"codervpn 1.0 manager", Role.MANAGER, [(1, 0)], Dialect.SEED),
+        (b"codervpn 12.34 tunnel", Role.TUNNEL, [(12, 34)], Dialect.SEED),
+        (b"codervpn manager 1.3", Role.MANAGER, [(1, 3)], Dialect.SHIPPED),
+        (b"codervpn tunnel 1.2,2.4,3.2", Role.TUNNEL, [(1, 2), (2, 4), (3, 2)], Dialect.SHIPPED),
+    ],
+)
+def test_headers(
+    line: bytes, role: Role, versions: list[tuple[int, int]], dialect: Dialect
+) -> None:
+    header = parse_header(line)
+    assert (header.role, list(header.versions), header.dialect) == (role, versions, dialect)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"codervpn",
+        b"codervpn 1.0",
+        b"codervpn 1.0 manager ",
+        b"codervpn  1.0 manager",
+        b"codervpn 1.0 manager\r",
+        b"codervpn 1 manager",
+        b"codervpn 1.0.0 manager",
+        b"codervpn 01.0 manager",
+        b"codervpn 0.9 manager",
+        b"codervpn 1.0 Manager",
+        b"codervpn 1.0 server",
+        b"codervpn manager",
+        b"codervpn manager ",
+        b"codervpn manager 1.0,",
+        b"codervpn manager 1.0,1.1",
+        b"codervpn manager 2.0,1.0",
+        b"codervpn manager 0.1",
+        b"codervpn manager 1.99999999999",
+        "codervpn manager ١.0".encode(),
+        b"GET / HTTP/1.1",
+        b"codervpn manager " + b"1" * 240,
+    ],
+)
+def test_bad_headers(line: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        parse_header(line)
+    core = TunnelCore(now=0.0)
+    core.handle_bytes(line + b"\n", now=0.0)
+    assert [type(event) for event in tunnel_events(core)] == [StreamClosed]
+
+
+def test_a_header_that_does_not_end_is_cut_off() -> None:
+    core = ManagerCore(now=0.0)
+    core.handle_bytes(b"codervpn " + b"x" * 255, now=0.0)
+    assert manager_events(core) == [StreamClosed("header longer than 255 bytes")]
+
+
+def test_the_tunnel_mirrors_the_managers_dialect() -> None:
+    for header, answer in (
+        (b"codervpn 1.3 manager\n", b"codervpn 1.3 tunnel\n"),
+        (b"codervpn manager 1.0\n", b"codervpn tunnel 1.3\n"),
+    ):
+        core = TunnelCore(now=0.0)
+        assert sent(core) == b""
+        for index in range(len(header)):
+            core.handle_bytes(header[index : index + 1], now=0.0)
+        assert sent(core) == answer
+
+
+def test_a_tunnel_that_hears_nothing_speaks_the_seeds_form_after_a_second() -> None:
+    core = TunnelCore(now=0.0)
+    core.handle_timeout(now=0.9)
+    assert sent(core) == b""
+    core.handle_timeout(now=1.0)
+    core.handle_timeout(now=1.1)
+    assert sent(core) == SEED_TUNNEL
+    core.handle_bytes(b"codervpn manager 1.1\n", now=2.0)
+    assert sent(core) == b""
+    assert tunnel_events(core) == [Negotiated(Version(1, 1), Dialect.SHIPPED)]
+
+
+def test_no_header_within_five_seconds_closes() -> None:
+    core = ManagerCore(now=0.0)
+    assert sent(core) == SEED_MANAGER
+    core.handle_timeout(now=4.9)
+    assert manager_events(core) == []
+    core.handle_timeout(now=5.0)
+    assert manager_events(core) == [StreamClosed("no header within 5 s")]
+
+
+def test_same_role_and_no_common_version_are_told_apart() -> None:
+    core = ManagerCore(now=0.0)
+    core.handle_bytes(SEED_MANAGER, now=0.0)
+    assert manager_events(core) == [StreamClosed("both sides are manager")]
+    tunnel = TunnelCore(now=0.0)
+    tunnel.handle_bytes(b"codervpn manager 2.0\n", now=0.0)
+    assert sent(tunnel) == b"codervpn tunnel 1.3\n"  # so that the other side can say so too
+    assert tunnel_events(tunnel) == [StreamClosed("no common version: we have 1.3, not 2.0")]
+
+
+def test_start_settings_and_stop_as_bytes() -> None:
+    manager = open_manager()
+    manager.start(Start(4, "u", Secret(b"t")), now=1.0)
+    assert sent(manager) == START
+    tunnel = open_tunnel()
+    tunnel.handle_bytes(START, now=1.0)
+    (event,) = tunnel_events(tunnel)
+    assert isinstance(event, StartRequested)
+    assert event.start == Start(4, "u", Secret(b"t"))
+    assert "token=<secret>" in repr(event)
+    tunnel.finish_start(None)
+    assert sent(tunnel) == STARTED
+    manager.handle_bytes(STARTED, now=1.0)
+    assert manager_events(manager) == [Answered(Ask.START, 1, None)]
+    manager.stop(now=2.0)
+    assert sent(manager) == STOP
+    tunnel.handle_bytes(STOP, now=2.0)
+    assert tunnel_events(tunnel) == [StopRequested()]
+    tunnel.finish_stop()
+    assert not tunnel.speaker.is_write_finished
+    assert sent(tunnel) == STOPPED
+    assert tunnel.speaker.is_write_finished
+    manager.handle_bytes(STOPPED, now=2.0)
+    manager.handle_eof(now=2.0)
+    assert manager_events(manager) == [Answered(Ask.STOP, 2, None), StreamClosed(None)]
+
+
+def test_a_start_without_url_or_token_fails_and_stop_before_start_succeeds() -> None:
+    tunnel = open_tunnel()
+    # start{fd 4}, msg_id 1
+    tunnel.handle_bytes(bytes.fromhex("000000080a02080122020804"), now=0.0)
+    assert tunnel_events(tunnel) == []
+    assert b"Start has no URL" in sent(tunnel)
+    # start{url "u"}, msg_id 2
+    tunnel.handle_bytes(bytes.fromhex("000000090a0208022203120175"), now=0.0)
+    assert b"Start has no token" in sent(tunnel)
+    tunnel.handle_bytes(STOP, now=0.0)
+    tunnel.finish_stop()
+    assert sent(tunnel) == STOPPED
+
+
+def test_a_second_start_succeeds_without_an_event() -> None:
+    tunnel = open_tunnel()
+    tunnel.handle_bytes(START, now=0.0)
+    tunnel.finish_start(None)
+    tunnel_events(tunnel)
+    sent(tunnel)
+    tunnel.handle_bytes(START, now=0.0)
+    assert tunnel_events(tunnel) == []
+    assert sent(tunnel) == STARTED
+    assert tunnel.double_starts == 1
+
+
+def test_settings_are_answered_out_of_order_and_late_answers_are_dropped() -> None:
+    from ginnel.codervpn import vpn_pb2 as pb
+
+    tunnel = open_tunnel()
+    first = tunnel.request_settings(pb.NetworkSettingsRequest(mtu=1280), now=0.0, timeout=1.0)
+    second = tunnel.request_settings(pb.NetworkSettingsRequest(mtu=1281), now=0.0, timeout=9.0)
+    # TunnelMessage{rpc{msg_id}, network_settings{mtu}}
+    assert sent(tunnel) == bytes.fromhex("000000090a0208012203108 00a".replace(" ", "")) + (
+        bytes.fromhex("000000090a020802220310810a")
+    )
+    # ManagerMessage{rpc{response_to 2}, network_settings{error_message "no"}}
+    tunnel.handle_bytes(bytes.fromhex("0000000a0a021002 1a0412026e6f".replace(" ", "")), now=0.5)
+    assert tunnel_events(tunnel) == [SettingsAnswered(second, "no")]
+    tunnel.handle_timeout(now=1.0)
+    assert tunnel_events(tunnel) == [SettingsAnswered(first, "no response in time")]
+    tunnel.handle_bytes(bytes.fromhex("000000080a0210011a020801"), now=1.5)
+    assert tunnel_events(tunnel) == []
+    assert tunnel.speaker.drops[Drop.UNKNOWN_RESPONSE] == 1
+
+
+def test_the_manager_sees_settings_and_answers_with_the_requests_id() -> None:
+    manager = open_manager()
+    manager.handle_bytes(bytes.fromhex("000000090a020805220310800a"), now=0.0)
+    (event,) = manager_events(manager)
+    assert isinstance(event, SettingsRequested)
+    assert event.settings.mtu == 1280
+    manager.finish_settings(event.request, None)
+    assert sent(manager) == bytes.fromhex("000000080a0210051a020801")
+    manager.finish_settings(event.request, None)
+    assert sent(manager) == b""
+
+
+def test_logs_and_peers_are_one_way_without_rpc() -> None:
+    tunnel = open_tunnel()
+    assert tunnel.write_log(LogRecord(LogLevel.WARN, "hi", ("a", "b"), (("k", "v"),)))
+    line = sent(tunnel)
+    # TunnelMessage{log{level 2, message "hi", logger_names, fields{k, v}}}
+    assert line == bytes.fromhex("0000001612140802120268691a01611a016222060a016b120176")
+    manager = open_manager()
+    manager.handle_bytes(line, now=0.0)
+    (event,) = manager_events(manager)
+    assert isinstance(event, LogReceived)
+    assert event.record == LogRecord(LogLevel.WARN, "hi", ("a", "b"), (("k", "v"),))
+    tunnel.upsert(agents=[make_agent(b"id", "pi")])
+    # TunnelMessage{peer_update{upserted_agents{id, name}}}
+    assert sent(tunnel) == bytes.fromhex("0000000c1a0a12080a02696412027069")
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"\0\0\0\1\xff", "a frame that is no protobuf message"),
+        (b"\1\0\0\1", "a frame of 16777217 bytes; the limit is 16777216"),
+        (b"\xff\xff\xff\xff", "a frame of 4294967295 bytes; the limit is 16777216"),
+    ],
+)
+def test_fatal_frames(data: bytes, error: str) -> None:
+    tunnel = open_tunnel()
+    tunnel.handle_bytes(data, now=0.0)
+    assert tunnel_events(tunnel) == [StreamClosed(error)]
+    manager = open_manager()
+    request = manager.stop(now=0.0)
+    manager.handle_bytes(data, now=0.0)
+    assert manager_events(manager) == [
+        Answered(Ask.STOP, request, "stream closed"),
+        StreamClosed(error),
+    ]
+
+
+def test_the_end_in_mid_frame_and_before_the_header() -> None:
+    tunnel = open_tunnel()
+    tunnel.handle_bytes(b"\0\0", now=0.0)
+    tunnel.handle_eof(now=0.0)
+    assert tunnel_events(tunnel) == [StreamClosed("the stream ended in the middle of a frame")]
+    tunnel = TunnelCore(now=0.0)
+    tunnel.handle_eof(now=0.0)
+    assert tunnel_events(tunnel) == [StreamClosed("the stream ended before the header")]
+
+
+def test_messages_without_effect_are_counted() -> None:
+    tunnel = open_tunnel()
+    tunnel.handle_bytes(b"\0\0\0\0", now=0.0)  # empty
+    tunnel.handle_bytes(bytes.fromhex("000000040a020809"), now=0.0)  # only an id
+    tunnel.handle_bytes(bytes.fromhex("000000022a00"), now=0.0)  # stop without id
+    tunnel.handle_bytes(bytes.fromhex("000000060a0208091a00"), now=0.0)  # answer as request
+    tunnel.handle_bytes(bytes.fromhex("000000060a02080a7a00"), now=0.0)  # field 15
+    assert tunnel_events(tunnel) == []
+    assert sent(tunnel) == b""
+    assert tunnel.speaker.drops[Drop.EMPTY] == 3
+    assert tunnel.speaker.drops[Drop.UNEXPECTED] == 2
+
+
+def test_both_ids_mean_a_response_and_a_wrong_kind_fails_the_request() -> None:
+    manager = open_manager()
+    manager.stop(now=0.0)
+    manager.handle_bytes(bytes.fromhex("0000000a0a040807100132020801"), now=0.0)
+    manager.stop(now=0.0)
+    manager.handle_bytes(bytes.fromhex("000000080a0210022a020801"), now=0.0)
+    assert manager_events(manager) == [
+        Answered(Ask.STOP, 1, None),
+        Answered(Ask.STOP, 2, "response of another kind"),
+    ]
+
+
+def test_a_double_request_id_is_dropped_while_the_first_is_open() -> None:
+    tunnel = open_tunnel()
+    tunnel.handle_bytes(STOP + STOP, now=0.0)
+    assert tunnel_events(tunnel) == [StopRequested()]
+    assert tunnel.speaker.drops[Drop.DOUBLE_REQUEST] == 1
+
+
+def test_wake_is_answered_always_and_acted_on_every_five_seconds() -> None:
+    tunnel = open_tunnel()
+    for now, events in ((0.0, [WakeRequested()]), (4.9, []), (5.0, [WakeRequested()])):
+        tunnel.handle_bytes(bytes.fromhex("000000060a0208033200"), now=now)
+        assert tunnel_events(tunnel) == events
+        assert sent(tunnel) == bytes.fromhex("000000080a0210033a020801")
+
+
+def test_wake_is_not_sent_to_an_older_tunnel() -> None:
+    manager = open_manager(b"codervpn 1.2 tunnel\n")
+    request = manager.wake(now=0.0)
+    assert sent(manager) == b""
+    assert manager_events(manager) == [
+        Answered(Ask.WAKE, request, "the other side's version doesn't know it")
+    ]
+
+
+def test_newer_fields_are_cut_off_for_an_older_peer() -> None:
+    manager = open_manager(b"codervpn 1.0 tunnel\n")
+    start = Start(4, "u", Secret(b"t"), headers=(("h", "v"),), device_id="d", device_os="o")
+    manager.start(start, now=0.0)
+    assert sent(manager) == START
+    tunnel = open_tunnel(b"codervpn 1.0 manager\n")
+    agent = make_agent(b"id", "pi", fqdn=["a", "b"], latency_s=0.5, direct=True)
+    tunnel.upsert(agents=[agent])
+    assert sent(tunnel) == bytes.fromhex("0000000f1a0d120b0a02696412027069220161")
+
+
+def test_agents_come_again_every_five_seconds_in_the_shipped_dialect() -> None:
+    tunnel = open_tunnel(b"codervpn manager 1.3\n")
+    tunnel.upsert(agents=[make_agent(b"id", "pi")])
+    update = sent(tunnel)
+    tunnel.handle_timeout(now=4.9)
+    assert sent(tunnel) == b""
+    tunnel.handle_timeout(now=5.0)
+    assert sent(tunnel) == update
+    assert open_tunnel().poll_deadline() is None

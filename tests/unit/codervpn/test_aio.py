@@ -1,0 +1,163 @@
+"""Both facades over a real socket pair and over pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from ginnel.base.errors import SystemFailure
+from ginnel.base.types import Secret
+from ginnel.codervpn import Manager, Tunnel
+from ginnel.codervpn import vpn_pb2 as pb
+from ginnel.codervpn.header import Dialect, Version
+from ginnel.codervpn.messages import LogLevel, LogRecord, Start, make_agent, make_settings
+
+START = Start(-1, "u", Secret(b"t"))
+
+
+class TunnelProgram:
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.start_error: str | None = None
+
+    async def on_start(self, start: Start) -> str | None:
+        self.seen.append(f"start {start.token.reveal().decode()}")
+        return self.start_error
+
+    async def on_stop(self) -> None:
+        self.seen.append("stop")
+
+    async def on_wake(self) -> None:
+        self.seen.append("wake")
+
+
+class ManagerProgram:
+    def __init__(self) -> None:
+        self.logs: list[LogRecord] = []
+        self.mtus: list[int] = []
+        self.changed = asyncio.Event()
+
+    async def on_settings(self, settings: pb.NetworkSettingsRequest) -> str | None:
+        self.mtus.append(settings.mtu)
+        return None if settings.mtu == 1280 else f"mtu: {settings.mtu}"
+
+    def on_peers(self) -> None:
+        self.changed.set()
+
+    def on_log(self, record: LogRecord) -> None:
+        self.logs.append(record)
+
+
+Body = Callable[[Manager, Tunnel, ManagerProgram, TunnelProgram], Awaitable[None]]
+
+
+def run(body: Body, *, pipes: bool = False, dialect: Dialect = Dialect.SEED) -> list[str | None]:
+    """Run both ends and the body; return what both `run` calls returned."""
+
+    async def main() -> list[str | None]:
+        if pipes:
+            (read_1, write_1), (read_2, write_2) = os.pipe(), os.pipe()
+            fds = ((read_1, write_2), (read_2, write_1))
+        else:
+            one, two = (end.detach() for end in socket.socketpair())
+            fds = ((one, one), (two, two))
+        above, below = ManagerProgram(), TunnelProgram()
+        tunnel = Tunnel(*fds[1], below, versions=[Version(1, 3)])
+        manager = Manager(*fds[0], above, dialect=dialect)
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            ends = [tasks.create_task(manager.run()), tasks.create_task(tunnel.run())]
+            try:
+                await body(manager, tunnel, above, below)
+            finally:
+                manager.close()
+        assert manager.is_closed
+        assert tunnel.is_closed
+        return [end.result() for end in ends]
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("pipes", [False, True])
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_a_whole_conversation(pipes: bool, dialect: Dialect) -> None:
+    async def body(
+        manager: Manager, tunnel: Tunnel, above: ManagerProgram, below: TunnelProgram
+    ) -> None:
+        await manager.start(START)
+        assert manager.version == tunnel.version == Version(1, 3)
+        assert tunnel.dialect is dialect
+        answers = await asyncio.gather(
+            *(tunnel.network_settings(make_settings([], mtu=mtu)) for mtu in (1280, 1281, 1280))
+        )
+        assert answers == [None, "mtu: 1281", None]
+        tunnel.upsert(agents=[make_agent(b"1", "pi")])
+        tunnel.log(LogLevel.INFO, "hello")
+        await above.changed.wait()
+        assert [agent.name for agent in manager.agents] == ["pi"]
+        await manager.wake()
+        tunnel.delete(agent_ids=[b"1"])
+        await manager.get_peers()
+        assert manager.agents == []
+        assert manager.workspaces == []
+        await manager.stop()
+        assert await manager.wait_closed() is None
+        assert below.seen == ["start t", "wake", "stop"]
+        assert [record.message for record in above.logs] == ["hello"]
+
+    assert run(body, pipes=pipes, dialect=dialect) == [None, None]
+
+
+def test_errors_of_the_program_reach_the_other_side() -> None:
+    async def body(
+        manager: Manager, tunnel: Tunnel, above: ManagerProgram, below: TunnelProgram
+    ) -> None:
+        below.start_error = "no node answers"
+        with pytest.raises(SystemFailure, match="no node answers"):
+            await manager.start(START)
+
+    run(body)
+
+
+def test_a_peer_that_hangs_up_releases_every_waiter() -> None:
+    async def body(
+        manager: Manager, tunnel: Tunnel, above: ManagerProgram, below: TunnelProgram
+    ) -> None:
+        waiting = asyncio.gather(*(manager.get_peers() for _ in range(3)), return_exceptions=True)
+        await asyncio.sleep(0)
+        tunnel.close()
+        assert [str(error) for error in await waiting] == ["stream closed"] * 3
+        with pytest.raises(SystemFailure):
+            await manager.stop()
+        assert not tunnel.log(LogLevel.INFO, "nobody hears this")
+        assert await tunnel.network_settings(make_settings([], mtu=1280)) == "stream closed"
+
+    run(body)
+
+
+def test_a_large_message_crosses_a_slow_stream() -> None:
+    async def body(
+        manager: Manager, tunnel: Tunnel, above: ManagerProgram, below: TunnelProgram
+    ) -> None:
+        tunnel.upsert(agents=[make_agent(b"1", "x" * 3_000_000)])
+        await above.changed.wait()
+        assert len(manager.agents[0].name) == 3_000_000
+
+    run(body)
+
+
+def test_a_stranger_on_the_stream_ends_it_with_a_reason() -> None:
+    async def main() -> str | None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            manager = Manager(ours.fileno(), ours.detach(), ManagerProgram())
+            theirs.send(b"HTTP/1.1 400 Bad Request\r\n")
+            async with asyncio.timeout(20):
+                error = await manager.run()
+            assert theirs.recv(100) == b"codervpn 1.3 manager\n"
+            return error
+
+    assert "header is not of CoderVPN" in str(asyncio.run(main()))

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from ginnel.base.errors import UsageError
+from ginnel.codervpn import vpn_pb2 as pb
+from ginnel.codervpn.frame import FrameReader
+from ginnel.codervpn.messages import make_agent
+from ginnel.codervpn.tunnel_role import MAX_PEERS, TunnelCore
+
+
+def open_tunnel() -> TunnelCore:
+    core = TunnelCore(now=0.0)
+    core.handle_bytes(b"codervpn 1.3 manager\n", now=0.0)
+    core.poll_event()
+    core.poll_transmit()
+    return core
+
+
+def updates(core: TunnelCore) -> list[pb.PeerUpdate]:
+    reader = FrameReader()
+    while data := core.poll_transmit():
+        reader.feed(data)
+    found = []
+    while (body := reader.next_frame()) is not None:
+        found.append(pb.TunnelMessage.FromString(body).peer_update)
+    return found
+
+
+def test_changes_that_waited_go_as_one_update_with_the_newest_state() -> None:
+    core = open_tunnel()
+    for number in range(100):
+        core.upsert(agents=[make_agent(b"1", f"name {number}"), make_agent(b"2", "gone")])
+    core.delete(agent_ids=[b"2", b"unknown"])
+    (update,) = updates(core)
+    assert [agent.name for agent in update.upserted_agents] == ["name 99"]
+    assert [agent.id for agent in update.deleted_agents] == [b"2"]
+    assert updates(core) == []
+
+
+def test_the_full_set_is_answered_without_the_program() -> None:
+    core = open_tunnel()
+    core.upsert([pb.Workspace(id=b"w", name="home")], [make_agent(b"1", "a")])
+    updates(core)
+    core.handle_bytes(bytes.fromhex("000000060a0208011200"), now=0.0)
+    (update,) = updates(core)
+    assert [workspace.name for workspace in update.upserted_workspaces] == ["home"]
+    assert [agent.name for agent in update.upserted_agents] == ["a"]
+
+
+def test_changes_before_the_header_wait() -> None:
+    core = TunnelCore(now=0.0)
+    core.upsert(agents=[make_agent(b"1", "a")])
+    core.delete(workspace_ids=[b"none"])
+    assert core.poll_transmit() is None
+    core.handle_bytes(b"codervpn 1.3 manager\n", now=0.0)
+    assert core.poll_transmit() == b"codervpn 1.3 tunnel\n"
+    assert len(updates(core)) == 1
+
+
+def test_peers_are_bounded() -> None:
+    core = open_tunnel()
+    agents = [make_agent(n.to_bytes(4, "big"), "a") for n in range(MAX_PEERS + 1)]
+    with pytest.raises(UsageError):
+        core.upsert(agents=agents)
