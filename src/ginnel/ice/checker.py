@@ -42,6 +42,7 @@ from ginnel.ice.stun import Attribute, Message, MessageClass
 from ginnel.ice.transactions import MIN_RTO, Purpose, Transaction, Transactions
 
 TA = 0.05  # s between new checks (RFC 8445 section 14.2)
+LIMITED_WAIT = 0.5  # s until a check that the limiter held back is tried again
 NOMINATION_PATIENCE = 0.05  # s that a better pair gets at least; a LAN answers sooner
 MAX_NOMINATION_WAIT = 0.5  # s after the first valid pair
 NOMINATION_GRACE = 5.0  # s beyond the patience while a pair is valid but not nominated
@@ -118,10 +119,12 @@ class Checker:
             pair.state = PairState.IN_PROGRESS
             if pair.first_sent_at is None:
                 pair.first_sent_at = now
-        if not self._config.limiter.take(remote.ip, now=now):
+        # Consent needs no leave: the other side answered there, and few are sent unanswered.
+        if purpose is not Purpose.CONSENT and not self._config.limiter.take(remote.ip, now=now):
             self._limited += 1
             if purpose is Purpose.CHECK:
-                pair.state = PairState.FAILED
+                pair.state = PairState.FROZEN  # after the pairs that wait
+                self._next_check_at = now + LIMITED_WAIT
             return
         transaction_id = self._random_bytes(stun.TRANSACTION_ID_SIZE)
         role = Attribute.ICE_CONTROLLING if self.controlling else Attribute.ICE_CONTROLLED
@@ -170,7 +173,7 @@ class Checker:
         if source != transaction.transmit.destination:
             self._fail_pair(pair, now)
             return self._drop(Drop.ASYMMETRIC, source)
-        for _ in range(transaction.sends):
+        for _ in range(0 if transaction.purpose is Purpose.CONSENT else transaction.sends):
             self._config.limiter.give_back(source.ip, now=now)
         if message.message_class is MessageClass.ERROR:
             return self._on_error(message, transaction, now)

@@ -110,6 +110,8 @@ class ConnCore(Lifecycle):
         """
         before, self._local = self._local, tuple(candidates)
         self._nat = guess_nat(self._local, symmetric=symmetric)
+        for attempt in self._attempts():
+            attempt.agent.nats = (self._nat, attempt.agent.nats[1])
         if not self._is_open or self._is_closed or self._local == before:
             return
         bases = [candidate.base for candidate in self._local]

@@ -180,7 +180,6 @@ class Lifecycle:
         self._collect(now)
 
     def _trickle(self, attempt: Attempt, candidates: list[Candidate], now: float) -> None:
-        attempt.agent.nats = (self._nat, attempt.agent.nats[1])
         new = [c for c in candidates if attempt.agent.add_local_candidate(c, now=now)]
         self._send_candidates(attempt.session, new)
         self._collect(now)
