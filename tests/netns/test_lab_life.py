@@ -152,7 +152,8 @@ def test_machines_have_files_and_names_of_their_own(slow: Lab) -> None:
 def test_commands_end_as_they_would_anywhere(slow: Lab) -> None:
     anna = slow.machine("anna")
     assert anna.run(["sh", "-c", "exit 7"], check=False).returncode == 7
-    assert anna.run(["no-such-command"], check=False).returncode == 127
+    missing = anna.run(["no-such-command"], check=False)
+    assert missing.returncode in (126, 127)  # 126 if a folder of PATH is closed to this user
     assert anna.run(["cat"], text="through").stdout == "through"
     with pytest.raises(SystemFailure, match="exit code 3: why"):
         anna.run(["sh", "-c", "echo why; exit 3"])

@@ -122,3 +122,18 @@ class Agent:
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
+
+
+def run_in_namespaces(script: str, *words: str) -> str:
+    """Run Python code in new namespaces; return what it prints."""
+    enter = "from ginnel.lab import enter_namespaces; import sys; enter_namespaces(sys.argv[1:])"
+    python = [sys.executable, "-c"]
+    done = subprocess.run(
+        [*python, enter, *python, script, *words],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

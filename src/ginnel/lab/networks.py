@@ -143,7 +143,7 @@ class Lab:
         ours.settimeout(BUILD_TIMEOUT_S)
         with theirs:
             holder = subprocess.Popen(
-                [sys.executable, "-m", "ginnel.lab.hold"],
+                [sys.executable, "-P", "-m", "ginnel.lab.hold"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # errors come as answers; a terminal must not be kept
