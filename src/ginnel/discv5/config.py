@@ -45,6 +45,7 @@ class DiscoveryConfig:
 
     revalidate_max: float = 10.0  # a node is pinged after 0 to this
     met_ping_max: float = 1.0  # a node met by its handshake is pinged after 0 to this
+    refresh_first: float = 5.0  # wait before the second lookup while few nodes are known; doubles
     refresh_interval: float = 300.0  # a lookup at least so often
     bootstrap_retry: float = 1.0  # first wait when no node answers; doubles up to the maximum
     bootstrap_retry_max: float = 30.0

@@ -62,6 +62,7 @@ class Neighbourhood:
         self._rng = rng
         self._bootstrap = tuple(bootstrap)
         self._bootstrap_wait = config.bootstrap_retry
+        self._refresh_wait = config.refresh_first
         limits = TableLimits(
             config.bucket_size,
             config.replacement_limit,
@@ -80,7 +81,7 @@ class Neighbourhood:
 
     def start(self, now: float) -> None:
         """Take the bootstrap nodes, populate the table by lookups, and keep it alive from now."""
-        self._timers.set(_Timer.REFRESH, now + self._config.refresh_interval)
+        self._timers.set(_Timer.REFRESH, now + self._refresh_wait)
         self._timers.set(_Timer.REVALIDATE, now + self._rng.uniform(0, self._config.revalidate_max))
         self._join(now)
 
@@ -254,15 +255,24 @@ class Neighbourhood:
                 self._timers.set(_Timer.REVALIDATE, at)
                 self._revalidate(now)
             case _Timer.REFRESH:
-                due = self._last_lookup_at + self._config.refresh_interval
-                if now >= due:
-                    self.look_up(NodeId(self._random_bytes(32)), now, wanted=False)
-                    due = now + self._config.refresh_interval
-                self._timers.set(_Timer.REFRESH, due)
+                self._refresh(now)
             case _Timer.BOOTSTRAP:
                 self._join(now)
             case _Timer.MET:
                 self._ping_met(now)
+
+    def _refresh(self, now: float) -> None:
+        """Look up again: for ourselves while we know few nodes, then at random if nothing ran."""
+        interval = self._config.refresh_interval
+        due = self._last_lookup_at + interval
+        if len(self.table) < self._config.bucket_size:
+            self.look_up(self.node_id, now, wanted=False)
+            self._refresh_wait = min(self._refresh_wait * 2, interval)
+            due = now + self._refresh_wait
+        elif now >= due:
+            self.look_up(NodeId(self._random_bytes(32)), now, wanted=False)
+            due = now + interval
+        self._timers.set(_Timer.REFRESH, due)
 
     def _revalidate(self, now: float) -> None:
         record = self.table.node_to_revalidate(self._rng)

@@ -46,6 +46,7 @@ class Failure(Enum):
     WRONG_ANSWER = "an answer of the wrong kind"
     TOO_MANY = "too many requests under way"
     UNREACHABLE = "no address to send to"
+    CLOSED = "the node was closed"
 
 
 class Purpose(Enum):
