@@ -218,6 +218,7 @@ def test_command_line_keeps_a_lab_until_down(
     assert runner.invoke(lab_command, ["down"]).output == "the lab is down\n"
     assert_all_end(processes)
     assert lab("down") == (0, "no lab is up\n")
+    assert not (tmp_path / "ginnel-lab").exists()
     assert lab("exec", "anna", "true")[0] == 1
 
 

@@ -2,6 +2,7 @@ import struct
 from pathlib import Path
 
 import pytest
+
 from support.labs import run_in_namespaces
 
 pytestmark = pytest.mark.netns

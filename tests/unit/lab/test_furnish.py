@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from support.labs import run_in_namespaces
 
 pytestmark = pytest.mark.netns

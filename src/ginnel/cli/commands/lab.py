@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -208,9 +209,10 @@ def down() -> None:
       ginnel lab down
     """
     found = running_lab()
-    if found is None:
-        click.echo("no lab is up")
-        return
-    found.destroy()
-    (state_folder() / STATE_FILE).unlink(missing_ok=True)
-    click.echo("the lab is down")
+    if found is not None:
+        found.destroy()
+    folder = state_folder()
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another `up` may have begun
+        folder.rmdir()
+    click.echo("no lab is up" if found is None else "the lab is down")
