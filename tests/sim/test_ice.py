@@ -5,9 +5,11 @@ RTT between homes is 100 ms, signalling takes 50 ms one way.
 
 import pytest
 
+from ginnel.ice.candidate import CandidateKind
 from ginnel.ice.events import IceState, PairLatency, StateChanged
+from ginnel.ice.gather import gather_candidates
 from ginnel.ice.reasons import NatKind
-from support.ice_world import IcePair, make_lan_pair, make_machine
+from support.ice_world import PORT, IcePair, make_lan_pair, make_machine
 from support.sim import World
 
 RTT = 0.1
@@ -165,3 +167,46 @@ def test_a_replayed_run_is_the_same() -> None:
         return pair.seconds, pair.a.core.selected
 
     assert run() == run()
+
+
+def test_ipv6_makes_two_symmetric_homes_direct() -> None:
+    world = World(12)
+    machines = [make_machine(world, name, "symmetric", n) for n, name in enumerate("ab", 1)]
+    for number, machine in enumerate(machines, 1):
+        machine.host.add_interface(f"2001:db8::{number}", world.internet)
+    pair = IcePair(world, machines[0], machines[1])
+    for side in pair.sides:
+        ips = [side.machine.host.ips[1], side.machine.host.ips[0]]
+        reflexive = [c.address for c in side.candidates if c.kind is CandidateKind.SRFLX]
+        side.candidates = gather_candidates(ips, PORT, reflexive)
+    pair.start()
+    assert pair.run()
+    assert pair.a.core.selected is not None
+    assert pair.a.core.selected[1].address.is_ipv6
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_it_connects_with_jitter_reordering_and_duplicates(seed: int) -> None:
+    world = World(seed)
+    pair = make_pair(world, ("port-restricted", "addr-restricted"))
+    for side in pair.sides:
+        assert side.machine.nat is not None
+        side.machine.nat.link.jitter = 0.1
+        side.machine.nat.link.duplicate = 0.2
+    pair.start()
+    assert pair.run()
+    world.run_for(30.0)
+    first, second = (side.core.selected for side in pair.sides)
+    assert first is not None
+    assert second is not None
+    assert first[0].address == second[1].address
+    assert first[1].address == second[0].address
+
+
+def test_a_hop_without_loss_costs_few_packets() -> None:
+    world = World(13)
+    pair = make_pair(world, ("port-restricted", "port-restricted"))
+    pair.start()
+    assert pair.run()
+    counts = [side.machine.host.attachments()[0].sent for side in pair.sides]
+    assert max(counts) <= 8
