@@ -172,7 +172,7 @@ class Member:
         return [event for event in self.events if isinstance(event, kind)]
 
     def state_of(self, other: Member) -> PeerChanged | None:
-        return next((p for p in self.mesh.peers() if p.member_id == other.keys.member_id), None)
+        return self.mesh.peer(other.mesh.member_id)
 
     def is_up_with(self, other: Member) -> bool:
         peer = self.state_of(other)

@@ -204,8 +204,8 @@ class Finder:
             oldest = target.queue.popleft()
             self._events.append(Delivered(oldest.delivery, point.location, ok=False))
         target.queue.append(queued)
-        if target.presence is not None and target.lookup is None and not target.waiting:
-            target.next_at = now
+        if target.lookup is None and not target.waiting:
+            target.next_at = now  # who has something to say doesn't wait for the next search
         self._arm(now)
         return number
 

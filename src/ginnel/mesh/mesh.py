@@ -164,6 +164,8 @@ class Mesh:
         for peer in self._peers.values():
             if peer.is_up:
                 self._send(peer, Kind.BYE, b"", now=now, unix_now=unix_now)
+        self._drain_control(now, unix_now)  # before the data plane forgets the peers
+        for peer in self._peers.values():
             peer.conn.close(now)
             self._drain_conn(peer, now, unix_now)
         self.courier.set_own_points([], now=now, unix_now=unix_now)
@@ -226,6 +228,11 @@ class Mesh:
     def peers(self) -> list[PeerChanged]:
         """Return all other members and their connections, by member id."""
         return [self._peer_changed(self._peers[key]) for key in sorted(self._peers)]
+
+    def peer(self, member_id: MemberId) -> PeerChanged | None:
+        """Return one other member and its connection."""
+        peer = self._peers.get(member_id)
+        return None if peer is None else self._peer_changed(peer)
 
     # --- results and datagrams -----------------------------------------------------------------
 
