@@ -81,6 +81,7 @@ class TunnelCore:
         self._agents: dict[bytes, pb.Agent] = {}
         self._changed_workspaces: dict[bytes, pb.Workspace | None] = {}  # None: deleted
         self._changed_agents: dict[bytes, pb.Agent | None] = {}
+        self._now = now  # of the last call that told it
         self._woke_at: float | None = None
         self._full_at: float | None = None
 
@@ -111,6 +112,7 @@ class TunnelCore:
 
     def poll_event(self) -> TunnelEvent | None:
         """Return the next event, or None."""
+        self._work(self._now)  # a request that failed at once, a stream closed from here
         return self._events.popleft() if self._events else None
 
     def poll_deadline(self) -> Deadline | None:
@@ -178,6 +180,7 @@ class TunnelCore:
     # Inside
 
     def _work(self, now: float) -> None:
+        self._now = now
         while (event := self.speaker.poll_event()) is not None:
             if isinstance(event, RequestReceived):
                 self._on_request(event, now)
