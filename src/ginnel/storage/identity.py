@@ -33,7 +33,7 @@ _NAMES = ("identity", "wireguard", "sealing", "discovery")
 def generate_keys(random_bytes: RandomBytes = os.urandom) -> NodeKeys:
     """Draw four independent keys."""
     identity, wireguard, sealing = (Secret(random_bytes(32)) for _ in range(3))
-    return NodeKeys(identity, wireguard, sealing, _draw_secp256k1(random_bytes))
+    return NodeKeys(identity, wireguard, sealing, draw_secp256k1(random_bytes))
 
 
 def save_keys(folder: Path, keys: NodeKeys) -> None:
@@ -121,7 +121,8 @@ class NodeBundle:
         return cls(NodeKeys(*keys), *objects)
 
 
-def _draw_secp256k1(random_bytes: RandomBytes) -> Secret:
+def draw_secp256k1(random_bytes: RandomBytes) -> Secret:
+    """Draw a secp256k1 private key."""
     while True:
         value = random_bytes(32)
         try:
