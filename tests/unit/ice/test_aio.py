@@ -6,7 +6,8 @@ import pytest
 
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Address
-from ginnel.ice.aio import Agent, IceFailed
+from ginnel.ice import Agent
+from ginnel.ice.aio import IceFailed
 from ginnel.ice.candidate import CandidateKind, make_host, make_remote
 from ginnel.ice.events import AgentConfig, IceState
 from ginnel.net.udp import UdpSocket

@@ -10,7 +10,8 @@ from ginnel.base.types import Address
 from ginnel.ice.candidate import make_host
 from ginnel.ice.events import AgentConfig
 from ginnel.net.udp import UdpSocket
-from ginnel.peer.aio import Conn, Handlers
+from ginnel.peer import Conn
+from ginnel.peer.aio import Handlers
 from ginnel.peer.events import ConnConfig
 from ginnel.peer.status import ConnStatus
 
