@@ -203,18 +203,27 @@ def test_dead_node_ends_in_one_failure_each() -> None:
 
 def test_symmetric_nat_shows_in_votes() -> None:
     net = Net(13)
-    observers = [net.add(index) for index in range(2)]
+    observers = [net.add(index) for index in range(3)]
     inner = net.add(5, public=False)
-    for index, observer in enumerate(observers):
+    net.translate[inner.address] = lambda to: Address("198.51.100.1", 5000 + int(to.ip[6]))
+    for observer in observers:
         inner.core.ping(observer.contact, now=net.now)
-        while (transmit := inner.core.poll_transmit()) is not None:
-            mapped = Address("198.51.100.1", 5000 + index)
-            net.hosts[mapped] = Host(inner.core, mapped, inner.key, inner.events)
-            observer.core.handle_datagram(transmit.data, mapped, now=net.now)
-            net.drain(observer)
-        for _ in range(6):
-            net.run(0.05)
-            while (transmit := inner.core.poll_transmit()) is not None:
-                observer.core.handle_datagram(transmit.data, mapped, now=net.now)
-                net.drain(observer)
-    assert len(inner.of(PongReceived)) >= 1
+    net.drain(inner)
+    net.run(2)
+    assert len(inner.of(PongReceived)) == 3
+    last = inner.of(ReflexiveChanged)[-1]
+    assert (last.symmetric, last.observers) == (True, 3)
+
+
+def test_a_nat_that_maps_alike_gives_a_candidate() -> None:
+    net = Net(14)
+    observers = [net.add(index) for index in range(2)]
+    outer = Address("198.51.100.1", 5000)
+    inner = net.add(5, public=False, bootstrap=[o.core.record for o in observers])
+    net.translate[inner.address] = lambda to: outer
+    net.run(3)
+    assert inner.of(ReflexiveChanged)[-1] == ReflexiveChanged(outer, False, 2, False)
+    inner.events.clear()
+    net.translate[inner.address] = lambda to: Address("198.51.100.9", 6000)
+    net.run(400)
+    assert inner.of(ReflexiveChanged)[-1].address == Address("198.51.100.9", 6000)

@@ -43,7 +43,9 @@ class Net:
         self.now = 1000.0
         self.sent = 0
         self.hosts: dict[Address, Host] = {}
+        self.translate: dict[Address, Callable[[Address], Address]] = {}  # by inner address
         self.records = RecordCache(100_000)
+        self._inner: dict[Address, Address] = {}
         self._queue: list[tuple[float, int, str, Address, Any]] = []
         self._count = 0
         self._armed: dict[Address, float] = {}
@@ -138,7 +140,12 @@ class Net:
         assert 63 <= len(transmit.data) <= 1280
         if self.rng.random() >= self.loss:
             at = self.now + DELAY * self.rng.uniform(0.8, 1.2)
-            self._push(at, "data", transmit.destination, (transmit.data, host.address))
+            source, destination = host.address, transmit.destination
+            if host.address in self.translate:
+                source = self.translate[host.address](destination)
+                self._inner[source] = host.address
+            destination = self._inner.get(destination, destination)
+            self._push(at, "data", destination, (transmit.data, source))
 
     def _push(self, at: float, kind: str, address: Address, what: object) -> None:
         self._count += 1

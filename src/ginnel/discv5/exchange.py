@@ -9,7 +9,7 @@ packet that carried a request. Failed requests are left in `failed` for the core
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ginnel.base.chance import RandomBytes
@@ -136,9 +136,17 @@ class Exchange:
             return None
         return pending
 
-    def finish(self, pending: Pending) -> bool:
-        """Forget a request that was answered; False if it had ended."""
-        return self._requests.remove(pending)
+    def finish(self, pending: Pending, now: float) -> None:
+        """Forget a request that was answered.
+
+        If it led a handshake that was not needed in the end (the answer came under older keys),
+        those behind it go on.
+        """
+        self._requests.remove(pending)
+        opening = self._openings.get(pending.contact.key)
+        if opening is not None and opening.lead is pending:
+            del self._openings[pending.contact.key]
+            self._release(opening.queue, now)
 
     def on_challenge(
         self, packet: WhoAreYouPacket, source: Address, now: float, local_ip: str | None
@@ -190,12 +198,7 @@ class Exchange:
             return
         del self._openings[key]
         session.authdata = b""
-        waiting = [opening.lead, *opening.queue] if is_new else list(opening.queue)
-        for pending in waiting:
-            if self._requests.is_open(pending):
-                pending.is_queued = False
-                self._requests.restart(pending, now + self._config.response_timeout)
-                self._send(pending, now)
+        self._release([opening.lead, *opening.queue] if is_new else opening.queue, now)
 
     def handle_timeout(self, now: float) -> None:
         """Send again what is due and give up what is overdue."""
@@ -241,6 +244,14 @@ class Exchange:
             return
         opening = self._open(pending, now)
         self._knock(opening.lead, now)
+
+    def _release(self, waiting: Iterable[Pending], now: float) -> None:
+        """Send what waited for a handshake; its time begins now."""
+        for pending in waiting:
+            if self._requests.is_open(pending):
+                pending.is_queued = False
+                self._requests.restart(pending, now + self._config.response_timeout)
+                self._send(pending, now)
 
     def _open(self, pending: Pending, now: float) -> _Opening:
         """Begin a handshake led by this request, or by a PING where it must not lead."""

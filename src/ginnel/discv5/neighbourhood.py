@@ -140,11 +140,11 @@ class Neighbourhood:
 
     def on_records(self, pending: Pending, records: Sequence[Enr], now: float) -> None:
         """Take the verified records of an answer to a request of ours."""
-        for record in records:
+        awake = [record for record in records if not self._is_silent(record.node_id, now)]
+        for record in awake:
             self.offer(record)
         entry = None if pending.lookup is None else self._lookups.get(pending.lookup)
         if entry is not None and pending.lookup is not None:
-            awake = [record for record in records if not self._is_silent(record.node_id, now)]
             entry[0].on_answer(pending.contact.node_id, awake)
             self._advance(pending.lookup, now)
 

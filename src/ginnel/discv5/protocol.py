@@ -347,7 +347,7 @@ class DiscoveryCore:
             raise Dropped(Drop.UNSOLICITED_RESPONSE)
         match pending.message, message:
             case Ping(), Pong():
-                self._exchange.finish(pending)
+                self._exchange.finish(pending, now)
                 self._answered(pending, now)
                 self._on_pong(pending, message, now)
             case FindNode(), Nodes():
@@ -355,7 +355,7 @@ class DiscoveryCore:
                 if pending.collected.add(message):
                     self._on_nodes(pending, now)
             case TalkRequest(), TalkResponse():
-                self._exchange.finish(pending)
+                self._exchange.finish(pending, now)
                 self._answered(pending, now)
                 self._events.append(TalkAnswered(pending.token, message.payload))
             case _:
@@ -375,7 +375,7 @@ class DiscoveryCore:
     def _on_nodes(self, pending: Pending, now: float) -> None:
         """Take a NODES response, or what came of it."""
         assert pending.collected is not None
-        self._exchange.finish(pending)
+        self._exchange.finish(pending, now)
         records = self._verify(pending, pending.collected.records())
         self._answered(pending, now)
         if pending.purpose is Purpose.CALLER:

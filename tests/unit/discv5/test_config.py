@@ -1,0 +1,20 @@
+"""Defaults that others rely on."""
+
+from __future__ import annotations
+
+from ginnel.discv5.config import DiscoveryConfig
+
+
+def test_defaults_of_the_seed() -> None:
+    config = DiscoveryConfig()
+    assert config.protocol_id == b"discv5"
+    assert (config.handshake_timeout, config.response_timeout) == (2.0, 4.0)
+    assert (config.alpha, config.lookup_distances, config.result_limit) == (3, 3, 16)
+    assert (config.bucket_size, config.refresh_interval, config.session_limit) == (16, 300, 256)
+    assert (config.table_ip_limit, config.bucket_ip_limit) == (10, 2)
+
+
+def test_a_request_is_sent_after_a_stale_challenge_ended() -> None:
+    config = DiscoveryConfig()
+    last = config.retransmit_after * config.retransmits
+    assert config.handshake_timeout < last < config.response_timeout

@@ -1,0 +1,102 @@
+"""Requests and the handshakes they wait for, packet by packet."""
+
+from __future__ import annotations
+
+from ginnel.base.types import Transmit
+from ginnel.discv5.events import Drop, NodesReceived, PongReceived, RequestFailed, TalkReceived
+from ginnel.discv5.packet import HandshakePacket, OrdinaryPacket, PacketCodec, WhoAreYouPacket
+from ginnel.discv5.requests import Failure
+from support.discv5_net import Host, Net
+
+
+def transmits(host: Host) -> list[Transmit]:
+    return list(iter(host.core.poll_transmit, None))
+
+
+def kinds(net: Net, to: Host, sent: list[Transmit]) -> list[type]:
+    codec = PacketCodec(to.core.node_id, b"discv5", net.random_bytes)
+    return [type(codec.decode(transmit.data)) for transmit in sent]
+
+
+def give(net: Net, to: Host, source: Host, sent: list[Transmit]) -> list[Transmit]:
+    for transmit in sent:
+        to.core.handle_datagram(transmit.data, source.address, now=net.now)
+    return transmits(to)
+
+
+def test_one_handshake_serves_all_that_wait() -> None:
+    net = Net(51)
+    left, right = net.add(0), net.add(1)
+    left.core.ping(right.contact, now=net.now)
+    left.core.find_node(right.contact, [0], now=net.now)
+    left.core.talk_request(right.contact, b"x", b"y", now=net.now)
+    knock = transmits(left)
+    assert kinds(net, right, knock) == [OrdinaryPacket]
+    challenge = give(net, right, left, knock)
+    assert kinds(net, left, challenge) == [WhoAreYouPacket]
+    handshake = give(net, left, right, challenge)
+    assert kinds(net, right, handshake) == [HandshakePacket]
+    pong = give(net, right, left, handshake)
+    assert kinds(net, left, pong) == [OrdinaryPacket]
+    rest = give(net, left, right, pong)
+    assert kinds(net, right, rest)[:2] == [OrdinaryPacket, OrdinaryPacket]
+    net.drain(left)
+    for transmit in give(net, right, left, rest):
+        left.core.handle_datagram(transmit.data, right.address, now=net.now)
+    net.drain(left)
+    net.drain(right)
+    assert len(left.of(PongReceived)) == len(left.of(NodesReceived)) == 1
+    assert len(right.of(TalkReceived)) == 1
+
+
+def test_a_talk_never_rides_in_a_handshake() -> None:
+    net = Net(52)
+    left, right = net.add(0), net.add(1)
+    left.core.talk_request(right.contact, b"x", b"y", now=net.now)
+    pong = give(net, right, left, give(net, left, right, give(net, right, left, transmits(left))))
+    net.drain(right)
+    assert right.of(TalkReceived) == []
+    give(net, right, left, give(net, left, right, pong))
+    net.drain(right)
+    assert len(right.of(TalkReceived)) == 1
+
+
+def test_a_lost_handshake_is_sent_again_under_the_same_keys() -> None:
+    net = Net(53)
+    left, right = net.add(0), net.add(1)
+    left.core.ping(right.contact, now=net.now)
+    give(net, left, right, give(net, right, left, transmits(left)))  # the handshake is lost
+    net.now += 0.8
+    left.core.handle_timeout(now=net.now)
+    again = transmits(left)
+    assert kinds(net, right, again) == [OrdinaryPacket]
+    handshake = give(net, left, right, give(net, right, left, again))
+    assert kinds(net, right, handshake) == [HandshakePacket]
+    give(net, left, right, give(net, right, left, handshake))
+    net.drain(left)
+    assert len(left.of(PongReceived)) == 1
+
+
+def test_challenges_that_repeat_or_that_nothing_caused_are_dropped() -> None:
+    net = Net(54)
+    left, right, other = net.add(0), net.add(1), net.add(2)
+    left.core.ping(right.contact, now=net.now)
+    challenge = give(net, right, left, transmits(left))
+    give(net, left, other, challenge)
+    assert left.core.drops[Drop.UNSOLICITED_CHALLENGE] == 1
+    handshake = give(net, left, right, challenge)
+    assert give(net, left, right, challenge) == []
+    assert left.core.drops[Drop.CHALLENGE_REPEATED] == 1
+    give(net, left, right, give(net, right, left, handshake))
+    assert give(net, left, right, challenge) == []
+    assert left.core.drops[Drop.UNSOLICITED_CHALLENGE] == 2
+
+
+def test_the_queue_is_bounded() -> None:
+    net = Net(55)
+    left, right = net.add(0), net.add(1)
+    numbers = [left.core.ping(right.contact, now=net.now) for _ in range(10)]
+    net.drain(left)
+    assert left.of(RequestFailed) == [RequestFailed(numbers[9], Failure.TOO_MANY)]
+    net.run(2)
+    assert sorted(event.request for event in left.of(PongReceived)) == numbers[:9]

@@ -1,0 +1,50 @@
+"""What we answer with."""
+
+from __future__ import annotations
+
+import pytest
+
+from ginnel.base.errors import UsageError
+from ginnel.base.types import Address, NodeId
+from ginnel.discv5.messages import TalkRequest, TalkResponse, encode_message
+from ginnel.discv5.packet import MAX_MESSAGE_SIZE
+from ginnel.discv5.serve import Talks, check_message_size, pack_nodes
+from ginnel.discv5.session import Session
+
+SESSION = Session(NodeId(bytes(32)), b"", bytes(16), bytes(16))
+HERE = Address("192.0.2.1", 9)
+
+
+@pytest.mark.parametrize("size", [100, 144, 299, 300])
+def test_nodes_fit_into_packets(size: int) -> None:
+    records = [b"\xf9" + size.to_bytes(2, "big") + bytes([n]) * (size - 3) for n in range(16)]
+    packets = pack_nodes(b"\xff" * 8, records)
+    assert [r for packet in packets for r in packet.records] == records
+    assert {packet.total for packet in packets} == {len(packets)}
+    assert all(len(encode_message(packet)) <= MAX_MESSAGE_SIZE for packet in packets)
+    assert len(packets) <= 6
+
+
+def test_no_records_are_one_packet() -> None:
+    (packet,) = pack_nodes(b"a", [])
+    assert (packet.total, packet.records) == (1, ())
+
+
+def test_message_size() -> None:
+    check_message_size(TalkRequest(bytes(8), b"ginnel-rdv", bytes(1166)))
+    with pytest.raises(UsageError):
+        check_message_size(TalkRequest(bytes(8), b"ginnel-rdv", bytes(1167)))
+
+
+def test_talks_are_bounded_and_end() -> None:
+    talks = Talks(2, 4.0)
+    requests = [TalkRequest(bytes([n]), b"x", b"") for n in range(3)]
+    assert [talks.open(n, SESSION, HERE, requests[n], 0.0) for n in range(3)] == [True, True, False]
+    assert talks.find(SESSION.node_id, requests[0], 1.0) is not None
+    assert talks.find(SESSION.node_id, requests[0], 4.0) is None
+    answered = talks.answer(0, b"yes", 1.0)
+    assert answered is not None
+    assert answered.answer == TalkResponse(b"\x00", b"yes")
+    assert talks.answer(0, b"yes", 1.0) is None
+    assert talks.answer(1, b"late", 4.0) is None
+    assert talks.open(5, SESSION, HERE, requests[2], 5.0)
