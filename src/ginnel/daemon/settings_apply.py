@@ -241,11 +241,12 @@ class SettingsApplier:
             )
         add, remove = netlink.add_address, netlink.remove_address
         route, unroute = netlink.add_route, netlink.remove_route
+        keep = _unchanged(before, plan)
         for do, undo, items in (
-            (add, remove, _missing(plan.addresses, before.addresses)),
-            (unroute, route, _missing(before.routes, plan.routes)),
-            (route, unroute, _missing(plan.routes, before.routes)),
-            (remove, add, _missing(before.addresses, plan.addresses)),
+            (unroute, route, [item for item in before.routes if item not in keep]),
+            (remove, add, [item for item in before.addresses if item not in keep]),
+            (add, remove, [item for item in plan.addresses if item not in keep]),
+            (route, unroute, [item for item in plan.routes if item not in keep]),
         ):
             steps += [_Step.pair(do, undo, device, item) for item in items]
         return steps
@@ -279,5 +280,17 @@ class _Step:
         return cls(lambda: do(device, item), lambda: undo(device, item))
 
 
-def _missing(wanted: tuple[str, ...], there: tuple[str, ...]) -> list[str]:
-    return [item for item in wanted if item not in there]
+def _unchanged(before: Plan, plan: Plan) -> list[str]:
+    """Return the items to leave alone.
+
+    A family whose addresses change is set anew: with an IPv4 address the kernel drops others of its
+    prefix, and with the last one the routes.
+    """
+    keep: list[str] = []
+    for is_ipv6 in (False, True):
+        old = [item for item in before.addresses if (":" in item) == is_ipv6]
+        new = [item for item in plan.addresses if (":" in item) == is_ipv6]
+        if old == new:
+            routes = [item for item in plan.routes if (":" in item) == is_ipv6]
+            keep += [*new, *(item for item in routes if item in before.routes)]
+    return keep

@@ -166,6 +166,7 @@ def start_child(
         for target, ours in descriptors.items():
             sources.append(fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, _SAFE_FD))
             actions.append((os.POSIX_SPAWN_DUP2, sources[-1], target))
+        actions += [(os.POSIX_SPAWN_CLOSE, number) for number in _inherited() - set(descriptors)]
         try:
             pid = os.posix_spawn(
                 argv[0],
@@ -185,6 +186,18 @@ def start_child(
         for descriptor in sources:
             os.close(descriptor)
     return Child(name, pid, output_read, on_line)
+
+
+def _inherited() -> set[int]:
+    """Return our descriptors that a child would get unasked: those that we were started with."""
+    found = set()
+    for number in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if number > 2 and os.get_inheritable(number):
+                found.add(number)
+        except OSError:
+            continue  # the listing's own, closed by now
+    return found
 
 
 def is_descendant(pid: int, ancestor: int) -> bool:

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import io
+import logging
+import socket
+from pathlib import Path
+
+import pytest
+
+from ginnel.codervpn.messages import LogLevel
+from ginnel.daemon.logs import (
+    MAX_MESSAGE,
+    RECORD_BURST,
+    LogSink,
+    RateLimited,
+    SinkHandler,
+    escape_control,
+    level_of,
+)
+
+NOWHERE = Path("/nonexistent/journal")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain é 漢", "plain é 漢"),
+        ("a\nb\x1b[31m\x7f", "a\\x0ab\\x1b[31m\\x7f"),
+        ("\x9b1m", "\\x9b1m"),
+        ("a\u2028b\u202ec", "a\\u2028b\\u202ec"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_control_characters_are_escaped(text: str, shown: str) -> None:
+    assert escape_control(text) == shown
+
+
+def test_without_a_journal_lines_go_to_the_stream() -> None:
+    stream = io.StringIO()
+    sink = LogSink("ginnel", journal=NOWHERE, stream=stream)
+    sink.write(LogLevel.WARN, "one\ntwo", source="tunnel", fields=[("Peer Name", "pi\n"), ("", "")])
+    sink.write(LogLevel.DEBUG, "not shown")
+    sink.write(LogLevel.INFO, "x" * (MAX_MESSAGE + 1))
+    sink.close()
+    first, second = stream.getvalue().splitlines()
+    assert first == "warn tunnel: one\\x0atwo peer_name=pi\\x0a"
+    assert len(second) == MAX_MESSAGE + len("info manager: ")
+
+
+def test_the_journal_gets_fields_that_cannot_pass_for_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(path))
+        sink = LogSink("ginnel", journal=path)
+        sink.write(
+            LogLevel.ERROR,
+            "down\n_UID=0",
+            source="tunnel",
+            fields=[("_SYSTEMD_UNIT", "ssh"), ("MESSAGE", "a\nPRIORITY=0")],
+        )
+        lines = journal.recv(4096).decode().splitlines()
+        sink.close()
+    assert lines == [
+        "PRIORITY=3",
+        "SYSLOG_IDENTIFIER=ginnel",
+        "GINNEL_PROCESS=tunnel",
+        "MESSAGE=tunnel: down\\x0a_UID=0",
+        "GINNEL_SYSTEMD_UNIT=ssh",
+        "GINNEL_MESSAGE=a\\x0aPRIORITY=0",
+    ]
+
+
+def test_a_journal_that_is_gone_costs_the_line_only(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(path))
+        sink = LogSink("ginnel", journal=path)
+    sink.write(LogLevel.ERROR, "lost")
+    sink.close()
+    assert sink.lost == 1
+
+
+def test_a_flood_is_held_back_and_counted() -> None:
+    stream = io.StringIO()
+    limited = RateLimited(LogSink("ginnel", journal=NOWHERE, stream=stream), "tunnel", now=0.0)
+    for _ in range(int(RECORD_BURST) + 7):
+        limited.write(LogLevel.INFO, "again", now=0.0)
+    assert len(stream.getvalue().splitlines()) == RECORD_BURST
+    limited.write(LogLevel.INFO, "last", now=1.0)
+    *_, notice, last = stream.getvalue().splitlines()
+    assert notice == "warn tunnel: 7 log records were held back"
+    assert last == "info tunnel: last"
+
+
+def test_records_of_logging_are_passed_on() -> None:
+    seen: list[tuple[LogLevel, str, str]] = []
+    handler = SinkHandler(lambda level, text, name: seen.append((level, text, name)))
+    logger = logging.Logger("ginnel.test")
+    logger.addHandler(handler)
+    logger.warning("%d peers", 3)
+    assert seen == [(LogLevel.WARN, "3 peers", "ginnel.test")]
+
+
+def test_levels() -> None:
+    assert [level_of(level) for level in (5, 10, 20, 30, 40, 50)] == [
+        LogLevel.DEBUG,
+        LogLevel.DEBUG,
+        LogLevel.INFO,
+        LogLevel.WARN,
+        LogLevel.ERROR,
+        LogLevel.CRITICAL,
+    ]

@@ -1,0 +1,72 @@
+"""The manager without a TUN and with a tunnel that fails; all else is in tests/netns."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from ginnel.daemon import privileges
+
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from ginnel.daemon.manager import ManagerConfig, run_manager
+from ginnel.daemon.paths import NetworkPaths
+
+root = Path(sys.argv[1])
+run_manager(
+    ManagerConfig(
+        paths=NetworkPaths("test", root / "etc", root / "state", root / "run"),
+        port=0,
+        make_token=lambda: "ginnel1:bm90aGluZw",
+        url="ginnel:test",
+        tunnel_uid=os.geteuid(),
+        command=(sys.executable, "-c", sys.argv[2]),
+        use_tun=False,
+    ),
+    on_ready=lambda: print("READY", flush=True),
+)
+"""
+
+
+def test_a_tunnel_that_fails_is_told_and_tried_again_until_we_are_stopped(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path), "raise SystemExit('no node answers')"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        assert process.stdout.readline() == "READY\n"
+        assert "no node answers" in process.stderr.readline()
+        line = process.stderr.readline()
+        assert "tunnel ended with exit code 1: no node answers; it starts again in 1 s" in line
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=20)
+        assert "Traceback" not in rest
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_manager_can_not_be_inspected_and_adopts_orphans(tmp_path: Path) -> None:
+    code = "import time; time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path), code], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "READY\n"
+        if not privileges.can_become(privileges.FIRST_UID):
+            assert Path(f"/proc/{process.pid}/mem").stat().st_uid != os.geteuid()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.communicate()

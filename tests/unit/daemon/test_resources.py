@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from ginnel.base.errors import SystemFailure
+from ginnel.daemon.paths import NetworkPaths
+from ginnel.daemon.resources import bind_udp, open_resources
+
+
+def paths_in(root: Path) -> NetworkPaths:
+    return NetworkPaths("test", *(root / name for name in ("etc", "state", "run")))
+
+
+def free_port() -> int:
+    with bind_udp(socket.AF_INET, 0) as opened:
+        return int(opened.getsockname()[1])
+
+
+def test_everything_is_open_and_then_gone(tmp_path: Path) -> None:
+    paths, uid, port = paths_in(tmp_path), os.geteuid(), free_port()
+    with open_resources(paths, port=port, tunnel_uid=uid, signer_uid=uid, use_tun=False) as found:
+        assert found.device is None
+        assert found.udp4.getsockname() == ("0.0.0.0", port)
+        assert found.udp6 is None or found.udp6.getsockname()[:2] == ("::", port)
+        assert found.udp4.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
+        assert paths.tunnel_socket.stat().st_mode & 0o777 == 0o666
+        assert paths.state.stat().st_mode & 0o777 == 0o700
+        assert paths.signer_state.is_dir()
+        with (
+            pytest.raises(SystemFailure, match="test is up already"),
+            open_resources(paths, port=port, tunnel_uid=uid, use_tun=False),
+        ):
+            pass
+    assert not paths.tunnel_socket.exists()
+    with open_resources(paths, port=port, tunnel_uid=uid, use_tun=False):
+        pass
+
+
+def test_a_port_in_use_is_named_with_the_remedy() -> None:
+    with bind_udp(socket.AF_INET, 0) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(SystemFailure, match=f"UDP port {port} is in use.*--port"):
+            bind_udp(socket.AF_INET, port)
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    paths = paths_in(tmp_path)
+    paths.run_root.mkdir()
+    paths.run.touch()
+    with (
+        pytest.raises(SystemFailure, match="is not a folder"),
+        open_resources(paths, port=0, tunnel_uid=os.geteuid(), use_tun=False),
+    ):
+        pass
