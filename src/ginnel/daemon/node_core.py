@@ -29,6 +29,7 @@ from ginnel.discv5.events import (
     LookupDone,
     NodeAdded,
     NodeRemoved,
+    NodesReceived,
     PongReceived,
     ReflexiveChanged,
     RequestFailed,
@@ -58,6 +59,7 @@ from ginnel.mesh.rendezvous import (
 from ginnel.mesh.storer import Storer
 
 MAX_LOOKUP_NODES = 16  # closest nodes of a lookup that are handed on
+FEW_NODES = 8  # while the table holds no more, each new node is reason to try again at once
 MAX_STEPS = 100_000  # moves between the cores after one change; more is an endless loop
 
 NodeEvent: TypeAlias = MeshEvent | CourierEvent | ReflexiveChanged | NodeAdded | NodeRemoved
@@ -296,10 +298,20 @@ class NodeCore:
                 self.reflexive[event.ipv6] = event
                 self._offer_candidates(now)
                 self._events.append(event)
-            case NodeAdded() | NodeRemoved():
-                self._events.append(event)
+            case NodesReceived() | NodeAdded() | NodeRemoved():
+                self._on_nodes(event, now)
             case _:
                 pass  # what discovery asked for itself
+
+    def _on_nodes(self, event: NodesReceived | NodeAdded | NodeRemoved, now: float) -> None:
+        if isinstance(event, NodesReceived):  # a hint's own record: nobody here asks for others
+            for record in event.records:
+                self.discovery.add_node(record, now)
+            return
+        few = isinstance(event, NodeAdded) and len(self.discovery.nodes()) <= FEW_NODES
+        if few and self.courier is not None:
+            self.courier.on_node_added(now=now)
+        self._events.append(event)
 
     def _with_ourselves(self, event: LookupDone) -> list[Enr]:
         nodes = list(event.nodes)

@@ -45,6 +45,7 @@ from ginnel.mesh.rendezvous import (
 )
 
 MAX_ADDED = 32  # points added from outside: two periods of 16 open invites
+NEW_NODE_INTERVAL_S = 0.5  # seconds between two tries because of new nodes
 MAX_STRANGERS = 64  # points added from outside that we look for
 
 
@@ -104,6 +105,7 @@ class Courier:
         self._random_bytes = random_bytes
         self._added: dict[NodeId, Point] = {}
         self._own: tuple[Point, ...] = ()
+        self._tried_at = float("-inf")
         self._strangers: BoundedLru[NodeId, Point] = BoundedLru(MAX_STRANGERS)
         self.registrar = Registrar(
             node_id, self._seal, tokens=tokens, random_bytes=random_bytes, rng=rng
@@ -142,6 +144,13 @@ class Courier:
         """Forget a point that `deliver` was called with."""
         self._strangers.pop(point.location)
         self.finder.forget(point.location)
+
+    def on_node_added(self, *, now: float) -> None:
+        """A node came to the DHT's table: what failed for want of nodes is tried at once."""
+        if now - self._tried_at >= NEW_NODE_INTERVAL_S:
+            self._tried_at = now
+            self.registrar.try_now(now=now)
+            self.finder.search_now(now=now)
 
     # --- results -------------------------------------------------------------------------------
 

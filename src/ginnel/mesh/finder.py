@@ -117,7 +117,7 @@ class _Target:
     storers: list[tuple[Contact, Secret]] = field(default_factory=list)
     gathered: list[tuple[Contact, Presence]] = field(default_factory=list)
     presence: Presence | None = None
-    found_at: float = 0.0
+    found_at: float = float("-inf")
     failures: int = 0
     reason: str = ""
     queue: deque[_Queued] = field(default_factory=deque)
@@ -167,6 +167,14 @@ class Finder:
                 target.next_at = now
             self._arm(now)
 
+    def search_now(self, *, now: float) -> None:
+        """Search for all that was not found at once: a node that may know came to the table."""
+        for target in self._targets.values():
+            if target.failures:
+                target.failures = 0
+                target.next_at = min(target.next_at, now)
+        self._arm(now)
+
     def forget(self, location: NodeId) -> None:
         """Stop looking for the point; envelopes that wait for it are dropped."""
         target = self._targets.pop(location, None)
@@ -192,10 +200,12 @@ class Finder:
         Ends in one `Delivered` event under the number returned.
         """
         number = self._tokens.next()
-        if not self.find(point, now=now):
+        target = self._targets.get(point.location)
+        if target is None and len(self._targets) >= MAX_TARGETS:
             self._events.append(Delivered(number, point.location, ok=False))
             return number
-        target = self._targets[point.location]
+        if target is None:
+            target = self._targets[point.location] = _Target(point, next_at=now, wanted=False)
         queued = _Queued(number, envelope, now + QUEUE_S)
         if self.presence_of(point.location, now=now) is not None and target.storers:
             self._send(target, queued)
@@ -266,7 +276,11 @@ class Finder:
             while target.queue and target.queue[0].until <= now:
                 queued = target.queue.popleft()
                 self._events.append(Delivered(queued.delivery, location, ok=False))
-            if target.next_at <= now and target.lookup is None and not target.waiting:
+            if target.lookup is not None or target.waiting:
+                continue
+            if not target.wanted and not target.queue and now - target.found_at > FRESH_S:
+                del self._targets[location]
+            elif target.next_at <= now:
                 token = self._tokens.next()
                 target.lookup = token
                 target.next_at = now + RETRY_MAX_S

@@ -148,6 +148,14 @@ class Registrar:
                 place.next_at = now
         self._arm(now)
 
+    def try_now(self, *, now: float) -> None:
+        """Start a round for all that nobody stores at once: a node came to the table."""
+        for place in self._places.values():
+            if place.failures:
+                place.failures = 0
+                place.next_at = min(place.next_at, now)
+        self._arm(now)
+
     def is_storer(self, location: NodeId, contact: Contact) -> bool:
         """Say whether this node holds our registration of the location (and so may PUSH)."""
         place = self._places.get(location)
