@@ -7,6 +7,7 @@ import pytest
 from ginnel.base.types import Address, NodeId
 from ginnel.discv5.events import (
     LookupDone,
+    NodesReceived,
     PongReceived,
     ReflexiveChanged,
     RequestFailed,
@@ -227,3 +228,39 @@ def test_a_nat_that_maps_alike_gives_a_candidate() -> None:
     net.translate[inner.address] = lambda to: Address("198.51.100.9", 6000)
     net.run(400)
     assert inner.of(ReflexiveChanged)[-1].address == Address("198.51.100.9", 6000)
+
+
+@pytest.mark.parametrize("seed", [20, 21])
+def test_every_request_ends_exactly_once(seed: int) -> None:
+    net = Net(seed, loss=0.15)
+    boot = net.add(0)
+    records = [boot.core.record]
+    hosts = [boot, *(net.add(n, bootstrap=records, public=n % 3 > 0) for n in range(1, 10))]
+    issued: dict[Address, set[int]] = {host.address: set() for host in hosts}
+    for step in range(300):
+        asker, asked = net.rng.sample(hosts, 2)
+        size = net.rng.randrange(1166)
+        if step % 3 == 0:
+            number = asker.core.find_node(asked.contact, [256, 255], now=net.now)
+        else:
+            number = asker.core.talk_request(asked.contact, b"x", bytes(size), now=net.now)
+        issued[asker.address].add(number)
+        net.drain(asker)
+        if step % 50 == 49:
+            at = hosts.index(asked)
+            issued[asked.address].clear()
+            hosts[at] = net.restart(asked, public=at % 3 > 0, bootstrap=[boot.core.record])
+        net.run(net.rng.uniform(0, 0.5))
+        for host in hosts:
+            serve_talks(net, host)
+    for _ in range(100):
+        net.run(0.2)
+        for host in hosts:
+            serve_talks(net, host)
+    failed = 0
+    for host in hosts:
+        kinds = (NodesReceived, TalkAnswered, RequestFailed)
+        ended = [event for event in host.events if isinstance(event, kinds)]
+        assert sorted(event.request for event in ended) == sorted(issued[host.address])
+        failed += len(host.of(RequestFailed))
+    assert failed <= 12
