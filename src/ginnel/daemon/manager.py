@@ -28,6 +28,7 @@ from ginnel.base.types import Secret
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.aio import Manager as Rpc
 from ginnel.codervpn.messages import LogLevel, LogRecord, Start
+from ginnel.codervpn.speaker import Failure
 from ginnel.daemon import privileges
 from ginnel.daemon.admin_socket import AdminSocket, Json
 from ginnel.daemon.logs import LogSink, RateLimited, SinkHandler, escape_control
@@ -168,25 +169,31 @@ class _Manager:
 
     async def _run_tunnel(self) -> None:
         """Run one tunnel process from its start to its end."""
+        self._state = "starting"
         ours, theirs = socket.socketpair()
-        with theirs:
+        with ours, theirs:
             self._child = child = self._spawn_tunnel(theirs)
-        self._rpc = rpc = Rpc(ours.fileno(), ours.detach(), self)
+            rpc_fd = ours.detach()
+        self._rpc = rpc = Rpc(rpc_fd, rpc_fd, self)
+        problem, is_leaving = "", True
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(rpc.run())
                 watching = tasks.create_task(self._watch(child))
                 try:
                     await self._start_tunnel(rpc)
-                    await self._wait_for_end(rpc)
+                    is_leaving = await self._wait_for_end(rpc)
+                except GinnelError as error:
+                    problem = str(error)
                 finally:
                     rpc.close()
-                    await child.end()
+                    await child.end(is_leaving=is_leaving)
                     watching.cancel()
         finally:
             self._rpc = None
         if not self._stop.is_set():
-            self._last_error = escape_control(child.describe_end())
+            causes = [problem] if problem and problem != Failure.CLOSED.value else []
+            self._last_error = escape_control("; ".join([*causes, child.describe_end()]))
 
     async def _start_tunnel(self, rpc: Rpc) -> None:
         text = self._config.make_token()
@@ -207,18 +214,23 @@ class _Manager:
             if not starting.cancel() and not starting.cancelled():
                 starting.exception()  # seen
 
-    async def _wait_for_end(self, rpc: Rpc) -> None:
+    async def _wait_for_end(self, rpc: Rpc) -> bool:
+        """Wait for the stream's end or for `down`; say whether the tunnel ends by itself."""
         closing = asyncio.ensure_future(rpc.wait_closed())
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait([closing, stopping], return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set() and not rpc.is_closed:
                 self._state = "stopping"
-                with contextlib.suppress(SystemFailure):
-                    await rpc.stop(wait_s=STOP_TIMEOUT)
+                if rpc.version is None:
+                    return False  # it didn't even say who it is
+                await rpc.stop(wait_s=STOP_TIMEOUT)
+        except SystemFailure:
+            return False
         finally:
             closing.cancel()
             stopping.cancel()
+        return True
 
     async def _watch(self, child: Child) -> None:
         """Close the stream when the process is gone, even if something holds its other end."""

@@ -90,9 +90,9 @@ class Child:
         if self.is_running:
             signal.pidfd_send_signal(self._pidfd, number)
 
-    async def end(self) -> None:
-        """Wait a moment for a child that was asked to stop, then SIGTERM, then SIGKILL."""
-        for number in (None, signal.SIGTERM, signal.SIGKILL):
+    async def end(self, *, is_leaving: bool = True) -> None:
+        """Wait a moment for a child that is leaving by itself, then SIGTERM, then SIGKILL."""
+        for number in (None, signal.SIGTERM, signal.SIGKILL)[0 if is_leaving else 1 :]:
             if number is not None:
                 self.send_signal(number)
             try:
