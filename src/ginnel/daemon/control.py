@@ -49,7 +49,7 @@ class ControlServer:
         listener.setblocking(False)
         self._server = await asyncio.start_unix_server(self._serve, sock=listener)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Accept no more connections; the socket's file stays, it is the manager's."""
         if self._server is not None:
             self._server.close()

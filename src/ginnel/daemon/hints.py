@@ -12,12 +12,11 @@ from __future__ import annotations
 import re
 import socket
 
-from ginnel.discv5.protocol import Contact
-
 from ginnel.base.errors import GinnelError, UsageError
 from ginnel.base.types import make_address
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.keys import node_id_of
+from ginnel.discv5.protocol import Contact
 
 _SHORT = re.compile(r"(?P<key>[0-9a-fA-F]+)@(?P<host>\[[^\]]+\]|[^:@\[\]]+):(?P<port>\d{1,5})")
 KEY_DIGITS = 66  # hex digits of a compressed secp256k1 key

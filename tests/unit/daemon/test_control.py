@@ -31,7 +31,7 @@ async def _exchange(folder: Path, raw: bytes) -> bytes:
     writer.write_eof()
     answer = await reader.read()
     writer.close()
-    await server.close()
+    server.close()
     return answer
 
 

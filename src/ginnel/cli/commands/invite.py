@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 
 import click
 
@@ -36,7 +37,7 @@ def invite(network: str | None, expires: str, auto: bool, qr: bool | None, as_js
         show_json({"schema": SCHEMA, "invite": answer["invite"], "expires": answer["expires"]})
         return
     click.echo(answer["invite"])
-    if qr or (qr is None and click.get_text_stream("stdout").isatty()):
+    if qr or (qr is None and sys.stdout.isatty()):
         click.echo(_qr(answer["invite"]))
     hint = "it is let in at once" if auto else "then `sudo ginnel approve NAME` here"
     click.echo(

@@ -156,7 +156,7 @@ def up(
         for name, machine in made.machines.items():
             behind = f"{names[owners[name]]} NAT" if name in owners else "public"
             click.echo(f"{name:<12}  {machine.address:<15}  {behind}")
-        _write_state(made)
+        keep_lab(made)
     except BaseException:
         made.destroy()
         raise
@@ -165,7 +165,8 @@ def up(
     )
 
 
-def _write_state(made: Lab) -> None:
+def keep_lab(made: Lab) -> None:
+    """Let the lab outlive this process, as the one that `exec` and `down` mean."""
     file = state_folder() / STATE_FILE
     new = file.with_suffix(".new")
     new.write_text(json.dumps(made.detach()))

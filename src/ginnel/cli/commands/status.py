@@ -100,6 +100,5 @@ def _manager_only(answer: Json) -> str:
     ]
     if tunnel["last_error"]:
         lines.append(f"last error: {tunnel['last_error']}")
-    for peer in answer["peers"]:
-        lines.append(f"  {peer['name']}  {', '.join(peer['addresses'])}")
+    lines += [f"  {peer['name']}  {', '.join(peer['addresses'])}" for peer in answer["peers"]]
     return "\n".join(lines)

@@ -55,7 +55,7 @@ def up(
     if foreground:
         from ginnel.cli.commands.manager import run
 
-        run(paths, options)
+        run(paths, port=port, use_tun=not no_tun, debug=debug, reset_clock=reset_clock)
         return
     if is_running(paths):
         click.echo(f"{paths.name} is up already")

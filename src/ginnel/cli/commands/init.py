@@ -1,0 +1,89 @@
+"""`ginnel init`: make a new network, with this machine as its first member and admin."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+
+import click
+
+from ginnel.cli.networks import json_option, require_root
+from ginnel.cli.render import SCHEMA, show_json
+from ginnel.daemon.paths import NetworkPaths
+
+
+@click.command()
+@click.argument("network")
+@click.option("--name", help="This machine's name in the network (default: its host name).")
+@click.option("--port", type=click.IntRange(1, 65535), help="UDP port (default: drawn at random).")
+@click.option("--ipv4-prefix", metavar="PREFIX", help="A /16 of 100.64.0.0/10 (default: drawn).")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    metavar="HINT",
+    help="A node to start from: enr:... or KEY-HEX@NAME:PORT; repeatable.",
+)
+@click.option("--advertise", metavar="IP[:PORT]", help="Others reach this machine under this.")
+@json_option
+def init(
+    network: str,
+    name: str | None,
+    port: int | None,
+    ipv4_prefix: str | None,
+    nodes: tuple[str, ...],
+    advertise: str | None,
+    as_json: bool,
+) -> None:
+    """Make a new network called NETWORK, with this machine as its first member.
+
+    Prints the recovery phrase, once: keep it apart from this machine. Without it a lost admin
+    machine can't be replaced.
+
+    \b
+    Examples:
+      sudo ginnel init home
+      sudo ginnel init home --name attic --advertise 192.0.2.7
+    """
+    require_root("init")
+    from ginnel.base.config import Settings
+    from ginnel.cli.choices import choose_port, choose_uids, member_name
+    from ginnel.daemon.hints import parse_hint
+    from ginnel.daemon.node_shell import parse_advertised
+    from ginnel.net.routes import ipv4_routes
+    from ginnel.storage.network_files import NewNetwork, choose_ipv4_prefix, create_network
+
+    paths = NetworkPaths(network)
+    for hint in nodes:
+        parse_hint(hint)
+    rng = random.SystemRandom()
+    tunnel_uid, signer_uid = choose_uids(2)
+    port = port or choose_port(rng)
+    parse_advertised(advertise or "", port)
+    settings = Settings(
+        port=port,
+        tunnel_uid=tunnel_uid,
+        signer_uid=signer_uid,
+        ipv4_prefix=ipv4_prefix or choose_ipv4_prefix(ipv4_routes(), rng),
+        advertise=advertise or "",
+        nodes=nodes,
+    )
+    chosen = member_name(name or socket.gethostname())
+    created = create_network(
+        NewNetwork(network, chosen, settings, int(time.time())), paths, os.urandom
+    )
+    words = created.words.reveal().decode()
+    if as_json:
+        facts = {"schema": SCHEMA, "network": network, "name": chosen, "port": port}
+        show_json({**facts, "ipv4_prefix": settings.ipv4_prefix, "recovery_phrase": words})
+        return
+    click.echo(
+        f"Network {network}, {settings.ipv4_prefix}; this machine is {chosen}.{network}.internal"
+    )
+    click.echo("\nThe recovery phrase, shown only now. Write it down and keep it apart:\n")
+    parts = words.split()
+    for start in range(0, len(parts), 6):
+        click.echo("  " + " ".join(parts[start : start + 6]))
+    click.echo("\nNext: sudo ginnel up")

@@ -1,0 +1,98 @@
+"""`ginnel manager`: the privileged process; `ginnel up` and services start it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import click
+
+from ginnel.base.errors import GinnelError
+from ginnel.cli.launch import tell_ready
+from ginnel.daemon.paths import NetworkPaths
+
+
+@click.command(hidden=True)
+@click.argument("network")
+@click.option("--port", type=click.IntRange(1, 65535))
+@click.option("--no-tun", is_flag=True)
+@click.option("--debug", is_flag=True)
+@click.option("--reset-clock", is_flag=True)
+@click.option("--ready-fd", type=int, help="Where to tell that it listens, or why it can't.")
+def manager(
+    network: str,
+    port: int | None,
+    no_tun: bool,
+    debug: bool,
+    reset_clock: bool,
+    ready_fd: int | None,
+) -> None:
+    """Run the manager in the foreground until `ginnel down`, SIGTERM or Ctrl-C."""
+    run(
+        NetworkPaths(network),
+        port=port,
+        use_tun=not no_tun,
+        debug=debug,
+        reset_clock=reset_clock,
+        ready_fd=ready_fd,
+    )
+
+
+def run(
+    paths: NetworkPaths,
+    *,
+    port: int | None = None,
+    use_tun: bool = True,
+    debug: bool = False,
+    reset_clock: bool = False,
+    ready_fd: int | None = None,
+) -> None:
+    """Run the manager of a network with its settings; a port that is given is kept in them.
+
+    Raises:
+        GinnelError: it can't run; also told on `ready_fd`.
+    """
+    try:
+        _run(paths, port, use_tun, debug, reset_clock, ready_fd)
+    except GinnelError as error:
+        tell_ready(ready_fd, str(error))
+        raise
+
+
+def _run(
+    paths: NetworkPaths,
+    port: int | None,
+    use_tun: bool,
+    debug: bool,
+    reset_clock: bool,
+    ready_fd: int | None,
+) -> None:
+    from ginnel.base.config import format_settings
+    from ginnel.daemon.manager import ManagerConfig, run_manager
+    from ginnel.daemon.member_state import reset_confirmed_time
+    from ginnel.daemon.settings_apply import Allowance
+    from ginnel.daemon.signer import read_settings
+    from ginnel.daemon.wire_settings import bundle_addresses
+    from ginnel.storage.files import write_atomic
+    from ginnel.storage.network_files import has_admin_key, load_bundle
+
+    settings = read_settings(paths, os.environ)
+    if port is not None and port != settings.port:
+        settings = replace(settings, port=port)
+        write_atomic(paths.settings, format_settings(settings).encode())
+    bundle = load_bundle(paths)
+    prefixes, addresses = bundle_addresses(bundle)
+    if reset_clock:
+        reset_confirmed_time(paths.state, settings.tunnel_uid)
+    config = ManagerConfig(
+        paths=paths,
+        port=settings.port,
+        make_token=lambda: load_bundle(paths).to_bundle(),
+        url=f"ginnel:{paths.name}",
+        tunnel_uid=settings.tunnel_uid,
+        signer_uid=settings.signer_uid if has_admin_key(paths) else None,
+        allowance=Allowance.of(prefixes, addresses),
+        use_tun=use_tun,
+        debug=debug or settings.debug,
+    )
+    run_manager(config, on_ready=lambda: tell_ready(ready_fd))

@@ -1,0 +1,22 @@
+"""`ginnel signer`: the process with the admin key; the manager starts it."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from ginnel.daemon.paths import NetworkPaths
+
+
+@click.command(hidden=True)
+@click.argument("network")
+@click.option("--manager-fd", type=int, required=True)
+@click.option("--tunnel-fd", type=int, required=True)
+def signer(network: str, manager_fd: int, tunnel_fd: int) -> None:
+    """Run the signer; its descriptors come from the manager."""
+    from ginnel.daemon.signer import run_signer
+
+    run_signer(
+        NetworkPaths(network), manager_fd=manager_fd, tunnel_fd=tunnel_fd, environ=os.environ
+    )

@@ -1,0 +1,123 @@
+"""The parent of a join: holds the invite's secret and the new keys, starts a tunnel without them.
+
+Source: docs/formats.md, "Invite and join"; DESIGN, "What a user does".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ginnel.base.config import Settings
+from ginnel.base.errors import SystemFailure
+from ginnel.daemon.channel import Channel
+from ginnel.daemon.hints import parse_hint
+from ginnel.daemon.joiner import Joiner, join_and_store
+from ginnel.daemon.node_shell import parse_advertised
+from ginnel.daemon.paths import NetworkPaths
+from ginnel.daemon.resources import bind_udp
+from ginnel.daemon.supervise import Child, start_child
+from ginnel.discv5.enr import Enr
+from ginnel.mesh.join import parse_invite
+from ginnel.mesh.join_attempt import Granted, JoinAttempt, JoinState
+from ginnel.mesh.sealer import HpkeSealer
+from ginnel.storage.identity import generate_keys
+
+COMMAND = (sys.executable, "-m", "ginnel.cli.main")
+
+ShowStage = Callable[[str, str, bool], None]
+
+
+@dataclass(frozen=True)
+class JoinOptions:
+    """What `ginnel join` was asked for; the invite is a secret."""
+
+    invite: str
+    name: str
+    port: int
+    uid: int
+    nodes: tuple[str, ...] = ()
+    advertise: str = ""
+
+    def __repr__(self) -> str:
+        return f"JoinOptions(name={self.name!r}, port={self.port})"
+
+
+def run_join(options: JoinOptions, show: ShowStage) -> Granted:
+    """Join; `show` gets each stage, the code to compare, and whether a person is waited for.
+
+    Raises:
+        UsageError: the invite or an option is of no use, or the join was refused.
+        SystemFailure: no answer, or something that is needed can't be had.
+    """
+    return asyncio.run(_run(options, show))
+
+
+async def _run(options: JoinOptions, show: ShowStage) -> Granted:
+    invite = parse_invite(options.invite, unix_now=time.time())
+    parse_advertised(options.advertise, options.port)
+    hints = [parse_hint(text) for text in options.nodes]
+    keys = generate_keys(os.urandom)
+    attempt = JoinAttempt(
+        invite,
+        keys,
+        options.name,
+        sealer=HpkeSealer(),
+        random_bytes=os.urandom,
+        unix_now=time.time(),
+    )
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        child = _start_tunnel(options, theirs)
+    records = [enr.raw for enr in invite.records] + [h.raw for h in hints if isinstance(h, Enr)]
+    texts = (*options.nodes, *(enr.to_text() for enr in invite.records))
+    settings = Settings(
+        port=options.port,
+        tunnel_uid=options.uid,
+        advertise=options.advertise,
+        nodes=tuple(dict.fromkeys(texts)),
+    )
+
+    def on_stage(stage: str) -> None:
+        show(stage, attempt.code, attempt.state is JoinState.PENDING)
+
+    channel = Channel(ours)
+    joiner = Joiner(channel, attempt, records, on_stage)
+    show("searching for a node", attempt.code, False)
+    try:
+        return await join_and_store(joiner, keys, settings, NetworkPaths)
+    except SystemFailure as error:
+        if not child.is_running:
+            raise SystemFailure(child.describe_end()) from error
+        raise
+    finally:
+        channel.close()
+        await child.end()
+
+
+def _start_tunnel(options: JoinOptions, channel: socket.socket) -> Child:
+    """Start the tunnel in join mode with the sockets; ours are closed again."""
+    argv = [*COMMAND, "tunnel", "join", "--join", "--uid", str(options.uid)]
+    for hint in options.nodes:
+        argv += ["--node", hint]
+    argv += ["--udp4-fd", "5", "--signer-fd", "8"]
+    udp4 = bind_udp(socket.AF_INET, options.port)
+    descriptors = {5: udp4.fileno(), 8: channel.fileno()}
+    try:
+        udp6 = bind_udp(socket.AF_INET6, options.port)
+    except (OSError, SystemFailure):
+        udp6 = None  # no IPv6 here
+    if udp6 is not None:
+        descriptors[6] = udp6.fileno()
+        argv += ["--udp6-fd", "6"]
+    try:
+        return start_child("tunnel", argv, descriptors, lambda _line: None)
+    finally:
+        udp4.close()
+        if udp6 is not None:
+            udp6.close()

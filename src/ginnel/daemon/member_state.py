@@ -1,0 +1,104 @@
+"""What a tunnel knows of its network: from the keys' bundle, the trust file and the database.
+
+The bundle (root's files) says which network this is; revocations and epochs are never rebuilt from
+the database; certificates are, from peers. Everything is verified again when it is read.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from ginnel.base.errors import SystemFailure
+from ginnel.mesh.derive import network_id_of, sha256
+from ginnel.mesh.membership import Membership, Status
+from ginnel.mesh.objects import Certificate, decode_object, parse_network
+from ginnel.storage.identity import NodeBundle
+from ginnel.storage.network_files import may_give_to
+from ginnel.storage.state import PastEvent, StateDatabase, open_state
+from ginnel.storage.trust import Trust, load_trust, save_trust
+
+logger = logging.getLogger(__name__)
+
+
+class MemberState:
+    """Membership and database of one member, kept on disk together."""
+
+    def __init__(self, folder: Path, bundle: NodeBundle, *, unix_now: float) -> None:
+        """Read all there is.
+
+        Raises:
+            SystemFailure: the trust file is damaged, or the certificate is not valid (any more):
+                the text says why.
+        """
+        self._folder = folder
+        self.trust = load_trust(folder)
+        self.unix_now = max(unix_now, self.trust.confirmed_at)
+        self.database: StateDatabase = open_state(folder)
+        if self.database.set_aside is not None:
+            logger.error(
+                "the database was damaged: set aside as %s, rebuilt from peers",
+                self.database.set_aside,
+            )
+        network = parse_network(decode_object(bundle.network))
+        self.membership = Membership(network_id_of(network.root_public))
+        own = [bundle.network, bundle.admin, bundle.certificate]
+        verdicts = self.membership.add_objects(
+            [*own, *self.trust.objects, *self.database.objects()], unix_now=self.unix_now
+        )
+        for secret in self.trust.secrets:
+            self.membership.add_epoch_secret(secret)
+        refused = {
+            sha256(verdict.object.raw): verdict.refusal
+            for verdict in verdicts
+            if verdict.status is Status.REFUSED and verdict.object is not None
+        }
+        self._check_own(bundle, refused.get(sha256(bundle.certificate)))
+
+    @property
+    def certificate(self) -> Certificate:
+        """Return this node's own current certificate."""
+        certificate = self.membership.certificate_of(self._member_id)
+        assert certificate is not None
+        return certificate
+
+    def save(self) -> None:
+        """Write what changed: trust to its own file, all else to the database."""
+        trust_objects = self.membership.trust_objects()
+        trust = Trust(
+            tuple(trust_objects), self.membership.epochs.secrets(), self.trust.confirmed_at
+        )
+        if trust != self.trust:
+            save_trust(self._folder, trust)
+            self.trust = trust
+        apart = dict.fromkeys(trust_objects)
+        self.database.save_objects(
+            (sha256(raw), raw) for raw in self.membership.objects_to_store() if raw not in apart
+        )
+
+    def note(self, kind: str, text: str, *, unix_now: float) -> None:
+        """Add a line to the journal of events."""
+        self.database.add_event(PastEvent(unix_now, kind, text))
+
+    def _check_own(self, bundle: NodeBundle, refusal: object) -> None:
+        self._member_id = bundle.keys.member_id
+        if self.membership.certificate_of(self._member_id) is None:
+            reason = getattr(refusal, "value", None) or "not current"
+            raise SystemFailure(
+                f"this machine's certificate is not accepted: {reason}. Is the clock right? "
+                "Otherwise join again with a new invite"
+            )
+        if self.membership.epochs.newest is None:
+            raise SystemFailure("no epoch of the network is known here: join again")
+
+
+def reset_confirmed_time(folder: Path, uid: int) -> None:
+    """Forget the last confirmed time: this machine's clock is believed again (`--reset-clock`).
+
+    Raises:
+        SystemFailure: the trust file is damaged or can't be written.
+    """
+    trust = load_trust(folder, owners=(0, uid))
+    owner = uid if may_give_to(uid) else None
+    save_trust(folder, replace(trust, confirmed_at=0), uid=owner)

@@ -1,0 +1,286 @@
+"""The tunnel process: a member at work, without any right.
+
+Puts together clock, chance, sockets and files: the data plane, the NodeCore that decides, CoderVPN
+with the manager, the signer's channel, the control socket. Everything that can be asked of the
+network's other machines is decided in the cores; this file moves values.
+
+Source: DESIGN, "Processes".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import time
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+from ginnel import __version__
+from ginnel.base.config import Settings
+from ginnel.base.errors import GinnelError
+from ginnel.base.types import Address
+from ginnel.codervpn import vpn_pb2 as pb
+from ginnel.codervpn.aio import Tunnel as Rpc
+from ginnel.codervpn.messages import Start
+from ginnel.daemon.channel import Channel
+from ginnel.daemon.control import ControlServer
+from ginnel.daemon.logs import SinkHandler
+from ginnel.daemon.member_state import MemberState
+from ginnel.daemon.node_core import NodeCore, WallClock
+from ginnel.daemon.node_shell import NodeShell, parse_advertised, record_fields
+from ginnel.daemon.paths import NetworkPaths
+from ginnel.daemon.privileges import Separation
+from ginnel.daemon.tunnel_events import TunnelEvents
+from ginnel.daemon.tunnel_service import TunnelService
+from ginnel.daemon.wire_settings import make_settings, make_workspace, overlay_prefixes
+from ginnel.discv5.config import DiscoveryConfig
+from ginnel.discv5.enr import Enr, decode_enr
+from ginnel.discv5.protocol import Contact, DiscoveryCore
+from ginnel.engine.embedded import EmbeddedEngine
+from ginnel.ice.events import AgentConfig
+from ginnel.mesh.mesh import Mesh, MeshConfig
+from ginnel.mesh.names import overlay_addresses
+from ginnel.mesh.rendezvous import PROTOCOL, Tokens
+from ginnel.mesh.sealer import HpkeSealer
+from ginnel.mesh.signalling import MeshKeys
+from ginnel.mesh.storer import Storer
+from ginnel.net.tun import device_name
+from ginnel.storage.identity import NodeBundle
+
+SAVE_INTERVAL_S = 60.0  # seconds between two writes of what is known
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelOptions:
+    """What the manager hands over, and what was read of the settings before rights were dropped."""
+
+    paths: NetworkPaths
+    settings: Settings
+    hints: tuple[Enr | Contact, ...]
+    rpc_read_fd: int
+    rpc_write_fd: int
+    udp4_fd: int
+    udp6_fd: int | None
+    listen_fd: int | None
+    signer_fd: int | None
+
+
+def run_tunnel(options: TunnelOptions, separation: Separation) -> str | None:
+    """Serve the manager until the stream ends; return its error, or None."""
+    return asyncio.run(TunnelProcess(options, separation).run())
+
+
+class TunnelProcess:
+    """One tunnel; also the handler of what the manager asks (TunnelHandlers)."""
+
+    def __init__(self, options: TunnelOptions, separation: Separation) -> None:
+        self._options = options
+        self._separation = separation
+        self._rpc: Rpc | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._running: _Running | None = None
+        self._job: asyncio.Task[None] | None = None
+
+    async def run(self) -> str | None:
+        """See `run_tunnel`."""
+        self._rpc = rpc = Rpc(self._options.rpc_read_fd, self._options.rpc_write_fd, self)
+        handler = SinkHandler(lambda level, text, name: rpc.log(level, text, name.split(".")))
+        root = logging.getLogger("ginnel")
+        root.addHandler(handler)
+        root.setLevel(logging.DEBUG if self._options.settings.debug else logging.INFO)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                error = await rpc.run()
+                if self._job is not None:
+                    self._job.cancel()
+                return error
+        finally:
+            root.removeHandler(handler)
+
+    async def on_start(self, start: Start) -> str | None:
+        """Become a member: data plane, cores, network settings; return what went wrong."""
+        assert self._rpc is not None
+        assert self._tasks is not None
+        running: _Running | None = None
+        try:
+            bundle = NodeBundle.from_bundle(start.token)
+            running = _Running(self._options, self._separation, bundle, start, self._rpc)
+            refusal = await self._rpc.network_settings(running.settings_request())
+            if refusal is not None:
+                running.close()
+                return refusal
+            await running.start()
+        except GinnelError as error:
+            if running is not None:
+                running.close()
+            return str(error)
+        self._running = running
+        self._job = self._tasks.create_task(running.run())
+        return None
+
+    async def on_stop(self) -> None:
+        """Say good-bye to the peers, write what is known."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+        if self._job is not None:
+            self._job.cancel()
+
+    async def on_wake(self) -> None:
+        """The machine slept or changed networks: register anew, look at the addresses."""
+        if self._running is not None:
+            self._running.wake()
+
+
+class _Running:
+    """A member at work, from Start to Stop."""
+
+    def __init__(
+        self,
+        options: TunnelOptions,
+        separation: Separation,
+        bundle: NodeBundle,
+        start: Start,
+        rpc: Rpc,
+    ) -> None:
+        self._options = options
+        self._settings = settings = options.settings
+        self._state = state = MemberState(options.paths.state, bundle, unix_now=time.time())
+        own = state.certificate
+        self._port = _port_of(options.udp4_fd)
+        advertised = parse_advertised(settings.advertise, self._port)
+        self._engine = EmbeddedEngine(
+            udp4_fd=options.udp4_fd,
+            udp6_fd=options.udp6_fd,
+            tun_fd=start.file_descriptor if start.file_descriptor >= 0 else None,
+            private_key=bundle.keys.wireguard,
+            control_ips=overlay_addresses(own),
+            mtu=settings.mtu,
+        )
+        self._core = _make_core(options, state, bundle, advertised)
+        self._rpc = rpc
+        self._shell = NodeShell(
+            self._core,
+            self._engine,
+            lambda event: self._events.on_event(event),
+            port=self._port,
+            own_devices=(device_name(options.paths.name),),
+            not_before=state.trust.confirmed_at,
+            after_receive=self._take_engine_events,
+        )
+        signer = None if options.signer_fd is None else Channel.from_fd(options.signer_fd)
+        self._events = TunnelEvents(self._shell, self._engine, state, rpc, signer)
+        service = TunnelService(
+            self._shell,
+            self._engine,
+            state,
+            self._events,
+            separation=separation.describe(),
+            advertised=advertised,
+        )
+        self._control = ControlServer(service.handlers())
+
+    def settings_request(self) -> pb.NetworkSettingsRequest:
+        """Return what the manager is asked to set up."""
+        return make_settings(self._state.certificate, self._state.membership, self._settings.mtu)
+
+    async def start(self) -> None:
+        """Begin: the control socket, discovery, the mesh."""
+        if self._options.listen_fd is not None:
+            listener = socket.socket(fileno=os.dup(self._options.listen_fd))
+            await self._control.start(listener)
+        self._rpc.upsert([make_workspace(self._state.membership)])
+        self._shell.start([*self._options.hints, *self._known_nodes()])
+
+    async def run(self) -> None:
+        """Run until cancelled; a bug in a core ends the process, loudly."""
+        async with asyncio.TaskGroup() as tasks:
+            saving = tasks.create_task(self._save_often())
+            signing = tasks.create_task(self._events.serve_signer())
+            await self._shell.run()
+            saving.cancel()
+            signing.cancel()
+
+    def wake(self) -> None:
+        """Look at addresses and registrations at once."""
+        self._shell.on_wake()
+
+    def close(self) -> None:
+        """End everything; harmless when partly begun."""
+        self._control.close()
+        self._shell.stop()
+        self._events.close()
+        self._state.save()
+        self._engine.close()
+
+    def _take_engine_events(self) -> None:
+        while (event := self._engine.poll_event()) is not None:
+            self._core.on_engine_event(event, now=self._shell.now)
+
+    def _known_nodes(self) -> list[Enr]:
+        found: list[Enr] = []
+        for node in self._state.database.nodes():
+            try:
+                found.append(decode_enr(node.record))
+            except GinnelError:
+                continue
+        return found
+
+    async def _save_often(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_INTERVAL_S)
+            self._state.save()
+
+
+def _make_core(
+    options: TunnelOptions, state: MemberState, bundle: NodeBundle, advertised: Address | None
+) -> NodeCore:
+    now = asyncio.get_running_loop().time()
+    rng = random.Random(os.urandom(16))
+    settings = options.settings
+    discovery = DiscoveryCore(
+        DiscoveryConfig(
+            protocol_id=settings.protocol_id.encode(),
+            client_mode=advertised is None,
+            talk_protocols=(PROTOCOL,),
+        ),
+        bundle.keys.discovery,
+        fields=record_fields(serves=advertised is not None),
+        endpoint=advertised,
+        bootstrap=[hint for hint in options.hints if isinstance(hint, Enr)],
+        random_bytes=os.urandom,
+        rng=rng,
+        now=now,
+        enr_seq=int(state.unix_now),
+    )
+    tokens = Tokens()
+    mesh = Mesh(
+        MeshConfig(
+            discovery.node_id,
+            ice=AgentConfig(overlay=tuple(map(ip_network, overlay_prefixes(state.membership)))),
+            version=__version__,
+        ),
+        MeshKeys(bundle.keys.identity, bundle.keys.wireguard, (bundle.keys.sealing,)),
+        state.membership,
+        sealer=HpkeSealer(),
+        random_bytes=os.urandom,
+        rng=rng,
+        tokens=tokens,
+    )
+    storer = None
+    if advertised is not None:
+        storer = Storer(discovery.node_id, discovery.closest, tokens=tokens, now=now)
+    clock = WallClock.at(state.unix_now, now)
+    return NodeCore(discovery, clock=clock, storer=storer, mesh=mesh)
+
+
+def _port_of(descriptor: int) -> int:
+    with socket.socket(fileno=os.dup(descriptor)) as bound:
+        port: int = bound.getsockname()[1]
+        return port

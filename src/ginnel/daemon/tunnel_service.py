@@ -1,0 +1,150 @@
+"""What the tunnel's control socket answers: status, ping, netcheck, events."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ginnel import __version__
+from ginnel.base.errors import UsageError
+from ginnel.base.types import Address
+from ginnel.daemon.control import Handler, Json
+from ginnel.daemon.member_state import MemberState
+from ginnel.daemon.node_shell import NodeShell
+from ginnel.daemon.report import describe_network, describe_peer, reachable_text
+from ginnel.daemon.tunnel_events import TunnelEvents
+from ginnel.engine.embedded import EmbeddedEngine
+from ginnel.mesh.names import full_name, overlay_addresses, resolve
+
+PING_LIMIT_S = 5.0  # seconds that an answer is waited for
+MAX_EVENTS = 500  # lines of the journal in one answer
+EXPIRY_WARNING_S = 60 * 86_400  # seconds before a certificate's end
+
+
+class TunnelService:
+    """Handlers of the control socket; they read, and ping."""
+
+    def __init__(
+        self,
+        shell: NodeShell,
+        engine: EmbeddedEngine,
+        state: MemberState,
+        events: TunnelEvents,
+        *,
+        separation: str,
+        advertised: Address | None,
+    ) -> None:
+        self._shell = shell
+        self._engine = engine
+        self._state = state
+        self._events = events
+        self._separation = separation
+        self._advertised = advertised
+
+    def handlers(self) -> dict[tuple[str, str], Handler]:
+        """Return the handlers by method and path."""
+        return {
+            ("GET", "/v1/status"): self.status,
+            ("POST", "/v1/ping"): self.ping,
+            ("GET", "/v1/netcheck"): self.netcheck,
+            ("GET", "/v1/events"): self.events,
+        }
+
+    async def status(self, _body: Json) -> Json:
+        """Return this machine, its peers and their paths."""
+        membership = self._state.membership
+        own = self._state.certificate
+        assert membership.network is not None
+        stats = {item.public_key: item for item in self._engine.peer_stats()}
+        peers = sorted(self._events.peers.values(), key=lambda peer: peer.name)
+        core = self._shell.core
+        name = membership.name_of(own.member_id) or own.name
+        return {
+            "network": membership.network.name,
+            "version": __version__,
+            "self": {
+                "name": name,
+                "fqdn": full_name(name, membership.network.name),
+                "member_id": own.member_id.hex(),
+                "addresses": list(overlay_addresses(own)),
+            },
+            "port": self._shell.port,
+            "reachable": self._reachable(),
+            "separation": self._separation,
+            "discovery": {"node_id": core.discovery.node_id.hex(), "nodes": len(self._nodes())},
+            "peers": [
+                describe_peer(peer, stats.get(peer.state.remote_key), now=self._shell.now)
+                for peer in peers
+            ],
+            "warnings": self._warnings(),
+            "drops": self._drops(),
+        }
+
+    async def ping(self, body: Json) -> Json:
+        """Ping the member that `peer` names.
+
+        Raises:
+            UsageError: no such member, it is this machine, or there is no connection.
+        """
+        text = body.get("peer")
+        if not isinstance(text, str) or len(text) > 255:
+            raise UsageError("peer: a name or an overlay address belongs here")
+        host = resolve(self._state.membership, text)
+        if host is None:
+            known = ", ".join(sorted(peer.name for peer in self._events.peers.values()))
+            raise UsageError(f"no member {text!r}; there are {known or 'none'}")
+        if host.member_id == self._state.certificate.member_id:
+            raise UsageError(f"{host.name} is this machine")
+        peer = self._events.peers.get(host.member_id)
+        answer: Json = {"name": host.name, "address": host.addresses[0], "latency_s": None}
+        try:
+            async with asyncio.timeout(PING_LIMIT_S):
+                answer["latency_s"] = await self._events.ping(host.member_id)
+        except TimeoutError:
+            answer["reason"] = f"no answer in {PING_LIMIT_S:.0f} s"
+        if peer is not None:
+            described = describe_peer(peer, None, now=self._shell.now)
+            answer["path"] = described["path"]
+            if answer["latency_s"] is None and described["path"] is None:
+                answer["reason"] = described["reason"] or described["stage"]
+        return answer
+
+    async def netcheck(self, _body: Json) -> Json:
+        """Return what the network around this machine allows."""
+        return describe_network(
+            self._shell.core, self._shell.host_ips, self._reachable(), self._warnings()
+        )
+
+    async def events(self, body: Json) -> Json:
+        """Return the last lines of the journal, newest first."""
+        limit = body.get("limit", MAX_EVENTS)
+        if not isinstance(limit, int) or not 0 < limit <= MAX_EVENTS:
+            raise UsageError(f"limit: 1 to {MAX_EVENTS}")
+        found = self._state.database.events(limit)
+        return {"events": [{"at": e.at, "kind": e.kind, "text": e.text} for e in found]}
+
+    def _nodes(self) -> list[Any]:
+        return self._shell.core.discovery.nodes()
+
+    def _reachable(self) -> str:
+        return reachable_text(self._advertised, self._shell.host_ips, self._shell.core.reflexive)
+
+    def _warnings(self) -> list[str]:
+        warnings = list(self._events.notices.values())
+        left = self._state.certificate.not_after - self._shell.unix_now
+        if left < EXPIRY_WARNING_S:
+            warnings.append(
+                f"this machine's certificate ends in {max(0.0, left) / 86_400:.0f} days"
+            )
+        return warnings
+
+    def _drops(self) -> Json:
+        core = self._shell.core
+        named = {
+            "data plane": self._engine.drops(),
+            "discovery": {key.value: count for key, count in core.discovery.drops.items()},
+            "node": {key.value: count for key, count in core.drops.items()},
+        }
+        if core.mesh is not None:
+            named["mesh"] = {key.value: count for key, count in core.mesh.drops.items()}
+        return {name: counts for name, counts in named.items() if counts}
