@@ -54,6 +54,13 @@ def level_of(levelno: int) -> LogLevel:
     return next((level for least, level in _BY_LOGGING if levelno >= least), LogLevel.DEBUG)
 
 
+def split_level(line: str, default: LogLevel = LogLevel.WARN) -> tuple[LogLevel, str]:
+    """Return level and text of a child's line (`WARNING text`), the whole line without a level."""
+    word, _, text = line.partition(" ")
+    levelno = logging.getLevelNamesMapping().get(word)
+    return (default, line) if levelno is None else (level_of(levelno), text)
+
+
 class LogSink:
     """Writes records of the manager and of its children to the journal, or to a text stream."""
 

@@ -31,7 +31,7 @@ from ginnel.codervpn.messages import LogLevel, LogRecord, Start
 from ginnel.codervpn.speaker import Failure
 from ginnel.daemon import privileges
 from ginnel.daemon.admin_socket import AdminSocket, Json
-from ginnel.daemon.logs import LogSink, RateLimited, SinkHandler, escape_control
+from ginnel.daemon.logs import LogSink, RateLimited, SinkHandler, escape_control, split_level
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.daemon.resources import Resources, open_resources
 from ginnel.daemon.settings_apply import Allowance, SettingsApplier, check_settings
@@ -293,7 +293,7 @@ class _Manager:
         self._tunnel_log.write(record.level, text, now=time.monotonic(), fields=record.fields)
 
     def _on_output(self, line: str) -> None:
-        self._tunnel_log.write(LogLevel.WARN, line, now=time.monotonic())
+        self._tunnel_log.write(*split_level(line), now=time.monotonic())
 
     # What root asks
 

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from ginnel.base.errors import GinnelError, SystemFailure
-from ginnel.codervpn.messages import LogLevel
-from ginnel.daemon.logs import LogSink, RateLimited, escape_control
+from ginnel.daemon.logs import LogSink, RateLimited, escape_control, split_level
 from ginnel.daemon.supervise import Backoff, Child, start_child
 
 ANSWER_TIMEOUT = 10.0  # seconds; the signer signs within milliseconds
@@ -147,4 +146,4 @@ class SignerLink:
         await asyncio.sleep(delay)
 
     def _on_line(self, line: str) -> None:
-        self._log.write(LogLevel.WARN, line, now=self._loop.time())
+        self._log.write(*split_level(line), now=self._loop.time())

@@ -16,6 +16,7 @@ from ginnel.daemon.logs import (
     SinkHandler,
     escape_control,
     level_of,
+    split_level,
 )
 
 NOWHERE = Path("/nonexistent/journal")
@@ -110,3 +111,11 @@ def test_levels() -> None:
         LogLevel.ERROR,
         LogLevel.CRITICAL,
     ]
+
+
+def test_the_level_of_a_childs_line() -> None:
+    assert split_level("INFO ready") == (LogLevel.INFO, "ready")
+    assert split_level("Traceback (most recent call last):") == (
+        LogLevel.WARN,
+        "Traceback (most recent call last):",
+    )
