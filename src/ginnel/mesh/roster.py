@@ -21,6 +21,7 @@ from ginnel.mesh.membership import Membership
 from ginnel.mesh.objects import MAX_OBJECT
 
 MAX_LISTED = 40  # hashes in one message (Roster)
+MAX_LISTS = 5  # lists sent at once: a roster of 200
 PREFIX_SIZE = 8  # bytes of a hash in a list (Roster)
 MAX_PAYLOAD = 700  # bytes: what an envelope of 1088 leaves after headers, ids, signature, padding
 MAX_INLINE = 4  # whole objects accepted in one message
@@ -114,6 +115,7 @@ class RosterSync:
     told_digest: bytes = b""
     told_at: float = float("-inf")
     listed_at: float = float("-inf")
+    list_from: int = 0  # where the next list begins, if not all hashes fit
     same_digest: bool = False  # the peer's last digest was ours
     asked: dict[bytes, float] = field(default_factory=dict)
 
@@ -151,6 +153,11 @@ class RosterSync:
         if not self.same_digest and now - self.listed_at >= LIST_AGAIN_S and not self.asked:
             self.listed_at = self.told_at = now
             self.told_digest = digest
-            listed = tuple(h[:PREFIX_SIZE] for h in hashes[:MAX_LISTED])
-            answers.append(("objects", encode_objects(ObjectsPayload(digest, listed, tuple(own)))))
+            listed = [h[:PREFIX_SIZE] for h in hashes]
+            for index in range(min(MAX_LISTS, max(1, -(-len(listed) // MAX_LISTED)))):
+                start = (self.list_from + index * MAX_LISTED) % max(1, len(listed))
+                part = tuple((listed[start:] + listed[:start])[:MAX_LISTED])
+                part_payload = ObjectsPayload(digest, part, tuple(own) if not index else ())
+                answers.append(("objects", encode_objects(part_payload)))
+            self.list_from += MAX_LISTS * MAX_LISTED  # a larger roster is told in turns
         return answers

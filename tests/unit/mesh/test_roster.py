@@ -90,7 +90,7 @@ def exchange(a: Membership, b: Membership) -> int:
     while waiting:
         to, kind, data = waiting.pop(0)
         count += 1
-        assert count < 300
+        assert count < 500
         membership, sync = sides[to]
         if kind == "fetch":
             raw = find_object(membership, decode_fetch(data))
@@ -112,6 +112,17 @@ def test_two_members_become_equal() -> None:
     exchange(a, b)
     assert a.roster_digest() == b.roster_digest()
     assert len(a.certificates()) == 15
+
+
+def test_a_roster_beyond_one_list_is_told_in_several() -> None:
+    a = NET.membership(*many(100))
+    b = NET.membership()
+    exchange(a, b)
+    assert len(b.certificates()) == 100
+
+
+def many(count: int) -> list[MemberKeys]:
+    return [MemberKeys(f"one-of-many-{index}") for index in range(count)]
 
 
 def test_equal_members_are_silent_at_once() -> None:
