@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ginnel.base.config import Settings
 from ginnel.base.errors import RemoteProtocolError, SystemFailure, UsageError
+from ginnel.base.types import NodeId
 from ginnel.daemon.channel import (
     Channel,
     ChannelMessage,
@@ -31,7 +32,9 @@ from ginnel.mesh.join import NodeKeys
 from ginnel.mesh.join_attempt import FINAL_STATES, Granted, JoinAttempt, JoinState
 from ginnel.storage.network_files import Folders, store_joined
 
-ASK_INTERVAL = 5.0  # seconds between requests until the admin has answered once
+ASK_INTERVAL = 5.0  # seconds after a request was taken until it is sent again
+RETRY_INTERVAL = 1.0  # seconds after a request found no way until the next try
+LOST_TIMEOUT = 15.0  # seconds after which a request of unknown fate is sent again
 PENDING_INTERVAL = 15.0  # seconds between requests while a person decides
 ANSWER_TIMEOUT = 120.0  # seconds for the first answer; a slow DHT takes 20
 APPROVAL_TIMEOUT = 3600.0  # seconds for a person; the same command may be given again
@@ -44,6 +47,7 @@ class JoinTimes:
     """How long a join takes at most and how often it asks."""
 
     ask_interval: float = ASK_INTERVAL
+    retry_interval: float = RETRY_INTERVAL
     pending_interval: float = PENDING_INTERVAL
     answer_timeout: float = ANSWER_TIMEOUT
     approval_timeout: float = APPROVAL_TIMEOUT
@@ -76,6 +80,7 @@ class Joiner:
         self._times = times or JoinTimes()
         self._stage = ""
         self._reply_points: tuple[Point, ...] = ()
+        self._ask_at: dict[NodeId, float] = {}  # by location, on the loop's clock
 
     async def run(self) -> Granted:
         """Ask until the request is answered.
@@ -127,25 +132,33 @@ class Joiner:
                 self._tell(f"waiting for approval, code {self._attempt.code}")
         elif isinstance(message, Stage) and self._attempt.state is JoinState.ASKING:
             self._tell(message.text)
-        elif isinstance(message, Delivered) and self._attempt.state is JoinState.ASKING:
+        elif isinstance(message, Delivered):
+            self._on_delivered(message)
+
+    def _on_delivered(self, message: Delivered) -> None:
+        interval = self._times.ask_interval if message.is_ok else self._times.retry_interval
+        if self._attempt.state is JoinState.PENDING:
+            interval = self._times.pending_interval
+        else:
             self._tell(
                 "asked, waiting for an answer" if message.is_ok else "searching for the admin"
             )
+        self._ask_at[message.location] = asyncio.get_running_loop().time() + interval
 
     async def _keep_asking(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            now = self._times.unix()
-            points = self._attempt.reply_points(unix_now=now)
+            unix_now = self._times.unix()
+            points = self._attempt.reply_points(unix_now=unix_now)
             if points != self._reply_points:
                 self._reply_points = points
                 for message in split_points(points):
                     await self._channel.send(message)
-            for point in self._attempt.admin_points(unix_now=now):
-                await self._channel.send(DeliverTo(point, self._attempt.envelope(point)))
-            is_pending = self._attempt.state is JoinState.PENDING
-            await asyncio.sleep(
-                self._times.pending_interval if is_pending else self._times.ask_interval
-            )
+            for point in self._attempt.admin_points(unix_now=unix_now):
+                if self._ask_at.get(point.location, 0.0) <= loop.time():
+                    self._ask_at[point.location] = loop.time() + LOST_TIMEOUT
+                    await self._channel.send(DeliverTo(point, self._attempt.envelope(point)))
+            await asyncio.sleep(min(self._times.ask_interval, self._times.retry_interval) / 2)
 
     def _tell(self, stage: str) -> None:
         if stage != self._stage:

@@ -19,7 +19,7 @@ from support.members import NOW, MemberKeys, NetworkFactory
 
 NAME = "laptop-of-alice"
 NET = NetworkFactory()
-TIMES = JoinTimes(ask_interval=0.01, pending_interval=0.01, unix=lambda: NOW)
+TIMES = JoinTimes(0.01, 0.01, 0.01, unix=lambda: NOW)
 
 
 class Tunnel:
@@ -142,9 +142,25 @@ def test_without_an_answer_the_error_says_what_to_do() -> None:
     assert stages == ["searching for the admin"]
 
 
+def test_a_request_that_found_no_way_is_sent_again_soon() -> None:
+    admin = AdminSide(NET)
+
+    async def play(tunnel: Tunnel) -> None:
+        for _ in range(6):  # nodes, points, and requests that get nowhere
+            message = await tunnel.channel.receive()
+            if isinstance(message, DeliverTo):
+                await tunnel.channel.send(Delivered(message.point.location, False))
+        await serve(tunnel)
+
+    times = JoinTimes(ask_interval=60.0, retry_interval=0.01, unix=lambda: NOW)
+    outcome, stages, _ = run_join(admin, admin.invite(is_auto=True), play=play, times=times)
+    assert isinstance(outcome, Granted)
+    assert stages[0] == "searching for the admin"
+
+
 def test_nobody_approves() -> None:
     admin = AdminSide(NET)
-    times = JoinTimes(0.01, 0.01, 5.0, approval_timeout=0.05, unix=lambda: NOW)
+    times = JoinTimes(0.01, 0.01, 0.01, 5.0, approval_timeout=0.05, unix=lambda: NOW)
     outcome, _, _ = run_join(admin, admin.invite(), times=times)
     assert isinstance(outcome, SystemFailure)
     assert "approved" in str(outcome)
