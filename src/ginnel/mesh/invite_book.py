@@ -262,8 +262,7 @@ class InviteBook:
         self._authority.membership.refresh(unix_now=unix_now)
         outcome = self._check(data, unix_now) if self._can_sign() else JoinDrop.CANNOT_SIGN
         if isinstance(outcome, JoinDrop):
-            self.drops[outcome] = self.drops.get(outcome, 0) + 1
-            return Handled()
+            return self._drop(outcome)
         entry, request = outcome
         if entry.granted == request.hash:
             return Handled(self._replies(entry, request, AnswerStatus.GRANTED, unix_now))
@@ -273,10 +272,19 @@ class InviteBook:
         if reason is not None:
             refused = self._replies(entry, request, AnswerStatus.REFUSED, unix_now, reason)
             return Handled(refused)
+        if request.hash not in entry.requests:
+            if len(entry.requests) >= MAX_REQUESTS:
+                return self._drop(JoinDrop.TOO_MANY)
+            entry = replace(entry, requests={**entry.requests, request.hash: request})
+            self._keep(entry)
         if not entry.is_auto:
             return Handled(self._replies(entry, request, AnswerStatus.PENDING, unix_now))
         entry, new = self._grant(entry, request, unix_now)
         return Handled(self._replies(entry, request, AnswerStatus.GRANTED, unix_now), new)
+
+    def _drop(self, reason: JoinDrop) -> Handled:
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+        return Handled()
 
     def _check(self, data: bytes, unix_now: float) -> tuple[_Open, JoinRequest] | JoinDrop:
         try:
@@ -297,11 +305,6 @@ class InviteBook:
             return request
         if request.invite_id != entry.invite_id:
             return JoinDrop.MALFORMED
-        if request.hash not in entry.requests:
-            if len(entry.requests) >= MAX_REQUESTS:
-                return JoinDrop.TOO_MANY
-            entry = replace(entry, requests={**entry.requests, request.hash: request})
-            self._keep(entry)
         return entry, request
 
     def _open_request(self, outer: Outer) -> JoinRequest | JoinDrop:

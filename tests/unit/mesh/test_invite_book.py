@@ -157,6 +157,17 @@ def test_a_members_key_is_refused(key: str) -> None:
     assert "key" in joiner.reason
 
 
+def test_a_refused_request_takes_no_place_of_the_three() -> None:
+    admin = AdminSide(NET, PI)
+    text = admin.invite()
+    for number in range(MAX_REQUESTS + 1):
+        joiner = attempt(text, PI.name, keys=joiner_keys(f"machine-{number}"))
+        ask(joiner, admin)
+        assert joiner.state is JoinState.REFUSED
+    ask(better := attempt(text, NAME), admin)
+    assert better.state is JoinState.PENDING
+
+
 def test_a_revoked_key_is_never_certified_again() -> None:
     admin = AdminSide(NET, PI)
     admin.membership.add_object(NET.revoke(0, joiner_keys(NAME).member_id), unix_now=NOW)
