@@ -25,6 +25,8 @@ MANY_DEATHS = 3
 STOP_TIMEOUT = 5.0  # seconds from one step of ending a child to the next
 MAX_LINE = 4096  # bytes of one line of a child's output
 MAX_LAST_LINES = 20  # kept to say why a child died
+ENVIRONMENT_NAMES = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH")  # that children get
+ENVIRONMENT_PREFIXES = ("GINNEL_", "PYTHON", "LC_")
 _SAFE_FD = 64  # descriptors are moved above this first, so that targets can't collide
 
 
@@ -171,7 +173,7 @@ def start_child(
             pid = os.posix_spawn(
                 argv[0],
                 list(argv),
-                dict(os.environ if environment is None else environment),
+                clean_environment(os.environ) if environment is None else dict(environment),
                 file_actions=actions,
                 setpgroup=0,  # a Ctrl-C is for us alone; we tell the child
                 setsigmask=[],
@@ -186,6 +188,15 @@ def start_child(
         for descriptor in sources:
             os.close(descriptor)
     return Child(name, pid, output_read, on_line)
+
+
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a child needs: root's own variables may hold secrets."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in ENVIRONMENT_NAMES or name.startswith(ENVIRONMENT_PREFIXES)
+    }
 
 
 def _inherited() -> set[int]:

@@ -9,7 +9,14 @@ import sys
 import pytest
 
 from ginnel.base.errors import SystemFailure
-from ginnel.daemon.supervise import MAX_LINE, Backoff, Child, is_descendant, start_child
+from ginnel.daemon.supervise import (
+    MAX_LINE,
+    Backoff,
+    Child,
+    clean_environment,
+    is_descendant,
+    start_child,
+)
 
 PYTHON = [sys.executable, "-I", "-c"]
 
@@ -118,3 +125,8 @@ def test_descendants_are_known_by_their_parents() -> None:
     code = "import os, sys; sys.exit(0 if os.fork() else os._exit(0))"
     child, _ = run_child(code)
     assert is_descendant(child.pid, me)  # gone: refused
+
+
+def test_a_child_gets_nothing_of_roots_environment_but_what_it_needs() -> None:
+    given = {"PATH": "/bin", "GINNEL_DEBUG": "1", "LC_ALL": "C", "AWS_SECRET_ACCESS_KEY": "x"}
+    assert clean_environment(given) == {"PATH": "/bin", "GINNEL_DEBUG": "1", "LC_ALL": "C"}
