@@ -16,7 +16,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -78,7 +78,7 @@ def run_signer(
         )
     )
     log.info("signer: %s", separation.describe())
-    signer = Signer(authority, SignerStore(paths.signer_state))
+    signer = Signer(authority, SignerStore(paths.signer_state), records=_hinted(settings))
     manager = socket.socket(fileno=manager_fd)
     asyncio.run(signer.run(manager, Channel.from_fd(tunnel_fd)))
 
@@ -100,12 +100,17 @@ class Signer:
     """The invite book with its disk, its clock and its two channels."""
 
     def __init__(
-        self, authority: Authority, store: SignerStore, clock: Clock | None = None
+        self,
+        authority: Authority,
+        store: SignerStore,
+        clock: Clock | None = None,
+        *,
+        records: Sequence[Enr] = (),
     ) -> None:
         self._clock = clock or Clock()
         self._authority = authority
         self._store = store
-        self._records: tuple[Enr, ...] = ()
+        self._records = tuple(records)  # for invites, until the tunnel has told better ones
         self._rate = TokenBucket(REQUESTS_PER_SECOND, REQUESTS_BURST, now=self._clock.monotonic())
         self._wake = asyncio.Event()
         self.book = InviteBook(
@@ -172,7 +177,8 @@ class Signer:
             is_auto = bool(request.get("auto"))
             text = self.book.create(life_s, self._records, is_auto=is_auto, unix_now=now)
             self._wake.set()
-            return {"invite": text, "expires": int(now) + life_s}, Handled()
+            facts = {"invite": text, "expires": int(now) + life_s, "nodes": len(self._records)}
+            return facts, Handled()
         if verb == "pending":
             self.book.expire(unix_now=now)
             waiting = [{"name": item.name, "code": item.code} for item in self.book.pending()]
@@ -232,6 +238,18 @@ class Signer:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+
+def _hinted(settings: Settings) -> list[Enr]:
+    """Return the records among the nodes that the settings name."""
+    found: list[Enr] = []
+    for text in settings.nodes:
+        if text.startswith("enr:"):
+            try:
+                found.append(Enr.from_text(text))
+            except GinnelError as error:
+                log.warning("signer: a node in the settings is no record: %s", error)
+    return found[: join.MAX_RECORDS]
 
 
 def _parse_request(data: bytes) -> Json:
