@@ -203,7 +203,11 @@ def test_a_clock_a_day_off_is_not_found_and_a_slightly_wrong_one_is_named() -> N
     net = MeshWorld(25)
     net.add_member("raspberry-pi", knows=("laptop-alice",))
     net.add_member("laptop-alice", knows=("raspberry-pi",), shift=86_400.0)
-    assert not net.run_until_connected(timeout=60.0)
+    assert not net.run_until_connected(timeout=70.0)
+    for member in net.members.values():
+        [notice] = member.of(Notice)
+        assert notice.kind is NoticeKind.CLOCK
+        assert "or this clock is wrong (it shows 20" in notice.text
     net = MeshWorld(26)
     net.add_member("raspberry-pi", knows=("laptop-alice",))
     wrong = net.add_member("laptop-alice", knows=("raspberry-pi",), shift=-86_400.0)
@@ -216,6 +220,16 @@ def test_a_clock_a_day_off_is_not_found_and_a_slightly_wrong_one_is_named() -> N
     net.world.run_for(60.0)
     kinds = {n.kind for m in net.members.values() for n in m.of(Notice)}
     assert kinds == {NoticeKind.CLOCK}
+
+
+def test_a_notice_ends_with_its_reason() -> None:
+    net = MeshWorld(29)
+    first = net.add_member("raspberry-pi", knows=("laptop-alice",))
+    net.world.run_for(70.0)
+    net.add_member("laptop-alice", knows=("raspberry-pi",))
+    assert net.run_until_connected(timeout=60.0)
+    net.world.run_for(25.0)
+    assert [bool(notice.text) for notice in first.of(Notice)] == [True, False]
 
 
 def test_a_revoked_member_is_dropped_and_gets_no_answer() -> None:

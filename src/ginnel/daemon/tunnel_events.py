@@ -121,8 +121,10 @@ class TunnelEvents:
                 self._note("roster", f"{len(event.objects)} new objects")
                 self._state.save()
             case Notice():
-                self.notices[event.kind.value] = event.text
-                self._note("notice", event.text)
+                self.notices.pop(event.kind.value, None)
+                if event.text:  # an empty one ends the former
+                    self.notices[event.kind.value] = event.text
+                    self._note("notice", event.text)
             case PointRegistered():
                 text = f"{event.storers} storing nodes" if event.storers else event.reason
                 self._note("registered", text)

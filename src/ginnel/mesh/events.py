@@ -101,7 +101,7 @@ class NoticeKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that a person should know; told once until it changes."""
+    """Something that a person should know; told once until it changes; an empty text ends it."""
 
     kind: NoticeKind
     text: str

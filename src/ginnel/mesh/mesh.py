@@ -15,6 +15,7 @@ Source: DESIGN, "Layers", "Finding a member"; docs/formats.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from enum import Enum
 
 from ginnel.base.chance import RandomBytes, Rng
@@ -62,6 +63,7 @@ from ginnel.peer.signal import (
 __all__ = ["Mesh", "MeshConfig", "MeshDrop", "MeshKeys"]
 
 TICK_S = 20.0  # seconds between looks at the clock, the periods and the roster
+LONELY_S = 30.0  # seconds without finding anybody until the clock is suspected
 MAX_GREETED = 3  # members asked about a sender whom we don't know
 
 
@@ -98,6 +100,7 @@ class Mesh(PeerTable):
             tokens=tokens or Tokens(),
         )
         self.drops: dict[MeshDrop, int] = {}
+        self._lonely_since: float | None = None
 
     # --- commands ------------------------------------------------------------------------------
 
@@ -401,7 +404,6 @@ class Mesh(PeerTable):
                 if peer is not None and not peer.is_found:
                     peer.note = event.reason
                     self._show(peer)
-                self._watch_clock()
             case Delivered():
                 self._on_delivered(event, now, unix_now)
             case _:
@@ -421,7 +423,7 @@ class Mesh(PeerTable):
         self.membership.refresh(unix_now=unix_now)
         self._reconcile(now, unix_now)
         self.courier.set_own_points(self.signaller.own_points(unix_now), now=now, unix_now=unix_now)
-        self._watch_clock()
+        self._watch_clock(now, unix_now)
         self._timers.set_earlier(Timer.SPREAD, now + SPREAD_S)
         self._drain(now, unix_now)
 
@@ -432,12 +434,25 @@ class Mesh(PeerTable):
                 self._greet(peer, now, unix_now)
         self._drain(now, unix_now)
 
-    def _watch_clock(self) -> None:
+    def _watch_clock(self, now: float, unix_now: float) -> None:
+        """Say what points at a wrong clock: that members don't meet is its only other sign."""
         late = self.signaller.opener.drops.get(EnvelopeDrop.CLOCK, 0)
         late += self.courier.finder.drops.get(FinderDrop.CLOCK, 0)
+        lonely = bool(self._peers) and not any(
+            p.is_found or p.is_open for p in self._peers.values()
+        )
+        own = self.signaller.own_points(unix_now)
+        registered = any(self.courier.registrar.storer_count(p.location) for p in own)
+        if not lonely or not registered or self._lonely_since is None:
+            self._lonely_since = now if lonely and registered else None
         if late:
             text = "another member's clock differs from this machine's by more than 10 minutes"
-            self._notify(NoticeKind.CLOCK, text)
+        elif self._lonely_since is not None and now - self._lonely_since >= LONELY_S:
+            shown = datetime.fromtimestamp(unix_now, UTC).strftime("%Y-%m-%d")
+            text = f"no member is found: all are off, or this clock is wrong (it shows {shown})"
+        else:
+            text = ""
+        self._notify(NoticeKind.CLOCK, text)
 
     def _count(self, reason: MeshDrop) -> None:
         self.drops[reason] = self.drops.get(reason, 0) + 1

@@ -149,7 +149,7 @@ class PeerTable:
             self._notify(NoticeKind.CERTIFICATE, "no certificate in force: is the clock right?")
             members: dict[MemberId, Member] = {}
         else:
-            self._notices.pop(NoticeKind.CERTIFICATE, None)
+            self._notify(NoticeKind.CERTIFICATE, "")
             current = self.membership.members()
             members = {m.cert.member_id: m for m in current if m.cert.member_id != self.member_id}
         if own is not None and self._control is None:
@@ -370,7 +370,7 @@ class PeerTable:
         )
 
     def _notify(self, kind: NoticeKind, text: str) -> None:
-        if self._notices.get(kind) != text:
+        if self._notices.get(kind, "") != text:
             self._notices[kind] = text
             self._events.append(Notice(kind, text))
 
