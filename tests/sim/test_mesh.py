@@ -157,6 +157,26 @@ def test_a_restarted_machine_comes_back() -> None:
     assert [e.seconds is not None for e in laptop.of(PingResult) if e.token == token] == [True]
 
 
+def test_a_machine_that_moves_to_another_network_comes_back() -> None:
+    net = two_homes(31)
+    assert net.run_until_connected()
+    net.world.run_for(40.0)
+    pi, laptop = net.members.values()
+    cafe = net.world.add_nat("nat-cafe", "203.0.99.7", "port-restricted")
+    pi.host.renumber(pi.host.ip, "10.9.9.2", cafe.inner)
+    pi.core.node.set_host_addresses(pi.host.ips, pi.port, now=net.now)
+    started = net.now
+    net.world.run_for(1.0)
+
+    def is_back() -> bool:
+        peer = laptop.state_of(pi)
+        address = peer.state.remote_address if peer is not None else None
+        return address is not None and address.ip == "203.0.99.7" and pi.is_up_with(laptop)
+
+    assert net.world.run(until=is_back, timeout=60.0)
+    assert net.now - started < 30.0
+
+
 def test_a_goodbye_is_taken_at_once() -> None:
     net = two_homes(21)
     assert net.run_until_connected()

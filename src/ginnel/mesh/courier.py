@@ -22,7 +22,7 @@ from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, Deadline, MemberId, NodeId, Secret
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
-from ginnel.mesh.derive import Point, period_of
+from ginnel.mesh.derive import Point, period_of, sha256
 from ginnel.mesh.events import (
     EnvelopeDelivered,
     EnvelopeReceived,
@@ -46,14 +46,16 @@ from ginnel.mesh.rendezvous import (
 
 MAX_ADDED = 32  # points added from outside: two periods of 16 open invites
 NEW_NODE_INTERVAL_S = 0.5  # seconds between two tries because of new nodes
+MAX_SEEN = 512  # envelopes remembered: each comes by up to three storers at once
 MAX_STRANGERS = 64  # points added from outside that we look for
 
 
 class CourierDrop(Enum):
-    """Why a pushed request was not taken."""
+    """Why a pushed request was not acted on."""
 
     MALFORMED = "malformed"
     NOT_OURS = "not from a storer of ours"
+    DUPLICATE = "came by another storer already"
 
 
 class MemberSide(Protocol):
@@ -106,6 +108,7 @@ class Courier:
         self._added: dict[NodeId, Point] = {}
         self._own: tuple[Point, ...] = ()
         self._tried_at = float("-inf")
+        self._seen: BoundedLru[bytes, bool] = BoundedLru(MAX_SEEN)
         self._strangers: BoundedLru[NodeId, Point] = BoundedLru(MAX_STRANGERS)
         self.registrar = Registrar(
             node_id, self._seal, tokens=tokens, random_bytes=random_bytes, rng=rng
@@ -218,6 +221,11 @@ class Courier:
         if not self.registrar.is_storer(request.location, contact):
             self._drop(CourierDrop.NOT_OURS)
             return Status.UNKNOWN
+        digest = sha256(request.envelope)
+        if digest in self._seen:
+            self._drop(CourierDrop.DUPLICATE)
+            return Status.DONE
+        self._seen.put(digest, True)
         added = self._added.get(request.location)
         if added is not None:
             self._events.append(EnvelopeReceived(added.tag, request.envelope))
