@@ -2,7 +2,7 @@
 
 For each point: a lookup of its location, REGISTER at the closest nodes, again at half of the
 lifetime. Three storers of each point are pinged every 25 s; a PONG that tells another address, or
-two that don't come, start it all again at once.
+two that don't come, start it all again at once, as does a storer that has forgotten us.
 
 Source: docs/formats.md, "Rendezvous".
 """
@@ -26,6 +26,7 @@ from ginnel.mesh.rendezvous import (
     DKEY_SIZE,
     MAX_LIFETIME_S,
     Lookup,
+    LookupRequest,
     Ping,
     PinSession,
     RdvCommand,
@@ -35,6 +36,7 @@ from ginnel.mesh.rendezvous import (
     UnpinSession,
     contact_of,
     decode_answer,
+    encode_request,
     make_register,
     spread,
 )
@@ -45,6 +47,7 @@ GROW_S = (3.0, 15.0, 60.0)  # seconds to the first refreshes: a table just fille
 RETRY_FIRST_S = 1.0  # seconds after a round in which nobody accepted
 RETRY_MAX_S = 60.0  # seconds between such rounds at most
 PING_S = 25.0  # seconds; below the 30 s that the shortest NAT mappings live
+CHECK_EVERY = 2  # rounds of PINGs until the storers are asked whether they still know us
 PINGED_PER_POINT = 3  # storers whose mapping is kept open
 PINGS_MISSED = 2  # unanswered PINGs before registering again
 REFUSER_S = 300.0  # seconds a node that doesn't speak ginnel-rdv is passed over
@@ -116,6 +119,8 @@ class Registrar:
         self._places: dict[NodeId, _Place] = {}
         self._lookups: dict[int, NodeId] = {}
         self._requests: dict[int, NodeId] = {}  # token of a REGISTER -> location
+        self._checks: dict[int, NodeId] = {}  # token of a LOOKUP of our own -> location
+        self._ping_rounds = 0
         self._pings: dict[int, NodeId] = {}  # token of a PING -> node
         self._watched: dict[NodeId, _Watch] = {}
         self._refusers: BoundedLru[NodeId, float] = BoundedLru(MAX_REFUSERS)
@@ -196,6 +201,10 @@ class Registrar:
 
     def on_talk_answered(self, token: int, payload: bytes | None, *, now: float) -> bool:
         """Take the answer to a REGISTER (None: no answer); return whether it was ours."""
+        checked = self._checks.pop(token, None)
+        if checked is not None:
+            self._on_checked(checked, payload, now)
+            return True
         location = self._requests.pop(token, None)
         if location is None:
             return False
@@ -356,8 +365,31 @@ class Registrar:
             token = self._tokens.next()
             self._pings[token] = node_id
             self._outbox.append(Ping(token, watch.contact))
+        self._ping_rounds += 1
+        if self._ping_rounds % CHECK_EVERY == 0:
+            self._check_all()
         if self._watched:
             self._timers.set(_Timer.PING, now + PING_S)
+
+    def _check_all(self) -> None:
+        """Ask the watched storers for our own points: one that restarted has forgotten them."""
+        self._checks.clear()
+        for location, place in self._places.items():
+            for node_id in [n for n in place.order if n in self._watched][:PINGED_PER_POINT]:
+                token = self._tokens.next()
+                self._checks[token] = location
+                payload = encode_request(LookupRequest(location))
+                self._outbox.append(TalkRequest(token, self._watched[node_id].contact, payload))
+
+    def _on_checked(self, location: NodeId, payload: bytes | None, now: float) -> None:
+        place = self._places.get(location)
+        try:
+            status = decode_answer(payload).status if payload else None
+        except RemoteProtocolError:
+            status = None
+        if place is not None and status is Status.UNKNOWN:
+            place.next_at = min(place.next_at, now)
+            self._arm(now)
 
     def _arm(self, now: float) -> None:
         idle = [p.next_at for p in self._places.values() if p.lookup is None and not p.waiting]
