@@ -105,6 +105,10 @@ class AgentCore(Checker):
             return "the path broke: the other side answers no more"
         if any(pair.is_valid for pair in self._checklist):
             return "a path was found but the other side did not agree on it in time"
+        return self.why_not_yet()
+
+    def why_not_yet(self) -> str:
+        """Return in words what probably keeps all checks out, whatever the state."""
         return explain_failure(
             self._local, self._remote, self.nats, pairs=len(self._checklist), limited=self._limited
         )

@@ -38,6 +38,8 @@ from ginnel.peer.lifecycle import HANDSHAKE_TIMEOUT, Lifecycle, Timer
 from ginnel.peer.signal import OfferAnswer
 from ginnel.peer.status import ConnStatus, PeerState, Stage
 
+VAIN_AFTER = 5.0  # s of checks without a path; an offer that replaces them then tells a failure
+
 
 class ConnCore(Lifecycle):
     """One peer's connection; see the module."""
@@ -76,6 +78,11 @@ class ConnCore(Lifecycle):
         if not self._is_open or not self._local:
             self._early_offer = offer
             return True
+        trying = self._trying
+        if trying is not None and trying.remote_ufrag and not trying.knows(offer.session):
+            is_vain = trying.path is None and self._live is None
+            if is_vain and now - trying.started_at >= VAIN_AFTER:  # the peer has given it up
+                self._board.show(now, reason=trying.agent.why_not_yet())
         return self._answer(offer, now)
 
     def on_remote_answer(self, answer: OfferAnswer, *, now: float) -> bool:
