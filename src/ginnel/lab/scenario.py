@@ -96,7 +96,8 @@ class Scenario:
         timer = threading.Timer(JOIN_LIMIT_S, joiner.kill)
         timer.start()
         try:
-            self._follow_join(joiner, admin, name, invite)
+            with joiner:  # closes the pipes, waits
+                self._follow_join(joiner, admin, name, invite)
         finally:
             timer.cancel()
         self.up(name)
@@ -125,6 +126,8 @@ class Scenario:
             node.terminate()
         for node in self._nodes:
             node.wait()
+            if node.stdout is not None:
+                node.stdout.close()
         self._nodes.clear()
 
     def _follow_join(
