@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from ginnel.discv5.requests import Contact
 
 from ginnel.base import rlp
 from ginnel.base.types import NodeId, Secret
 from ginnel.discv5.enr import Enr
+from ginnel.discv5.requests import Contact
 from ginnel.mesh import derive
 from ginnel.mesh.rendezvous import (
     LookupRequest,
