@@ -33,7 +33,7 @@ def transfer(sender: Machine, receiver: Machine, address: str, count: int) -> fl
         received, _, seconds = process.stdout.readline().partition(" ")
     finally:
         process.terminate()
-        process.wait()
+        process.communicate()
     if not seconds or int(received) != count:
         raise SystemFailure(f"{received or 'no'} of {count} bytes arrived at {address}")
     return round(count * 8 / float(seconds) / 1e6, 1)
