@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -24,6 +25,13 @@ from pathlib import Path
 from ginnel.cli.client import ask_tunnel
 print(json.dumps(ask_tunnel(Path(sys.argv[1]), sys.argv[2], sys.argv[3])))
 """
+_FORGET = """
+import sqlite3, sys
+with sqlite3.connect(sys.argv[1]) as connection:
+    for table in ("nodes", "endpoints", "events"):
+        connection.execute(f"DELETE FROM {table}")
+connection.close()
+"""
 _LOOKS = (
     ("links", "ip -o link show | sed 's/^[0-9]*: //'"),
     ("addresses", "ip -o addr show | sed 's/^[0-9]*: //; s/valid_lft.*//'"),
@@ -39,7 +47,14 @@ class MeshLab:
 
     lab: Lab
     scenario: Scenario
+    invites: dict[str, str] = field(default_factory=dict)
     up_at: dict[str, float] = field(default_factory=dict)
+
+    def join_all(self, admin: str, names: Sequence[str]) -> None:
+        """Let machines join, all at once; keep their invites."""
+        with ThreadPoolExecutor(len(names)) as pool:
+            jobs = {name: pool.submit(self.scenario.join, admin, name) for name in names}
+        self.invites |= {name: job.result() for name, job in jobs.items()}
 
     def machine(self, name: str) -> Machine:
         """Return a machine of the lab."""
@@ -77,6 +92,11 @@ class MeshLab:
         found: list[Json] = json.loads(self.machine(name).run(argv).stdout)["events"]
         return found[::-1]
 
+    def empty_caches(self, name: str) -> None:
+        """Let a machine that is down forget nodes, endpoints and journal; it stays a member."""
+        database = f"/var/lib/ginnel/{self.scenario.network}/state.db"
+        self.machine(name).run([sys.executable, "-c", _FORGET, database])
+
 
 @contextmanager
 def mesh_lab(
@@ -95,7 +115,7 @@ def mesh_lab(
         for name in NODES:
             mesh.scenario.start_node(name, *node_options)
         mesh.scenario.init(members[0])
-        mesh.scenario.join_all(members[0], members[1:])
+        mesh.join_all(members[0], members[1:])
         yield mesh
         mesh.scenario.stop_nodes()
 
