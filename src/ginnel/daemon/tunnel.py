@@ -47,7 +47,7 @@ from ginnel.mesh.rendezvous import PROTOCOL, Tokens
 from ginnel.mesh.sealer import HpkeSealer
 from ginnel.mesh.signalling import MeshKeys
 from ginnel.mesh.storer import Storer
-from ginnel.net.tun import device_name
+from ginnel.net.tun import DEVICE_PREFIX
 from ginnel.storage.identity import NodeBundle
 
 SAVE_INTERVAL_S = 60.0  # seconds between two writes of what is known
@@ -170,7 +170,7 @@ class _Running:
             self._engine,
             lambda event: self._events.on_event(event),
             port=self._port,
-            own_devices=(device_name(options.paths.name),),
+            own_devices=(f"{DEVICE_PREFIX}*",),
             not_before=state.trust.confirmed_at,
             after_receive=self._take_engine_events,
         )

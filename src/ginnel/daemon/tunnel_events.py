@@ -153,10 +153,9 @@ class TunnelEvents:
             self._note("peer", f"{peer.name} is no member any more")
             return
         self.peers[peer.member_id] = peer
-        text = peer.stage if not peer.state.reason else f"{peer.stage}: {peer.state.reason}"
-        if self._stages.get(peer.member_id) != text:
-            self._stages[peer.member_id] = text
-            self._note("peer", f"{peer.name}: {text}")
+        if self._stages.get(peer.member_id) != peer.stage:
+            self._stages[peer.member_id] = peer.stage
+            self._note("peer", f"{peer.name}: {peer.stage}")
         became_connected = peer.state.status is ConnStatus.CONNECTED and (
             before is None or before.state.remote_address != peer.state.remote_address
         )

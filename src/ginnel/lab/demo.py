@@ -83,6 +83,8 @@ class Demo:
             self._scenario.start_node(name)
         first, *others = [home.name for home in self._homes]
         self._scenario.init(first)
+        separation = self._scenario.status(first)["separation"]
+        self._say(first, f"its tunnel process is separated by: {separation}")
         self._scenario.join_all(first, others)
         self._scenario.wait_until(self._is_settled, CONNECT_LIMIT_S)
         pairs = [self._look_at(one, other) for one, other in combinations(self._homes, 2)]

@@ -6,6 +6,7 @@ import os
 
 import click
 
+from ginnel.daemon import privileges
 from ginnel.daemon.paths import NetworkPaths
 
 
@@ -15,6 +16,7 @@ from ginnel.daemon.paths import NetworkPaths
 @click.option("--tunnel-fd", type=int, required=True)
 def signer(network: str, manager_fd: int, tunnel_fd: int) -> None:
     """Run the signer; its descriptors come from the manager."""
+    privileges.die_with_parent()  # at once: what follows imports for a while
     from ginnel.daemon.signer import run_signer
 
     run_signer(

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from ginnel.daemon import privileges
 from ginnel.daemon.paths import NetworkPaths
 
 
@@ -34,6 +35,7 @@ def tunnel(
     nodes: tuple[str, ...],
 ) -> None:
     """Run the tunnel; its descriptors come from the manager, which speaks CoderVPN."""
+    privileges.die_with_parent()  # at once: what follows imports for a while
     if is_joining:
         if signer_fd is None:
             raise click.UsageError("--join needs --signer-fd")
@@ -42,7 +44,6 @@ def tunnel(
     if rpc_read_fd is None or rpc_write_fd is None:
         raise click.UsageError("--rpc-read-fd and --rpc-write-fd: the manager names them")
     # All imports and all reading of root's files come before the rights go.
-    from ginnel.daemon import privileges
     from ginnel.daemon.node_shell import read_hints
     from ginnel.daemon.signer import read_settings
     from ginnel.daemon.tunnel import TunnelOptions, run_tunnel
@@ -71,7 +72,6 @@ def tunnel(
 def _join(
     udp4_fd: int, udp6_fd: int | None, signer_fd: int, uid: int | None, nodes: tuple[str, ...]
 ) -> None:
-    from ginnel.daemon import privileges
     from ginnel.daemon.join_tunnel import run_join_tunnel
     from ginnel.daemon.node_shell import read_hints
 
