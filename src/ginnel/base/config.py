@@ -82,6 +82,11 @@ def parse_settings(text: str, environ: Mapping[str, str] | None = None) -> Setti
     return Settings(**{name: _check(name, value) for name, value in values.items()})  # type: ignore[arg-type]  # each value was checked by its name
 
 
+def check_settings(settings: Settings) -> None:
+    """Refuse what could not be read again. Raises UsageError, as `parse_settings`."""
+    parse_settings(format_settings(settings))
+
+
 def format_settings(settings: Settings) -> str:
     """Return the settings as TOML, with a line of explanation for each."""
     lines = [

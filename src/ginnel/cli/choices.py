@@ -42,7 +42,7 @@ def choose_uids(count: int) -> list[int]:
     for name in known_networks():
         try:
             settings = parse_settings(NetworkPaths(name).settings.read_text(), os.environ)
-        except (OSError, GinnelError):
+        except (OSError, ValueError, GinnelError):
             continue
         taken |= {settings.tunnel_uid: None, settings.signer_uid: None}
     # The last one is `ginnel node`'s.

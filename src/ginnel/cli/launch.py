@@ -59,6 +59,7 @@ def start_manager(paths: NetworkPaths, options: list[str]) -> None:
         os.close(ready)
     if not line:
         process.terminate()
+        process.wait()
         raise SystemFailure(_last_words(log) or f"the manager did not start: see {log}")
     answer = json.loads(line)
     if "error" in answer:

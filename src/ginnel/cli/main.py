@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     except UsageError as error:
         click.echo(f"ginnel: {error}", err=True)
         code = 2
-    except GinnelError as error:
+    except (GinnelError, OSError) as error:  # e.g. a full disk under a folder's making
         click.echo(f"ginnel: {error}", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)

@@ -39,9 +39,10 @@ def known_networks() -> list[str]:
     found: dict[str, None] = {}
     for root in (ETC_ROOT, RUN_ROOT):
         try:
-            found |= {entry.name: None for entry in os.scandir(root) if entry.is_dir()}
+            names = [entry.name for entry in os.scandir(root) if entry.is_dir()]
         except OSError:
             continue
+        found |= {name: None for name in names if not name.startswith(".")}  # one being made
     return sorted(found)
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ginnel.base.config import Settings
+from ginnel.base.config import Settings, check_settings
 from ginnel.base.errors import SystemFailure
 from ginnel.daemon.channel import Channel
 from ginnel.daemon.hints import parse_hint
@@ -62,6 +62,14 @@ async def _run(options: JoinOptions, show: ShowStage) -> Granted:
     invite = parse_invite(options.invite, unix_now=time.time())
     parse_advertised(options.advertise, options.port)
     hints = [parse_hint(text) for text in options.nodes]
+    texts = (*options.nodes, *(enr.to_text() for enr in invite.records))
+    settings = Settings(
+        port=options.port,
+        tunnel_uid=options.uid,
+        advertise=options.advertise,
+        nodes=tuple(dict.fromkeys(texts)),
+    )
+    check_settings(settings)
     keys = generate_keys(os.urandom)
     attempt = JoinAttempt(
         invite,
@@ -75,13 +83,6 @@ async def _run(options: JoinOptions, show: ShowStage) -> Granted:
     with theirs:
         child = _start_tunnel(options, theirs)
     records = [enr.raw for enr in invite.records] + [h.raw for h in hints if isinstance(h, Enr)]
-    texts = (*options.nodes, *(enr.to_text() for enr in invite.records))
-    settings = Settings(
-        port=options.port,
-        tunnel_uid=options.uid,
-        advertise=options.advertise,
-        nodes=tuple(dict.fromkeys(texts)),
-    )
 
     def on_stage(stage: str) -> None:
         show(stage, attempt.code, attempt.state is JoinState.PENDING)

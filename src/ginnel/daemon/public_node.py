@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.base.types import Address, Secret
 from ginnel.daemon import privileges
 from ginnel.daemon.node_core import NodeCore, WallClock
@@ -23,6 +24,7 @@ from ginnel.daemon.node_shell import NodeShell, read_hints, record_fields
 from ginnel.daemon.resources import bind_udp
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr
+from ginnel.discv5.keys import public_key_of
 from ginnel.discv5.protocol import Contact, DiscoveryCore
 from ginnel.mesh.rendezvous import PROTOCOL, Tokens
 from ginnel.mesh.storer import Storer
@@ -60,7 +62,12 @@ def load_or_make_key(folder: Path, uid: int | None) -> Secret:
         write_atomic(path, key.reveal().hex().encode() + b"\n", replace=False, uid=uid)
         return key
     owners = None if uid is None else (0, uid)
-    return Secret(bytes.fromhex(read_private(path, owners=owners).decode().strip()))
+    try:
+        key = Secret(bytes.fromhex(read_private(path, owners=owners).decode().strip()))
+        public_key_of(key.reveal())
+    except (UsageError, ValueError):
+        raise SystemFailure(f"{path} is damaged: remove it, the node then gets a new key") from None
+    return key
 
 
 def run_public_node(config: PublicNodeConfig, on_ready: Callable[[Enr], None]) -> None:
@@ -75,8 +82,8 @@ def run_public_node(config: PublicNodeConfig, on_ready: Callable[[Enr], None]) -
     ipv4 = bind_udp(socket.AF_INET, config.port)
     try:
         ipv6 = bind_udp(socket.AF_INET6, config.port)
-    except OSError:
-        ipv6 = None
+    except (OSError, SystemFailure):
+        ipv6 = None  # no IPv6 here
     if os.geteuid() == 0:
         privileges.drop(privileges.Confinement(uid, uid, [config.state]))
     source = DualSocket(UdpSocket(ipv4), None if ipv6 is None else UdpSocket(ipv6))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from ginnel.base.errors import UsageError
@@ -48,6 +50,8 @@ def approve(
         raise UsageError(f"{len(found)} machines ask as {name!r}: name one by --code ({codes})")
     request = found[0]
     if not yes and code is None:
+        if not sys.stdin.isatty():
+            raise UsageError("nobody can be asked here: compare the codes and name it by --code")
         click.confirm(f"Does {name} show the code {request['code']}?", abort=True)
     answer = ask_manager(paths.manager_socket, "approve", name=name, code=request["code"])
     if as_json:

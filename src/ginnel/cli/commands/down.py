@@ -11,7 +11,13 @@ from ginnel.cli.networks import find_network, network_argument, require_root
 @click.command()
 @network_argument
 def down(network: str | None) -> None:
-    """Stop Ginnel on this machine; addresses and routes are taken back."""
+    """Stop Ginnel on this machine; addresses and routes are taken back.
+
+    \b
+    Examples:
+      sudo ginnel down
+      sudo ginnel down home
+    """
     require_root("down")
     paths = find_network(network)
     try:

@@ -18,7 +18,11 @@ from ginnel.daemon.paths import NetworkPaths
 @click.argument("network")
 @click.option("--name", help="This machine's name in the network (default: its host name).")
 @click.option("--port", type=click.IntRange(1, 65535), help="UDP port (default: drawn at random).")
-@click.option("--ipv4-prefix", metavar="PREFIX", help="A /16 of 100.64.0.0/10 (default: drawn).")
+@click.option(
+    "--ipv4-prefix",
+    metavar="PREFIX",
+    help="IPv4 of the network (default: a free /16 of 100.64/10).",
+)
 @click.option(
     "--node",
     "nodes",
@@ -48,7 +52,7 @@ def init(
       sudo ginnel init home --name attic --advertise 192.0.2.7
     """
     require_root("init")
-    from ginnel.base.config import Settings
+    from ginnel.base.config import Settings, check_settings
     from ginnel.cli.choices import choose_port, choose_uids, member_name
     from ginnel.daemon.hints import parse_hint
     from ginnel.daemon.node_shell import parse_advertised
@@ -70,6 +74,7 @@ def init(
         advertise=advertise or "",
         nodes=nodes,
     )
+    check_settings(settings)
     chosen = member_name(name or socket.gethostname())
     created = create_network(
         NewNetwork(network, chosen, settings, int(time.time())), paths, os.urandom

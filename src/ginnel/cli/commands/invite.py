@@ -28,6 +28,11 @@ def invite(network: str | None, expires: str, auto: bool, qr: bool | None, as_js
 
     Whoever has it can ask to join until it is used or expires, so hand it over privately. On the
     other machine run `sudo ginnel join`, then let it in here with `sudo ginnel approve NAME`.
+
+    \b
+    Examples:
+      sudo ginnel invite
+      sudo ginnel invite home --expires 30m --no-qr
     """
     require_root("invite")
     paths = find_network(network)
@@ -50,7 +55,7 @@ def invite(network: str | None, expires: str, auto: bool, qr: bool | None, as_js
 
 def parse_lifetime(text: str) -> int:
     """Return the seconds of `30m`, `24h` or `7d`, from one minute to 30 days."""
-    match = re.fullmatch(r"(\d{1,4})([mhd])", text)
+    match = re.fullmatch(r"([0-9]{1,4})([mhd])", text)
     seconds = int(match[1]) * UNITS[match[2]] if match else 0
     if not 60 <= seconds <= 30 * 86_400:
         raise UsageError(f"--expires {text!r}: write it like 30m, 24h or 7d (at most 30d)")

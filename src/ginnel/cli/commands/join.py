@@ -94,7 +94,7 @@ def _read_invite(source: str | None, file: Path | None) -> str:
             return file.read_text()[:MAX_INVITE].strip()
         except (OSError, UnicodeDecodeError) as error:
             raise SystemFailure(f"{file} can't be read: {error}") from None
-    if source == "-":
+    if source == "-" or not sys.stdin.isatty():
         return sys.stdin.read(MAX_INVITE).strip()
     return str(click.prompt("Invite", hide_input=True)).strip()
 

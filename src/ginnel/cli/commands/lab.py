@@ -94,6 +94,7 @@ def lab() -> None:
     them.
 
     \b
+    Examples:
       ginnel lab up
       ginnel lab exec anna -- ping -c1 node1
       ginnel lab exec anna -- bash
@@ -137,6 +138,7 @@ def up(
     """Build a lab and leave it running until `ginnel lab down`.
 
     \b
+    Examples:
       ginnel lab up                                       four homes, two public machines
       ginnel lab up --kind symmetric --kind cgnat         a home each, with names of its own choice
       ginnel lab up --home flat:hairpin:2 --delay 25      machines flat1 and flat2
@@ -183,6 +185,7 @@ def exec_(context: click.Context, machine: str, command: tuple[str, ...]) -> Non
     """Run COMMAND on MACHINE; ends with its exit code. HOME-gw is the router of a home.
 
     \b
+    Examples:
       ginnel lab exec anna -- ip route
       ginnel lab exec anna -- ginnel netcheck
     """
@@ -207,6 +210,7 @@ def down() -> None:
     """End the lab and all that runs in it.
 
     \b
+    Examples:
       ginnel lab down
     """
     found = running_lab()

@@ -17,6 +17,11 @@ def netcheck(network: str | None, as_json: bool) -> None:
 
     Shows the kind of NAT as other nodes see it, whether UDP gets out, whether this machine can be
     reached from outside, and clashes of addresses.
+
+    \b
+    Examples:
+      ginnel netcheck
+      ginnel netcheck home --json
     """
     answer = ask_tunnel(find_network(network).tunnel_socket, "GET", "/v1/netcheck")
     if as_json:

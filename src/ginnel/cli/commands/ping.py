@@ -20,8 +20,17 @@ class Unanswered(GinnelError):
 
 @click.command()
 @click.argument("peer")
-@click.option("-c", "--count", default=4, show_default=True, help="How many pings.")
-@click.option("-i", "--interval", default=1.0, show_default=True, help="Seconds between two.")
+@click.option(
+    "-c", "--count", type=click.IntRange(1), default=4, show_default=True, help="How many pings."
+)
+@click.option(
+    "-i",
+    "--interval",
+    type=click.FloatRange(0, 3600),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two.",
+)
 @network_option
 @json_option
 def ping(peer: str, count: int, interval: float, network: str | None, as_json: bool) -> None:

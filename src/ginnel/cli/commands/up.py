@@ -21,7 +21,13 @@ POLL_S = 0.5  # seconds between two looks at the progress
 @click.option("--port", type=click.IntRange(1, 65535), help="UDP port, kept in the settings.")
 @click.option("--no-tun", is_flag=True, help="Without a network device: `ginnel ping` only.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as it runs.")
-@click.option("--timeout", default=60, show_default=True, help="Seconds to wait for a peer.")
+@click.option(
+    "--timeout",
+    type=click.IntRange(1),
+    default=60,
+    show_default=True,
+    help="Seconds to wait for a peer.",
+)
 @click.option("--foreground", is_flag=True, help="Stay in the terminal and log there (services).")
 @click.option("--debug", is_flag=True, help="Log more.")
 @click.option(

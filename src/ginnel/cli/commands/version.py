@@ -13,7 +13,13 @@ from ginnel.cli.render import SCHEMA, show_json
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def version(as_json: bool) -> None:
-    """Print the version of Ginnel, Python and the data plane."""
+    """Print the version of Ginnel, Python and the data plane.
+
+    \b
+    Examples:
+      ginnel version
+      ginnel version --json
+    """
     from ginnel._dataplane import __version__ as engine_version
 
     facts = {

@@ -1,0 +1,56 @@
+"""`ginnel init`: arguments that can't be; what it makes is in tests/netns/test_cli.py."""
+
+import json
+import os
+
+import pytest
+
+from support.console import Printed, ginnel, on_machine
+
+KEY = "02" + "79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
+
+BAD = {
+    "a name with a dot": (["home.lan"], "home.lan"),
+    "a name in capitals": (["Home"], "Home"),
+    "a name that is a path": (["../etc"], "../etc"),
+    "a member's name": (["home", "--name", "a_b"], "--name"),
+    "a hint": (["home", "--node", "nonsense"], "KEY-HEX@NAME:PORT"),
+    "a damaged record": (["home", "--node", "enr:-abc"], "--node"),
+    "an address": (["home", "--advertise", "nonsense"], "nonsense"),
+    "a port in an address": (["home", "--advertise", "192.0.2.1:x"], "IP:PORT"),
+    "a port": (["home", "--port", "0"], "--port"),
+    "a prefix": (["home", "--ipv4-prefix", "10.0.0.0/7"], "10.0.0.0/7"),
+    "a prefix that is none": (["home", "--ipv4-prefix", "x"], "ipv4_prefix"),
+    "too many hints": (["home", *["--node", f"{KEY}@192.0.2.1:7"] * 70], "nodes: at most"),
+    "no name at all": ([], "NETWORK"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_wrong_arguments(case: str) -> None:
+    arguments, named = BAD[case]
+    printed = on_machine(lambda: ginnel("init", *arguments))
+    assert printed.code == 2, printed.err
+    assert named in printed.err
+
+
+def test_a_network_is_made_with_its_phrase() -> None:
+    def make() -> tuple[Printed, Printed, list[str]]:
+        first = ginnel("init", "home", "--name", "Attic.lan", "--json")
+        return first, ginnel("init", "home"), sorted(os.listdir("/etc/ginnel"))
+
+    made, again, folders = on_machine(make)
+    facts = json.loads(made.out)
+    assert made.code == 0
+    assert (facts["schema"], facts["network"], facts["name"]) == (1, "home", "attic")
+    assert len(facts["recovery_phrase"].split()) == 24
+    assert again.code == 2
+    assert "exists" in again.err
+    assert folders == ["home"]
+
+
+def test_for_people_the_next_command_is_named() -> None:
+    printed = on_machine(lambda: ginnel("init", "home", "--ipv4-prefix", "10.9.0.0/16"))
+    assert printed.code == 0, printed.err
+    assert printed.out.splitlines()[0].startswith("Network home, 10.9.0.0/16; this machine is ")
+    assert printed.out.endswith("\nNext: sudo ginnel up\n")

@@ -1,0 +1,142 @@
+"""`ginnel status`: what it shows of a tunnel's answer, and what it does without one."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ginnel.cli.client import NotRunning
+from ginnel.cli.commands.status import format_path, format_status, read_status
+from ginnel.daemon.paths import NetworkPaths
+
+PATH = {
+    "direct": True,
+    "local": {"kind": "host", "address": "10.0.0.2:7"},
+    "remote": {"kind": "srflx", "address": "192.0.2.1:7"},
+}
+
+
+def peer(**changes: object) -> dict[str, Any]:
+    return {
+        "name": "pi",
+        "addresses": ["100.80.0.2", "fd00::2"],
+        "status": "connected",
+        "stage": "connected",
+        "reason": None,
+        "path": PATH,
+        "latency_s": 0.0123,
+        "handshake_age_s": 30.0,
+        "rx_bytes": 2048,
+        "tx_bytes": 0,
+    } | changes
+
+
+def tunnel_status(*peers: dict[str, Any], warnings: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        "network": "home",
+        "self": {"name": "attic", "addresses": ["100.80.0.1"]},
+        "reachable": "unknown yet",
+        "port": 41000,
+        "discovery": {"nodes": 2},
+        "separation": "uid 64100",
+        "warnings": list(warnings),
+        "peers": list(peers),
+    }
+
+
+MANAGER_STATUS = {
+    "network": "home",
+    "tunnel": {"state": "restarting", "restarts": 3, "last_error": "no certificate"},
+    "peers": [{"name": "pi", "addresses": ["100.80.0.2"]}],
+}
+
+
+@contextmanager
+def answering(path: Path, raw: bytes) -> Iterator[None]:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def run() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(raw)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> NetworkPaths:
+    found = NetworkPaths("home", tmp_path, tmp_path, tmp_path / "run")
+    found.run.mkdir(parents=True)
+    return found
+
+
+def test_peers_are_a_table() -> None:
+    lines = format_status(tunnel_status(peer(), warnings=("the clock is off",))).splitlines()
+    assert lines[0] == "attic.home.internal  100.80.0.1"
+    assert "warning: the clock is off" in lines
+    assert lines[-2].split() == (
+        ["PEER", "ADDRESS", "STATE", "PATH", "LATENCY", "HANDSHAKE", "IN", "OUT"]
+    )
+    for text in ("pi", "100.80.0.2", "connected", "12.3 ms", "30 s ago", "2.0 KiB"):
+        assert text in lines[-1]
+
+
+def test_why_there_is_no_path_stands_in_place_of_the_state() -> None:
+    waiting = peer(status="connecting", stage="searching", path=None, handshake_age_s=None)
+    assert "searching" in format_status(tunnel_status(waiting))
+    relay = waiting | {"reason": "needs a relay: both NATs change ports", "addresses": []}
+    text = format_status(tunnel_status(relay))
+    assert "needs a relay: both NATs change ports" in text
+    assert "never" in text
+
+
+def test_alone_the_next_command_is_named() -> None:
+    assert "sudo ginnel invite" in format_status(tunnel_status())
+
+
+def test_a_path_names_kinds_and_addresses() -> None:
+    assert format_path(PATH) == "host 10.0.0.2:7 <-> srflx 192.0.2.1:7"
+    assert format_path(None) == "-"
+
+
+def test_the_tunnel_is_asked_first(paths: NetworkPaths) -> None:
+    body = json.dumps(tunnel_status()).encode()
+    raw = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    with answering(paths.tunnel_socket, raw):
+        answer = read_status(paths)
+    assert answer["schema"] == 1
+    assert answer["self"]["name"] == "attic"
+
+
+def test_without_a_tunnel_the_manager_says_why(paths: NetworkPaths) -> None:
+    with answering(paths.manager_socket, json.dumps(MANAGER_STATUS).encode() + b"\n"):
+        answer = read_status(paths)
+    assert answer["schema"] == 1
+    text = format_status(answer)
+    assert "only the manager answers" in text
+    assert "restarting, started again 3 times" in text
+    assert "last error: no certificate" in text
+    assert "pi  100.80.0.2" in text
+
+
+def test_a_user_who_may_not_ask_the_manager_is_told_to(paths: NetworkPaths) -> None:
+    with answering(paths.manager_socket, b""), pytest.raises(NotRunning, match="sudo"):
+        read_status(paths)
+
+
+def test_nobody_answers(paths: NetworkPaths) -> None:
+    with pytest.raises(NotRunning, match="sudo ginnel up home"):
+        read_status(paths)

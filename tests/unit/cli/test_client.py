@@ -1,0 +1,153 @@
+"""The client against real sockets: each way in which a daemon can fail to answer."""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ginnel.base.errors import RemoteProtocolError, SystemFailure
+from ginnel.cli.client import NotRunning, Refused, ask_manager, ask_tunnel
+from support.confined import in_child
+from support.console import NOBODY
+
+SHORT = 0.05  # seconds
+
+
+@contextmanager
+def server(path: Path, serve: Callable[[socket.socket], None]) -> Iterator[None]:
+    """Serve one connection on a Unix socket from a thread."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def run() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                serve(connection)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+
+
+def answering(raw: bytes) -> Callable[[socket.socket], None]:
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        connection.sendall(raw)
+
+    return serve
+
+
+def silent(connection: socket.socket) -> None:
+    while connection.recv(65_536):
+        pass
+
+
+def http(body: bytes, status: str = "200 OK") -> bytes:
+    return b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n%s" % (status.encode(), len(body), body)
+
+
+def test_a_verb_with_its_keys_is_one_json_line(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        seen.append(connection.recv(65_536))
+        connection.sendall(b'{"invite": "ginnel:x"}\n')
+
+    with server(tmp_path / "s", serve):
+        answer = ask_manager(tmp_path / "s", "invite", expires_s=60, auto=False)
+    assert answer == {"invite": "ginnel:x"}
+    assert json.loads(seen[0]) == {"verb": "invite", "expires_s": 60, "auto": False}
+    assert seen[0].endswith(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (b'{"error": "no such request"}\n', Refused),
+        (b"", Refused),
+        (b"nonsense\n", RemoteProtocolError),
+        (b"[]\n", RemoteProtocolError),
+        (b"\xff\xfe\n", RemoteProtocolError),
+    ],
+)
+def test_bad_answers_of_the_manager(tmp_path: Path, raw: bytes, kind: type[Exception]) -> None:
+    with server(tmp_path / "s", answering(raw)), pytest.raises(kind):
+        ask_manager(tmp_path / "s", "status")
+
+
+def test_nobody_there_says_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    with pytest.raises(NotRunning, match="sudo ginnel up home"):
+        ask_manager(folder / "manager.sock", "status")
+    with socket.socket(socket.AF_UNIX) as left:  # of a daemon that was killed
+        left.bind(str(folder / "tunnel.sock"))
+    with pytest.raises(NotRunning, match="sudo ginnel up home"):
+        ask_tunnel(folder / "tunnel.sock", "GET", "/v1/status")
+
+
+def test_a_daemon_that_hangs_is_given_up(tmp_path: Path) -> None:
+    with server(tmp_path / "a", silent), pytest.raises(SystemFailure, match="did not answer"):
+        ask_manager(tmp_path / "a", "down", timeout=SHORT)
+    with server(tmp_path / "b", silent), pytest.raises(SystemFailure, match="did not answer"):
+        ask_tunnel(tmp_path / "b", "GET", "/v1/status", timeout=SHORT)
+
+
+def test_a_socket_for_root_only_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "home"
+    folder.mkdir()
+
+    def child() -> str:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(folder / "manager.sock"))
+            listener.listen()
+            folder.chmod(0o000)
+            if os.geteuid() == 0:
+                os.setresuid(NOBODY, NOBODY, NOBODY)
+            try:
+                ask_manager(folder / "manager.sock", "status")
+            except Refused as error:
+                return str(error)
+        return ""
+
+    try:
+        assert "try again with sudo" in in_child(child)
+    finally:
+        folder.chmod(0o700)
+
+
+def test_the_tunnel_is_asked_by_http(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        seen.append(connection.recv(65_536))
+        connection.sendall(http(b'{"latency_s": 0.01}'))
+
+    with server(tmp_path / "s", serve):
+        answer = ask_tunnel(tmp_path / "s", "POST", "/v1/ping", {"peer": "pi"})
+    assert answer == {"latency_s": 0.01}
+    assert seen[0].startswith(b"POST /v1/ping HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (http(b'{"error": "no member"}', "400 Bad Request"), Refused),
+        (http(b"nonsense"), RemoteProtocolError),
+        (b"no http at all\r\n\r\n", SystemFailure),
+        (b"", SystemFailure),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{", RemoteProtocolError),
+    ],
+)
+def test_bad_answers_of_the_tunnel(tmp_path: Path, raw: bytes, kind: type[Exception]) -> None:
+    with server(tmp_path / "s", answering(raw)), pytest.raises(kind):
+        ask_tunnel(tmp_path / "s", "GET", "/v1/status")
