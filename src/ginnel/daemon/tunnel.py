@@ -35,7 +35,7 @@ from ginnel.daemon.paths import NetworkPaths
 from ginnel.daemon.privileges import Separation
 from ginnel.daemon.tunnel_events import TunnelEvents
 from ginnel.daemon.tunnel_service import TunnelService
-from ginnel.daemon.wire_settings import make_settings, make_workspace, overlay_prefixes
+from ginnel.daemon.wire_settings import overlay_prefixes, settings_for, workspace_for
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr, decode_enr
 from ginnel.discv5.protocol import Contact, DiscoveryCore
@@ -188,14 +188,14 @@ class _Running:
 
     def settings_request(self) -> pb.NetworkSettingsRequest:
         """Return what the manager is asked to set up."""
-        return make_settings(self._state.certificate, self._state.membership, self._settings.mtu)
+        return settings_for(self._state.certificate, self._state.membership, self._settings.mtu)
 
     async def start(self) -> None:
         """Begin: the control socket, discovery, the mesh."""
         if self._options.listen_fd is not None:
             listener = socket.socket(fileno=os.dup(self._options.listen_fd))
             await self._control.start(listener)
-        self._rpc.upsert([make_workspace(self._state.membership)])
+        self._rpc.upsert([workspace_for(self._state.membership)])
         self._shell.start([*self._options.hints, *self._known_nodes()])
 
     async def run(self) -> None:

@@ -18,7 +18,7 @@ from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.node_core import NodeEvent
 from ginnel.daemon.node_shell import NodeShell
 from ginnel.daemon.signer_port import SignerPort
-from ginnel.daemon.wire_settings import make_agent
+from ginnel.daemon.wire_settings import agent_for
 from ginnel.discv5.events import NodeAdded, ReflexiveChanged
 from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.mesh.events import (
@@ -170,7 +170,7 @@ class TunnelEvents:
         at = peer.state.last_handshake_at
         unix = None if at is None else self._shell.unix_now - (self._shell.now - at)
         network_id = self._state.membership.network_id
-        self._rpc.upsert(agents=[make_agent(peer, network_id, last_handshake_unix=unix)])
+        self._rpc.upsert(agents=[agent_for(peer, network_id, last_handshake_unix=unix)])
 
     def _on_new_objects(self, raws: Sequence[bytes]) -> None:
         mesh = self._shell.core.mesh

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, ip_address, ip_network
+from ipaddress import ip_address
 
 from ginnel.base.errors import RemoteProtocolError, SystemFailure
+from ginnel.codervpn import messages
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.mesh.derive import network_id_of, overlay_prefix
 from ginnel.mesh.events import PeerChanged
 from ginnel.mesh.membership import Membership
-from ginnel.mesh.names import overlay_addresses
+from ginnel.mesh.names import allowed_ips, overlay_addresses
 from ginnel.mesh.objects import Certificate, decode_object, parse_certificate, parse_network
 from ginnel.storage.identity import NodeBundle
 
@@ -40,31 +41,18 @@ def bundle_addresses(bundle: NodeBundle) -> tuple[tuple[str, ...], tuple[str, ..
     return (ipv4, overlay_prefix(network_id)), overlay_addresses(certificate)
 
 
-def make_settings(
+def settings_for(
     certificate: Certificate, membership: Membership, mtu: int
 ) -> pb.NetworkSettingsRequest:
     """Return the request for our addresses and the routes of our network only."""
-    settings = pb.NetworkSettingsRequest(tunnel_overhead_bytes=OVERHEAD, mtu=mtu)
-    for text in overlay_prefixes(membership):
-        prefix = ip_network(text)
-        if isinstance(prefix, IPv4Network):
-            if not certificate.ipv4:
-                continue
-            settings.ipv4_settings.addrs.append(str(ip_address(certificate.ipv4)))
-            settings.ipv4_settings.subnet_masks.append("255.255.255.255")
-            settings.ipv4_settings.included_routes.add(
-                destination=str(prefix.network_address), mask=str(prefix.netmask)
-            )
-        else:
-            settings.ipv6_settings.addrs.append(str(ip_address(certificate.ipv6)))
-            settings.ipv6_settings.prefix_lengths.append(128)
-            settings.ipv6_settings.included_routes.add(
-                destination=str(prefix.network_address), prefix_length=prefix.prefixlen
-            )
+    prefixes = overlay_prefixes(membership)
+    routes = prefixes if certificate.ipv4 else [text for text in prefixes if ":" in text]
+    settings = messages.make_settings(allowed_ips(certificate), routes, mtu=mtu)
+    settings.tunnel_overhead_bytes = OVERHEAD
     return settings
 
 
-def make_workspace(membership: Membership) -> pb.Workspace:
+def workspace_for(membership: Membership) -> pb.Workspace:
     """Return the network as a workspace."""
     assert membership.network is not None
     return pb.Workspace(
@@ -74,20 +62,17 @@ def make_workspace(membership: Membership) -> pb.Workspace:
     )
 
 
-def make_agent(
+def agent_for(
     peer: PeerChanged, network_id: bytes, *, last_handshake_unix: float | None
 ) -> pb.Agent:
     """Return a peer as an agent."""
-    agent = pb.Agent(
-        id=peer.member_id[:16],
-        name=peer.name,
+    return messages.make_agent(
+        peer.member_id[:16],
+        peer.name,
         workspace_id=network_id[:16],
         fqdn=[peer.full_name],
-        ip_addrs=list(peer.addresses),
+        ip_addrs=peer.addresses,
+        last_handshake_unix=last_handshake_unix,
+        latency_s=peer.state.latency_s,
+        direct=peer.state.direct,
     )
-    if last_handshake_unix is not None:
-        agent.last_handshake.FromNanoseconds(int(last_handshake_unix * 1e9))
-    if peer.state.latency_s is not None:
-        agent.last_ping.latency.FromNanoseconds(int(peer.state.latency_s * 1e9))
-        agent.last_ping.did_p2p = peer.state.direct
-    return agent
