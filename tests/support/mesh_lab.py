@@ -112,12 +112,14 @@ def mesh_lab(
     with Lab.create(topology) as lab:
         mesh = MeshLab(lab, Scenario(lab, lambda _who, _text: None))
         mesh.scenario.say = _UpTimes(mesh.up_at)
-        for name in NODES:
-            mesh.scenario.start_node(name, *node_options)
-        mesh.scenario.init(members[0])
-        mesh.join_all(members[0], members[1:])
-        yield mesh
-        mesh.scenario.stop_nodes()
+        try:
+            for name in NODES:
+                mesh.scenario.start_node(name, *node_options)
+            mesh.scenario.init(members[0])
+            mesh.join_all(members[0], members[1:])
+            yield mesh
+        finally:
+            mesh.scenario.stop_nodes()
 
 
 def network_state(machine: Machine) -> dict[str, list[str]]:
