@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import pytest
 
@@ -18,12 +19,19 @@ from ginnel.lab.scenario import Json, Scenario
 
 NODES = ("node1", "node2")  # the public nodes; two observers show that a NAT is symmetric
 CONNECT_S = 40.0  # seconds for pairs that are all up to become direct
+NetworkState: TypeAlias = dict[str, list[str]]
 
 _ASK = """
 import json, sys
 from pathlib import Path
 from ginnel.cli.client import ask_tunnel
 print(json.dumps(ask_tunnel(Path(sys.argv[1]), sys.argv[2], sys.argv[3])))
+"""
+_STATUS = """
+import json, sys
+from pathlib import Path
+from ginnel.cli.client import ask_manager
+print(json.dumps(ask_manager(Path(sys.argv[1]), "status")))
 """
 _FORGET = """
 import sqlite3, sys
@@ -43,11 +51,20 @@ _LOOKS = (
 
 @dataclass
 class MeshLab:
-    """A lab with a network in it; `up_at` is when `ginnel up` ended on each machine (unix)."""
+    """A lab with a network in it.
+
+    Args:
+        pristine: each member's network before Ginnel came.
+        invites: with which each member but the first joined.
+        addresses: of each member inside the tunnel.
+        up_at: when `ginnel up` ended on each member (unix).
+    """
 
     lab: Lab
     scenario: Scenario
+    pristine: dict[str, NetworkState] = field(default_factory=dict)
     invites: dict[str, str] = field(default_factory=dict)
+    addresses: dict[str, list[str]] = field(default_factory=dict)
     up_at: dict[str, float] = field(default_factory=dict)
 
     def join_all(self, admin: str, names: Sequence[str]) -> None:
@@ -59,11 +76,6 @@ class MeshLab:
     def machine(self, name: str) -> Machine:
         """Return a machine of the lab."""
         return self.lab.machine(name)
-
-    def address(self, name: str) -> str:
-        """Return a member's first overlay address."""
-        addresses: list[str] = self.scenario.status(name)["self"]["addresses"]
-        return addresses[0]
 
     def path(self, one: str, other: str) -> Json | None:
         """Return the path from one to the other if they are connected."""
@@ -83,7 +95,7 @@ class MeshLab:
 
     def ping(self, one: str, other: str) -> float | None:
         """Return the round trip in ms of the system's ping through the TUN, None if lost."""
-        return ping(self.machine(one), self.address(other))
+        return ping(self.machine(one), self.addresses[other][0])
 
     def events(self, name: str) -> list[Json]:
         """Return the journal of a machine's tunnel, oldest first."""
@@ -91,6 +103,19 @@ class MeshLab:
         argv = [sys.executable, "-c", _ASK, socket_path, "GET", "/v1/events"]
         found: list[Json] = json.loads(self.machine(name).run(argv).stdout)["events"]
         return found[::-1]
+
+    def manager(self, name: str) -> Json:
+        """Return what the manager of a machine says of itself and its children."""
+        socket_path = f"/run/ginnel/{self.scenario.network}/manager.sock"
+        argv = [sys.executable, "-c", _STATUS, socket_path]
+        said: Json = json.loads(self.machine(name).run(argv).stdout)
+        return said
+
+    def pids(self, name: str) -> dict[str, int | None]:
+        """Return the process ids, inside the lab, of manager, tunnel and signer."""
+        said = self.manager(name)
+        roles = ("manager", "tunnel", "signer")
+        return {role: said[role]["pid"] for role in roles if said[role] is not None}
 
     def empty_caches(self, name: str) -> None:
         """Let a machine that is down forget nodes, endpoints and journal; it stays a member."""
@@ -113,19 +138,23 @@ def mesh_lab(
         mesh = MeshLab(lab, Scenario(lab, lambda _who, _text: None))
         mesh.scenario.say = _UpTimes(mesh.up_at)
         try:
+            mesh.pristine = {name: network_state(lab.machine(name)) for name in members}
             for name in NODES:
                 mesh.scenario.start_node(name, *node_options)
             mesh.scenario.init(members[0])
             mesh.join_all(members[0], members[1:])
+            mesh.addresses = {
+                name: mesh.scenario.status(name)["self"]["addresses"] for name in members
+            }
             yield mesh
         finally:
             mesh.scenario.stop_nodes()
 
 
-def network_state(machine: Machine) -> dict[str, list[str]]:
+def network_state(machine: Machine) -> NetworkState:
     """Return all that Ginnel could have changed in a machine's network, comparable, by kind."""
     script = "; ".join(f"echo '== {kind}'; {command} 2>&1" for kind, command in _LOOKS)
-    state: dict[str, list[str]] = {}
+    state: NetworkState = {}
     for line in machine.run(["sh", "-c", script]).stdout.splitlines():
         if line.startswith("== "):
             state[line[3:]] = current = []

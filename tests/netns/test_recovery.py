@@ -1,0 +1,133 @@
+"""After kill -9 of any process all is as before; `down` takes everything back.
+
+node1, node2   public, no members
+anna           has the admin key, so a signer; port-restricted NAT
+ben            port-restricted NAT
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import pytest
+
+from ginnel.lab import Home, LabTopology, PublicMachine
+from support.mesh_lab import NODES, MeshLab, mesh_lab, network_state
+
+pytestmark = pytest.mark.netns
+
+TOPOLOGY = LabTopology(
+    homes=(Home("anna"), Home("ben")), public=tuple(PublicMachine(name) for name in NODES)
+)
+TUNNEL_S = 20.0  # seconds from the kill of a tunnel until packets flow again
+MANAGER_S = 30.0  # seconds from `ginnel up` after the kill of a manager until packets flow again
+GONE_S = 5.0  # seconds for children of a killed manager to die
+SIGNER_S = 15.0  # seconds until a signer that was killed signs again
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[MeshLab]:
+    with mesh_lab(TOPOLOGY, ("anna", "ben")) as made:
+        made.wait_for_path("anna", "ben")
+        yield made
+
+
+def kill(mesh: MeshLab, name: str, roles: Sequence[str]) -> None:
+    pids = mesh.pids(name)
+    mesh.machine(name).run(["kill", "-9", *(str(pids[role]) for role in roles)])
+
+
+def wait_until_packets_flow(mesh: MeshLab, limit_s: float) -> float:
+    """Return after how many seconds a ping has crossed the TUNs, from both ends."""
+    began = time.monotonic()
+
+    def answers(one: str, other: str) -> bool:
+        ping = ["ping", "-n", "-c1", "-W0.5", mesh.addresses[other][0]]
+        return mesh.machine(one).run(ping, check=False).returncode == 0
+
+    for pair in (("anna", "ben"), ("ben", "anna")):
+        left = limit_s - (time.monotonic() - began)
+        met = mesh.scenario.wait_until(partial(answers, *pair), left)
+        assert met, f"no packets in {limit_s} s: {mesh.scenario.peer(*pair)}"
+    return time.monotonic() - began
+
+
+def assert_gone(mesh: MeshLab, name: str, pids: Sequence[int | None]) -> None:
+    check = [f"kill -0 {pid} 2>/dev/null && exit 1;" for pid in pids if pid is not None]
+    script = ["sh", "-c", "".join([*check, "exit 0"])]
+    machine = mesh.machine(name)
+    assert mesh.scenario.wait_until(
+        lambda: machine.run(script, check=False).returncode == 0, GONE_S
+    ), "a process is left"
+
+
+def test_up_when_it_is_up_says_so_and_changes_nothing(mesh: MeshLab) -> None:
+    before, pids = network_state(mesh.machine("ben")), mesh.pids("ben")
+    again = mesh.machine("ben").run(["ginnel", "up", "--no-wait"])
+    assert "demo is up already" in again.stdout
+    assert network_state(mesh.machine("ben")) == before
+    assert mesh.pids("ben") == pids
+
+
+@pytest.mark.parametrize("name", ["anna", "ben"])
+def test_down_takes_everything_back(mesh: MeshLab, name: str) -> None:
+    machine = mesh.machine(name)
+    up, pids = network_state(machine), mesh.pids(name)
+    assert up != mesh.pristine[name]
+    mesh.scenario.ginnel(name, "down")
+    assert network_state(machine) == mesh.pristine[name]
+    assert_gone(mesh, name, list(pids.values()))
+    assert machine.run(["ginnel", "status"], check=False).returncode == 1
+    mesh.scenario.up(name)
+    assert network_state(machine) == up
+    wait_until_packets_flow(mesh, MANAGER_S)
+
+
+@pytest.mark.parametrize("name", ["anna", "ben"])
+def test_a_killed_tunnel_comes_back_by_itself(mesh: MeshLab, name: str) -> None:
+    before, port, pids = (
+        network_state(mesh.machine(name)),
+        mesh.manager(name)["port"],
+        mesh.pids(name),
+    )
+    kill(mesh, name, ["tunnel"])
+    seconds = wait_until_packets_flow(mesh, TUNNEL_S)
+    print(f"tunnel of {name} killed: packets after {seconds:.1f} s")
+    after = mesh.pids(name)
+    assert after["manager"] == pids["manager"]
+    assert after["tunnel"] != pids["tunnel"]
+    assert mesh.manager(name)["port"] == port == mesh.scenario.status(name)["port"]
+    assert network_state(mesh.machine(name)) == before
+
+
+def test_a_killed_signer_comes_back_by_itself(mesh: MeshLab) -> None:
+    anna = mesh.machine("anna")
+    before, pids = network_state(anna), mesh.pids("anna")
+    kill(mesh, "anna", ["signer"])
+    assert mesh.scenario.wait_until(
+        lambda: anna.run(["ginnel", "invite", "--json"], check=False).returncode == 0, SIGNER_S
+    )
+    assert mesh.ping("anna", "ben") is not None
+    after = mesh.pids("anna")
+    assert after.pop("signer") != pids.pop("signer")
+    assert after == pids  # nobody else was disturbed
+    assert network_state(anna) == before
+
+
+@pytest.mark.parametrize("roles", [["manager"], ["manager", "tunnel", "signer"]])
+def test_after_a_killed_manager_up_makes_it_as_before(mesh: MeshLab, roles: list[str]) -> None:
+    anna = mesh.machine("anna")
+    before, pids = network_state(anna), mesh.pids("anna")
+    kill(mesh, "anna", roles)
+    assert_gone(mesh, "anna", list(pids.values()))
+    assert network_state(anna) == mesh.pristine["anna"]  # nothing is left even before
+    assert anna.run(["ginnel", "status"], check=False).returncode == 1
+    began = time.monotonic()
+    mesh.scenario.up("anna")
+    started = time.monotonic() - began
+    seconds = wait_until_packets_flow(mesh, MANAGER_S - started)
+    print(f"{'+'.join(roles)} killed: up in {started:.1f} s, packets {seconds:.1f} s later")
+    assert network_state(anna) == before
+    anna.run(["ginnel", "invite", "--json"])
