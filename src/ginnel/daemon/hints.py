@@ -46,10 +46,14 @@ def parse_hint(text: str) -> Enr | Contact:
 
 
 def _contact(public_key: bytes, host: str, port: int) -> Contact:
+    if not 0 < port < 65_536:
+        raise UsageError(f"--node: {port} is no port")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except OSError as error:
         raise UsageError(f"--node: {host} does not resolve: {error.strerror}") from None
+    except UnicodeError:
+        raise UsageError(f"--node: {host!r} is no host name") from None
     try:
         node_id = node_id_of(public_key)
     except (GinnelError, ValueError):
