@@ -42,7 +42,7 @@ class AdminSide:
             persist=self.persist,
         )
         for state in self.disk.values():
-            self.book.load(state)
+            self.book.load(state, unix_now=NOW)
         return self.book
 
     def persist(self, invite_id: bytes, state: bytes | None) -> None:

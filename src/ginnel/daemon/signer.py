@@ -123,12 +123,16 @@ class Signer:
 
     def _load(self) -> None:
         now = self._clock.unix()
-        self._authority.membership.add_objects(self._store.certificates(), unix_now=now)
+        stored = self._store.certificates()
+        self._authority.membership.add_objects(stored, unix_now=now)
         for state in self._store.invites():
             try:
-                self.book.load(state)
+                issued = self.book.load(state, unix_now=now)
             except RemoteProtocolError:
                 log.warning("signer: a damaged invite was left out")
+                continue
+            if issued and issued not in stored:  # we died, or the disk was full, in between
+                self._store.add_certificate(issued)
 
     async def run(self, manager: socket.socket, tunnel: Channel) -> None:
         """Serve until one of the channels closes."""

@@ -44,7 +44,7 @@ from ginnel.mesh.rendezvous import (
     seal_presence,
 )
 
-MAX_ADDED = 32  # points added from outside: two periods of 16 open invites
+MAX_ADDED = 48  # points added from outside: three periods of 16 open invites
 NEW_NODE_INTERVAL_S = 0.5  # seconds between two tries because of new nodes
 MAX_SEEN = 512  # envelopes remembered: each comes by up to three storers at once
 MAX_STRANGERS = 64  # points added from outside that we look for

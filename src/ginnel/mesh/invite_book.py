@@ -34,7 +34,7 @@ from ginnel.mesh.objects import (
 )
 from ginnel.mesh.sealer import Sealer, SealError
 
-MAX_INVITES = 64  # open at once; each costs registrations in the DHT
+MAX_INVITES = 16  # open at once; each has three points, and storers take 64 of one IP address
 MAX_REQUESTS = 3  # different requests an invite (Invite and join)
 MIN_LIFE_S = 60  # seconds
 MAX_LIFE_S = 30 * DAY_S  # seconds
@@ -52,6 +52,7 @@ class JoinDrop(Enum):
     SEAL = "does not open"
     MALFORMED = "malformed inside"
     SIGNATURE = "a signature is wrong"
+    KEY = "a key is not valid"  # no answer: there may be no way to seal one
     TOO_MANY = "too many different requests"
     CANNOT_SIGN = "this admin's time is over, or no epoch is known"
 
@@ -159,14 +160,17 @@ class InviteBook:
 
     # --- commands -----------------------------------------------------------------------------
 
-    def load(self, state: bytes) -> None:
-        """Take back what `persist` was given.
+    def load(self, state: bytes, *, unix_now: float) -> bytes:
+        """Take back what `persist` was given; return the certificate that the invite made, or b"".
 
         Raises:
             RemoteProtocolError: the file is damaged; set it aside.
         """
         invite = _Open.decode(state)
         self._open[invite.invite_id] = invite
+        if invite.certificate:  # else its name and address would be given to somebody else
+            self._authority.membership.add_object(invite.certificate, unix_now=unix_now)
+        return invite.certificate
 
     def create(
         self, life_s: int, records: Sequence[Enr] = (), *, is_auto: bool = False, unix_now: float
@@ -321,13 +325,13 @@ class InviteBook:
             return JoinDrop.SEAL
         except RemoteProtocolError:
             return JoinDrop.MALFORMED
-        return JoinDrop.SIGNATURE if request is None else request
+        if request is None:
+            return JoinDrop.SIGNATURE
+        keys = (request.identity, request.wireguard, request.sealing, request.discovery)
+        return request if check_member_keys(*keys) is None else JoinDrop.KEY
 
     def _why_not(self, request: JoinRequest) -> str | None:
         """Return why a request can't be granted, in words for the joiner."""
-        keys = (request.identity, request.wireguard, request.sealing, request.discovery)
-        if check_member_keys(*keys) is not None:
-            return "a key is not valid"
         membership = self._authority.membership
         if membership.is_revoked(RevocationKind.MEMBER, request.member_id):
             return "this key was revoked: join with new keys"

@@ -187,6 +187,21 @@ def test_a_full_disk_grants_nothing(tmp_path: Path) -> None:
     assert len(handled.new_objects) == 1
 
 
+def test_a_certificate_that_was_not_written_any_more_is_written_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    paths = network(tmp_path)
+    served = signer(paths)
+    answer, _ = served.answer({"verb": "invite", "auto": True})
+    joiner = attempt(answer["invite"], NAME)
+    point = joiner.admin_points(unix_now=NOW)[0]
+    handled = served.take_envelope(Envelope(point.tag, joiner.envelope(point)))
+    store = SignerStore(paths.signer_state)
+    assert store.certificates() == []  # killed here
+    signer(paths)
+    assert store.certificates() == list(handled.new_objects)
+
+
 def test_invites_outlive_a_restart_and_damaged_ones_are_left_out(tmp_path: Path) -> None:
     paths = network(tmp_path)
     answer, _ = signer(paths).answer({"verb": "invite"})

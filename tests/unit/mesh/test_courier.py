@@ -16,6 +16,7 @@ from ginnel.mesh.events import (
     PointRegistered,
     PointSearched,
 )
+from ginnel.mesh.invite_book import MAX_INVITES
 from ginnel.mesh.rendezvous import (
     Lookup,
     Presence,
@@ -33,6 +34,8 @@ from ginnel.mesh.rendezvous import (
     seal_presence,
 )
 from support import rdv
+from support.joins import AdminSide
+from support.members import NOW, NetworkFactory
 
 HOME = rdv.contact("198.51.100.7", 3000)
 JOINER = rdv.contact("192.0.2.9", 4000)
@@ -156,6 +159,20 @@ def test_points_are_bounded_and_end_with_their_period() -> None:
     )
     registered = {e.location for e in admin.run() if isinstance(e, PointRegistered)}
     assert registered == {invite(2, PERIOD + 1).location}
+
+
+def test_all_open_invites_are_registered_in_all_their_periods() -> None:
+    admin, net = AdminSide(NetworkFactory()), rdv.ToyNet(1)
+    for _ in range(MAX_INVITES):
+        admin.invite()
+    points = admin.book.points(unix_now=NOW)
+    assert len(points) == 3 * MAX_INVITES  # NOW is on a border
+    home = Party(net, HOME)
+    home.courier.add_points(points, now=0.0, unix_now=NOW)
+    own = [rdv.point(1, period) for period in (PERIOD, PERIOD + 1)]
+    home.courier.set_own_points(own, now=0.0, unix_now=NOW)
+    registered = {e.location for e in home.run() if isinstance(e, PointRegistered) and e.storers}
+    assert registered == {point.location for point in (*points, *own)}
 
 
 def test_an_answered_delivery_is_forgotten_in_the_end() -> None:

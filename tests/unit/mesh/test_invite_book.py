@@ -1,14 +1,16 @@
 from dataclasses import replace
 
+import coincurve
 import pytest
 
+from ginnel.base import rlp
 from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.base.types import Secret
 from ginnel.mesh import derive, join
 from ginnel.mesh.invite_book import MAX_INVITES, MAX_REQUESTS, InviteBook, JoinDrop, free_ipv4
 from ginnel.mesh.join_attempt import JoinState
 from ginnel.mesh.objects import decode_object, parse_admin, parse_certificate
-from support.joins import AdminSide, ask, attempt, carry, joiner_keys
+from support.joins import SEALER, AdminSide, ask, attempt, carry, joiner_keys
 from support.members import NOW, MemberKeys, NetworkFactory
 
 NET = NetworkFactory()
@@ -78,6 +80,18 @@ def test_the_same_request_gets_the_same_answer_also_after_a_restart() -> None:
     again = attempt(text, NAME)
     assert ask(again, admin).new_objects == ()
     assert again.granted == first.granted
+
+
+def test_after_a_restart_a_granted_name_and_address_stay_taken() -> None:
+    admin = AdminSide(NET)
+    ask(attempt(admin.invite(is_auto=True), NAME), admin)
+    restarted = AdminSide(NET)  # the certificate itself was not written any more
+    restarted.disk = admin.disk
+    restarted.restart()
+    second = attempt(restarted.invite(is_auto=True), NAME, keys=joiner_keys("second-machine"))
+    ask(second, restarted)
+    assert second.state is JoinState.REFUSED
+    assert len(restarted.membership.certificates()) == 1
 
 
 def test_a_used_invite_says_so() -> None:
@@ -226,3 +240,32 @@ def test_addresses_run_out() -> None:
     assert free_ipv4(small, membership) == bytes((100, 80, 0, 1))
     membership = NET.membership(PI, MemberKeys("second"))
     assert free_ipv4(small, membership) == b""
+
+
+@pytest.mark.parametrize("low_order", [bytes(32), b"\x01" + bytes(31)])
+def test_a_sealing_key_to_which_nothing_can_be_sealed_gets_no_answer(low_order: bytes) -> None:
+    admin = AdminSide(NET)
+    text = admin.invite(is_auto=True)
+    invite = join.parse_invite(text, unix_now=NOW)
+    keys = joiner_keys(NAME)
+    identity, wireguard, _, discovery = keys.public
+    body = rlp.encode(
+        [1, invite.invite_id, identity, wireguard, low_order, discovery, NAME, bytes(16), NOW]
+    )
+    digest = derive.sha256(derive.label_bytes("join") + invite.network_id + body)
+    compact = coincurve.PrivateKey(keys.discovery.reveal()).sign_recoverable(digest, hasher=None)
+    request = [body, derive.sign(keys.identity, invite.network_id, "join", body), compact[:64]]
+    point = derive.invite_point(invite.network_id, invite.secret, derive.period_of(NOW))
+    envelope = join.seal_join(
+        rlp.encode(request),
+        network_id=invite.network_id,
+        invite_id=invite.invite_id,
+        secret=invite.secret,
+        tag=point.tag,
+        recipient=invite.admin_id,
+        recipient_key=invite.sealing_key,
+        sealer=SEALER,
+    )
+    assert admin.book.handle_envelope(envelope, unix_now=NOW).replies == ()
+    assert only_drop(admin.book) is JoinDrop.KEY
+    assert ask(attempt(text, NAME), admin).new_objects  # the invite is still good
