@@ -79,7 +79,7 @@ def test_records_come_back_and_no_changed_one_does(
 @pytest.fixture(scope="module")
 def target() -> tuple[Net, Host, RawPeer]:
     net = Net(21)
-    host = net.add(0)
+    host = net.add(0, config={"ban_strikes": 0})
     return net, host, RawPeer(host, Address("203.9.9.9", 1234), seed=3)
 
 

@@ -59,6 +59,7 @@ class Net:
         *,
         bootstrap: Sequence[Enr] = (),
         public: bool = True,
+        advertise: bool | None = True,
         key: Secret | None = None,
         config: Mapping[str, Any] | None = None,
         address: Address | None = None,
@@ -70,7 +71,7 @@ class Net:
         core = DiscoveryCore(
             DiscoveryConfig(client_mode=not public, **(config or {})),
             key,
-            endpoint=address,
+            endpoint=address if advertise else None,
             bootstrap=bootstrap,
             random_bytes=self.random_bytes,
             rng=random.Random(self.rng.random()),

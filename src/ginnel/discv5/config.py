@@ -26,10 +26,15 @@ class DiscoveryConfig:
     request_limit: int = 4096  # requests under way; more are refused
     talk_limit: int = 1024  # TALKREQs that our side has not answered yet
 
+    packet_rate: float = 2000.0  # packets a second looked at of one public source IP
+    packet_burst: float = 8000.0  # packets saved up
     whoareyou_rate: float = 20.0  # challenges a second to one public source IP
     whoareyou_burst: float = 60.0  # challenges saved up
     request_rate: float = 200.0  # messages a second served to one public source IP
     request_burst: float = 800.0  # messages saved up
+    subnet_factor: float = 4.0  # a public /24 or /48 may send so many times what one IP may
+    ban_strikes: int = 5  # violations inside sessions until a public source is banned; 0: never
+    ban_time: float = 900.0  # a ban lasts for so long; violations count together for so long
 
     bucket_size: int = 16  # nodes of a bucket (k)
     replacement_limit: int = 8  # nodes of a replacement cache
@@ -37,10 +42,14 @@ class DiscoveryConfig:
     table_ip_limit: int = 10  # nodes of one public /24 or /48 in the table
     bucket_ip_limit: int = 2  # the same in one bucket
 
+    ip_versions: tuple[int, ...] = (4, 6)  # of our sockets; the first is preferred to send over
+
     alpha: int = 3  # requests of one lookup under way
     lookup_distances: int = 3  # distances of one lookup's request
     lookup_limit: int = 32  # lookups under way
     result_limit: int = 16  # records taken of one response and given out in one
+    records_per_packet: int = 3  # records of one NODES: so many always fit
+    fill_packets: bool = True  # more where the packet stays within 1280 bytes
     response_packet_limit: int = 16  # NODES packets taken of one response
 
     revalidate_max: float = 10.0  # a node is pinged after 0 to this
@@ -50,4 +59,7 @@ class DiscoveryConfig:
     bootstrap_retry: float = 1.0  # first wait when no node answers; doubles up to the maximum
     bootstrap_retry_max: float = 30.0
     vote_lifetime: float = 600.0  # an observer's view of our address counts for so long
+    majority_interval: float = 300.0  # the votes are counted so often for the record
+    majority_votes: int = 3  # public /24s that must have voted on a public address
+    auto_update: bool = False  # publish the address that the majority sees
     wanted_observers: int = 4  # other /24s whose view we ask for actively

@@ -8,7 +8,7 @@ observers that see different ports mean a symmetric NAT.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ginnel.base.addresses import Scope, is_public, scope_of, subnet_key
 from ginnel.base.limits import BoundedLru
@@ -24,8 +24,9 @@ class View:
     """What observers agree on for one IP version."""
 
     address: Address | None
-    symmetric: bool
+    symmetric: bool  # observers see different addresses or ports
     observers: int
+    has_majority: bool = field(default=False, compare=False)  # more than half see `address`
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,4 +109,5 @@ def _count(votes: list[_Vote]) -> View:
     counts = Counter(address for address, _ in ballots)
     latest = {vote.address: vote.at for vote in sorted(current, key=lambda vote: vote.at)}
     address = max(counts, key=lambda a: (counts[a], latest[a]))
-    return View(address, len(counts) > 1, len(dict.fromkeys(vote.subnet for vote in current)))
+    observers = len(dict.fromkeys(vote.subnet for vote in current))
+    return View(address, len(counts) > 1, observers, counts[address] * 2 > len(ballots))

@@ -13,14 +13,14 @@ import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TypeAlias, Union
+from typing import Self, TypeAlias, Union
 
 from sha3 import keccak_256
 
 from ginnel.base import rlp
 from ginnel.base.errors import RemoteProtocolError, UsageError
 from ginnel.base.limits import BoundedLru
-from ginnel.base.types import Address, NodeId, make_address
+from ginnel.base.types import Address, NodeId, Secret, make_address
 from ginnel.discv5.keys import node_id_of, public_key_of, sign_digest, verify_digest
 
 MAX_RECORD_SIZE = 300  # bytes (EIP-778, "RLP Encoding")
@@ -55,6 +55,63 @@ class Enr:
         """Return where the node takes UDP over IPv4 (or IPv6), or None."""
         return self.ipv6_address if ipv6 else self.ipv4_address
 
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where the node takes UDP, IPv4 first."""
+        both = (self.ipv4_address, self.ipv6_address)
+        return tuple(address for address in both if address is not None)
+
+    @property
+    def ip(self) -> str | None:
+        """IPv4 address as text, or None."""
+        return self._ip("ip", 4)
+
+    @property
+    def ip6(self) -> str | None:
+        """IPv6 address as text, or None."""
+        return self._ip("ip6", 16)
+
+    @property
+    def udp(self) -> int | None:
+        """UDP port over IPv4, or None."""
+        return self._port("udp")
+
+    @property
+    def udp6(self) -> int | None:
+        """UDP port over IPv6 (that of IPv4 where no other is named), or None."""
+        return self._port("udp6") or self._port("udp")
+
+    @property
+    def tcp(self) -> int | None:
+        """TCP port over IPv4, or None."""
+        return self._port("tcp")
+
+    @property
+    def tcp6(self) -> int | None:
+        """TCP port over IPv6 (that of IPv4 where no other is named), or None."""
+        return self._port("tcp6") or self._port("tcp")
+
+    def contains(self, key: str, value: bytes | None = None) -> bool:
+        """Say whether the record has the key, and with this value if one is given."""
+        found = self.get(key)
+        return found is not None and (value is None or found == value)
+
+    def is_newer_than(self, other: Enr) -> bool:
+        """Say whether this is a fresher record of the same node."""
+        return self.node_id == other.node_id and self.seq > other.seq
+
+    def _ip(self, key: str, size: int) -> str | None:
+        value = self.get(key)
+        if not isinstance(value, bytes) or len(value) != size:
+            return None
+        return str(ip_address(value))
+
+    def _port(self, key: str) -> int | None:
+        value = self.get(key)
+        if not isinstance(value, bytes) or len(value) > 2 or not value or value[0] == 0:
+            return None
+        return int.from_bytes(value, "big")
+
     def to_text(self) -> str:
         """Return the text form, `enr:` and URL-safe base64 without padding."""
         return TEXT_PREFIX + base64.urlsafe_b64encode(self.raw).rstrip(b"=").decode()
@@ -75,6 +132,85 @@ class Enr:
         except (binascii.Error, ValueError):
             raise RemoteProtocolError("a record's text that is not base64") from None
         return decode_enr(raw)
+
+
+class EnrBuilder:
+    """Collects fields and signs: `EnrBuilder(key).ip("192.0.2.1").udp(9000).build()`.
+
+    Args:
+        private_key: 32 bytes, secp256k1.
+        seq: of the record.
+    """
+
+    def __init__(self, private_key: Secret, seq: int = 1) -> None:
+        self._private_key = private_key
+        self._seq = seq
+        self._fields: dict[str, FieldValue] = {}
+
+    @classmethod
+    def from_record(cls, private_key: Secret, record: Enr) -> EnrBuilder:
+        """Begin with the fields of a record of ours; seq is one higher.
+
+        Raises:
+            UsageError: the record is of another key.
+        """
+        if public_key_of(private_key.reveal()) != record.public_key:
+            raise UsageError("the record is of another key")
+        builder = cls(private_key, record.seq + 1)
+        builder._fields = {key: _field(value) for key, value in record.items}
+        return builder
+
+    def set(self, key: str, value: FieldValue) -> Self:
+        """Set any field; an int is written without leading zeros, a list as RLP list."""
+        self._fields[key] = value
+        return self
+
+    def remove(self, key: str) -> Self:
+        """Leave a field out; harmless where it is not there."""
+        self._fields.pop(key, None)
+        return self
+
+    def ip(self, ip: str) -> Self:
+        """Set the IP address, of either version.
+
+        Raises:
+            UsageError: not an IP address.
+        """
+        address = make_address(ip, 0)
+        return self.set("ip6" if address.is_ipv6 else "ip", address.packed_ip)
+
+    def udp(self, port: int) -> Self:
+        """Set the UDP port."""
+        return self._port("udp", port)
+
+    def udp6(self, port: int) -> Self:
+        """Set the UDP port over IPv6, where it is another."""
+        return self._port("udp6", port)
+
+    def tcp(self, port: int) -> Self:
+        """Set the TCP port."""
+        return self._port("tcp", port)
+
+    def tcp6(self, port: int) -> Self:
+        """Set the TCP port over IPv6, where it is another."""
+        return self._port("tcp6", port)
+
+    def build(self) -> Enr:
+        """Sign the record.
+
+        Raises:
+            UsageError: it would have more than 300 bytes.
+        """
+        return sign_enr(self._private_key.reveal(), self._seq, self._fields)
+
+    def _port(self, key: str, port: int) -> Self:
+        if not 0 < port < 65536:
+            raise UsageError(f"port {port} is not in 1..65535")
+        return self.set(key, port)
+
+
+def _field(value: rlp.Rlp) -> FieldValue:
+    return value if isinstance(value, bytes) else [_field(item) for item in value]
 
 
 class RecordCache:

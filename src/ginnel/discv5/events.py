@@ -20,6 +20,8 @@ class Drop(Enum):
     FLAG = "flag"
     AUTHDATA = "authdata"
     SOURCE = "source address"
+    BANNED = "banned for violations of the protocol"
+    PACKET_RATE = "too many packets of this source"
     OWN_ID = "own node id"
     CHALLENGE_RATE = "too many challenges for this source"
     UNSOLICITED_CHALLENGE = "challenge that nothing of ours caused"
@@ -93,6 +95,48 @@ class LookupDone:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryDone:
+    """A query ended; `nodes` are all that were found, alive or not."""
+
+    query: int
+    target: NodeId
+    nodes: tuple[Enr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A `resolve` ended with the newest record there is of the node, or None."""
+
+    request: int
+    record: Enr | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """There are new keys with a node; `initiated`: we began."""
+
+    node_id: NodeId
+    address: Address
+    initiated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddressChanged:
+    """The record was updated to the address that the majority of observers sees."""
+
+    address: Address
+    previous: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class AddressDiffers:
+    """The majority sees another address than the record has, which was not updated."""
+
+    address: Address
+    published: Address | None
+
+
+@dataclass(frozen=True, slots=True)
 class ReflexiveChanged:
     """How others see us changed; None when no view is left."""
 
@@ -123,6 +167,11 @@ DiscoveryEvent: TypeAlias = (
     | NodesReceived
     | RequestFailed
     | LookupDone
+    | QueryDone
+    | Resolved
+    | SessionOpened
+    | AddressChanged
+    | AddressDiffers
     | ReflexiveChanged
     | NodeAdded
     | NodeRemoved

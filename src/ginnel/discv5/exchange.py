@@ -25,6 +25,7 @@ from ginnel.discv5.messages import (
     TalkRequest,
     encode_message,
 )
+from ginnel.discv5.metrics import ALL, INVALID_RESPONSE, NO_RESPONSE, Metrics
 from ginnel.discv5.packet import WhoAreYouPacket
 from ginnel.discv5.requests import (
     MAX_HANDSHAKES_PER_REQUEST,
@@ -57,6 +58,7 @@ class Exchange:
     Args:
         wire: sessions and packets.
         enr_seq: returns the seq of the local record, for PINGs made here.
+        metrics: counts requests and handshakes.
     """
 
     def __init__(
@@ -65,17 +67,26 @@ class Exchange:
         wire: Wire,
         random_bytes: RandomBytes,
         enr_seq: Callable[[], int],
+        metrics: Metrics | None = None,
     ) -> None:
         self._config = config
         self._wire = wire
         self._random_bytes = random_bytes
         self._enr_seq = enr_seq
+        self._metrics = metrics or Metrics()
         self._requests = RequestTable(config.request_limit)
         self._openings: dict[SessionKey, _Opening] = {}
         self._tokens = 0
         self._resend_gap = config.retransmit_after / 2
         self.transmits: deque[Transmit] = deque()
         self.failed: deque[tuple[Pending, Failure]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def has_session(self, contact: Contact) -> bool:
+        """Say whether there are keys with the contact."""
+        return self._wire.sessions.has(contact.key)
 
     def new_request_id(self) -> bytes:
         """Return a fresh request id."""
@@ -116,6 +127,7 @@ class Exchange:
             self.failed.append((pending, Failure.TOO_MANY))
             return pending
         self._requests.add(pending, now + self._config.response_timeout)
+        self._metrics.requests_outgoing[ALL] += 1
         if opening is not None:
             self._enqueue(opening, pending)
         else:
@@ -181,6 +193,7 @@ class Exchange:
         transmit, nonce = sent
         opening.session = self._wire.sessions.get(contact.key)
         opening.answered_at = now
+        self._metrics.handshakes_initiated += 1
         self.transmits.append(Transmit(transmit.data, transmit.destination, local_ip))
         self._requests.note_sent(opening.lead, nonce, now + self._config.retransmit_after)
 
@@ -211,6 +224,8 @@ class Exchange:
         """End a request without answer, and with it those that wait for its handshake."""
         if not self._requests.remove(pending):
             return
+        label = NO_RESPONSE if reason is Failure.TIMEOUT else INVALID_RESPONSE
+        self._metrics.requests_outgoing[label] += 1
         self.failed.append((pending, reason))
         opening = self._openings.get(pending.contact.key)
         if opening is None or opening.lead is not pending:
@@ -269,6 +284,7 @@ class Exchange:
             self.next_token(), contact, message, encode_message(message), Purpose.CARRIER, now
         )
         self._requests.add(carrier, now + self._config.response_timeout)
+        self._metrics.requests_outgoing[ALL] += 1
         return carrier
 
     def _enqueue(self, opening: _Opening, pending: Pending) -> None:

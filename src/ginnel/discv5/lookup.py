@@ -82,9 +82,12 @@ class Lookup:
         self.add(nodes)
 
     def add(self, nodes: Iterable[Enr]) -> None:
-        """Add candidates; known ones are ignored."""
+        """Add candidates; of known ones a newer record is taken."""
         for record in nodes:
             if record.node_id in self._known:
+                known = self._known[record.node_id]
+                if known is not None and record.seq > known.record.seq:
+                    known.record = record
                 continue
             closeness = int.from_bytes(record.node_id, "big") ^ self._number
             candidate = _Candidate(closeness, record)
@@ -140,6 +143,11 @@ class Lookup:
             if at > now
         ]
         return min(instants, default=None)
+
+    def newest(self, node_id: NodeId) -> Enr | None:
+        """Return the newest record that was found of a node, answered or not, or None."""
+        candidate = self._known.get(node_id)
+        return None if candidate is None else candidate.record
 
     def result(self) -> tuple[Enr, ...]:
         """Return the nodes that answered, closest first, at most the wanted number."""

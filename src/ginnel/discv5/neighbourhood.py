@@ -1,7 +1,7 @@
-"""The nodes around us: the routing table kept alive, and the lookups under way.
+"""The nodes around us: the routing table filled and kept alive.
 
 Shares the request exchange and the event queue of the core (`protocol.py`), which brings it the
-answers and failures.
+answers and failures; `searches.py` runs the lookups.
 
 Source: discv5-theory.md, "Node Table", "Lookup".
 """
@@ -9,7 +9,7 @@ Source: discv5-theory.md, "Node Table", "Lookup".
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
 from ginnel.base.chance import RandomBytes, Rng
@@ -18,11 +18,12 @@ from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, Deadline, NodeId
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr
-from ginnel.discv5.events import DiscoveryEvent, LookupDone, NodeAdded, NodeRemoved
+from ginnel.discv5.events import DiscoveryEvent, NodeAdded, NodeRemoved
 from ginnel.discv5.exchange import Exchange
-from ginnel.discv5.lookup import Lookup
+from ginnel.discv5.guard import Guard
 from ginnel.discv5.messages import FindNode, Ping, Pong
 from ginnel.discv5.requests import Contact, Failure, Pending, Purpose
+from ginnel.discv5.searches import Searches, Want
 from ginnel.discv5.table import Added, RoutingTable, TableLimits
 
 MAX_KNOWN_RECORDS = 1024  # records of nodes met that need not be in the table
@@ -40,15 +41,24 @@ class _Timer(Enum):
 
 
 class Neighbourhood:
-    """Table, liveness and lookups of one node."""
+    """Table, liveness and searches of one node.
+
+    Args:
+        own_record: returns the local record.
+        bootstrap: nodes to begin with; they are never removed.
+        saved: nodes of an earlier run, to begin with as well.
+    """
 
     def __init__(
         self,
         node_id: NodeId,
         config: DiscoveryConfig,
         exchange: Exchange,
+        guard: Guard,
         *,
+        own_record: Callable[[], Enr],
         bootstrap: Sequence[Enr],
+        saved: Sequence[Enr],
         events: deque[DiscoveryEvent],
         random_bytes: RandomBytes,
         rng: Rng,
@@ -57,10 +67,13 @@ class Neighbourhood:
         self.node_id = node_id
         self._config = config
         self._exchange = exchange
+        self._guard = guard
+        self._own_record = own_record
         self._events = events
         self._random_bytes = random_bytes
         self._rng = rng
-        self._bootstrap = tuple(bootstrap)
+        self.bootstrap = tuple(bootstrap)
+        self._saved = tuple(saved)
         self._bootstrap_wait = config.bootstrap_retry
         self._refresh_wait = config.refresh_first
         limits = TableLimits(
@@ -74,16 +87,32 @@ class Neighbourhood:
         self._met: BoundedLru[NodeId, Enr] = BoundedLru(MAX_KNOWN_RECORDS)
         self._silent_since: BoundedLru[NodeId, float] = BoundedLru(MAX_SILENT_NODES)
         self._to_ping: dict[NodeId, tuple[float, Contact]] = {}
-        self._lookups: dict[int, tuple[Lookup, bool]] = {}
+        self.searches = Searches(config, exchange, self, events)
+        self._is_started = False
         self._timers: TimerTable[_Timer] = TimerTable()
         self._last_lookup_at = now
         self._is_populating = False
 
     def start(self, now: float) -> None:
-        """Take the bootstrap nodes, populate the table by lookups, and keep it alive from now."""
+        """Seed the table, populate it by lookups, and keep it alive from now; once is enough."""
+        if self._is_started:
+            return
+        self._is_started = True
         self._timers.set(_Timer.REFRESH, now + self._refresh_wait)
         self._timers.set(_Timer.REVALIDATE, now + self._rng.uniform(0, self._config.revalidate_max))
         self._join(now)
+
+    def seed(self) -> int:
+        """Offer the bootstrap nodes and the saved ones to the table; return how many are new."""
+        new = [self.offer(record, bootstrap=True) for record in self.bootstrap]
+        new += [self.offer(record) for record in self._saved]
+        return new.count(Added.NEW)
+
+    def populate(self, now: float) -> None:
+        """Look up ourselves, then a random target, unless that is under way."""
+        if not self._is_populating:
+            self._is_populating = True
+            self.search(self.node_id, Want.OWN, now)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
@@ -103,6 +132,36 @@ class Neighbourhood:
         if node is None or (met is not None and met.seq > node.record.seq):
             return met
         return node.record
+
+    @property
+    def own_record(self) -> Enr:
+        """The local record."""
+        return self._own_record()
+
+    def note_record(self, record: Enr) -> None:
+        """Remember a record that a handshake with its node may need."""
+        known = self.known_record(record.node_id)
+        if known is None or known.seq < record.seq:
+            self._met.put(record.node_id, record)
+
+    def contact_for(self, record: Enr) -> Contact | None:
+        """Return how to reach a node over the IP versions that we have; None: not at all.
+
+        Where it has both, the version of an open session comes first.
+        """
+        versions = self._config.ip_versions
+        found = [Contact.from_record(record, version == 6) for version in versions]
+        contacts = [contact for contact in found if contact is not None]
+        for contact in contacts[1:]:
+            if self._exchange.has_session(contact) and not self._exchange.has_session(contacts[0]):
+                return contact
+        return contacts[0] if contacts else None
+
+    def drop_banned(self, node_id: NodeId) -> None:
+        """Take a node that was banned out of the table."""
+        self._met.pop(node_id)
+        self._to_ping.pop(node_id, None)
+        self._replace(node_id)
 
     def offer(self, record: Enr, *, seen: bool = False, bootstrap: bool = False) -> Added:
         """Offer a node to the table."""
@@ -140,13 +199,12 @@ class Neighbourhood:
 
     def on_records(self, pending: Pending, records: Sequence[Enr], now: float) -> None:
         """Take the verified records of an answer to a request of ours."""
-        awake = [record for record in records if not self._is_silent(record.node_id, now)]
+        awake = [record for record in records if not self._is_unwanted(record.node_id, now)]
         for record in awake:
             self.offer(record)
-        entry = None if pending.lookup is None else self._lookups.get(pending.lookup)
-        if entry is not None and pending.lookup is not None:
-            entry[0].on_answer(pending.contact.node_id, awake)
-            self._advance(pending.lookup, now)
+        if pending.lookup is not None:
+            self.searches.on_records(pending, awake, now)
+            self._arm_searches(now)
 
     def on_failure(self, pending: Pending, reason: Failure, now: float, *, heard: bool) -> None:
         """Take a failed request; where nobody at all is heard it may be our own link."""
@@ -156,10 +214,9 @@ class Neighbourhood:
             self._replace(node_id)
         elif reason is Failure.TIMEOUT:
             self.table.mark_unseen(node_id)
-        entry = None if pending.lookup is None else self._lookups.get(pending.lookup)
-        if entry is not None and pending.lookup is not None:
-            entry[0].on_failure(node_id)
-            self._advance(pending.lookup, now)
+        if pending.lookup is not None:
+            self.searches.on_failure(pending, now)
+            self._arm_searches(now)
 
     def _replace(self, node_id: NodeId) -> None:
         if self.table.get(node_id) is None:
@@ -170,86 +227,68 @@ class Neighbourhood:
         if replacement is not None:
             self._events.append(NodeAdded(replacement))
 
+    def _is_unwanted(self, node_id: NodeId, now: float) -> bool:
+        return self._is_silent(node_id, now) or self._guard.is_banned(node_id, now)
+
     def _is_silent(self, node_id: NodeId, now: float) -> bool:
         since = self._silent_since.peek(node_id)
         return since is not None and now < since + SILENT_FOR
 
-    # lookups
+    # searches
 
-    def look_up(self, target: NodeId, now: float, *, wanted: bool) -> int:
-        """Start a lookup; only a wanted one ends in an event."""
-        token = self._exchange.next_token()
-        if len(self._lookups) >= self._config.lookup_limit:
-            if wanted:
-                self._events.append(LookupDone(token, target, ()))
-            return token
-        near = self.table.neighbours(target, self._config.bucket_size * 2)
-        awake = [record for record in near if not self._is_silent(record.node_id, now)]
-        lookup = Lookup(
-            target,
-            self.node_id,
-            awake or near,
-            count=self._config.bucket_size,
-            alpha=self._config.alpha,
-            distances=self._config.lookup_distances,
-        )
-        self._lookups[token] = (lookup, wanted)
+    def search(self, target: NodeId, want: Want, now: float, *, count: int | None = None) -> int:
+        """Start a lookup or query; return its number."""
         self._last_lookup_at = now
-        self._advance(token, now)
+        token = self.searches.begin(target, want, now, count=count)
+        self._arm_searches(now)
         return token
 
-    def _advance(self, token: int, now: float) -> None:
-        """Ask whom a lookup wants asked; end it if it is done."""
-        entry = self._lookups.get(token)
-        if entry is None:
-            return
-        lookup, wanted = entry
-        while (ask := lookup.next(now)) is not None:
-            contact = Contact.from_record(ask.record) or Contact.from_record(ask.record, True)
-            if contact is None:
-                lookup.on_failure(ask.record.node_id)
-                continue
-            known = self.known_record(ask.record.node_id)
-            if known is None or known.seq < ask.record.seq:
-                self._met.put(ask.record.node_id, ask.record)
-            message = FindNode(self._exchange.new_request_id(), ask.distances)
-            self._exchange.submit(contact, message, Purpose.LOOKUP, now, lookup=token)
-        if lookup.is_done(now):
-            del self._lookups[token]
-            if wanted:
-                self._events.append(LookupDone(token, lookup.target, lookup.result()))
-            else:
-                self._on_populated(lookup, now)
-        elif (at := lookup.wake_at(now)) is not None:
-            self._timers.set_earlier(_Timer.LOOKUP, at)
+    def resolve(self, node_id: NodeId, now: float) -> int:
+        """Find the newest record of a node; return the resolve's number."""
+        token = self.searches.resolve(node_id, now)
+        self._arm_searches(now)
+        return token
 
-    def _on_populated(self, lookup: Lookup, now: float) -> None:
+    def revalidate(self, record: Enr, now: float) -> None:
+        """PING a node: it is marked as seen, or replaced."""
+        contact = self.contact_for(record)
+        if contact is not None:
+            self._exchange.submit(contact, self._exchange.new_ping(), Purpose.REVALIDATE, now)
+
+    def nearest(self, target: NodeId, count: int, now: float) -> list[Enr]:
+        """Return the nodes of the table closest to the target, without silent ones if possible."""
+        near = self.table.neighbours(target, count)
+        return [record for record in near if not self._is_silent(record.node_id, now)] or near
+
+    def on_own_search(self, target: NodeId, found: Sequence[Enr], now: float) -> None:
         """Go on after a lookup of our own: one at random after the one for ourselves."""
-        if not self._is_populating or lookup.target != self.node_id:
+        if not self._is_populating or target != self.node_id:
             return
         self._is_populating = False
-        if lookup.result():
+        if found:
             self._bootstrap_wait = self._config.bootstrap_retry
-            self.look_up(NodeId(self._random_bytes(32)), now, wanted=False)
-        elif self._bootstrap:
+            self.search(NodeId(self._random_bytes(32)), Want.OWN, now)
+        elif self.bootstrap and self._is_started:
             self._timers.set(_Timer.BOOTSTRAP, now + self._bootstrap_wait)
             longer = self._bootstrap_wait * 2
             self._bootstrap_wait = min(longer, self._config.bootstrap_retry_max)
 
+    def _arm_searches(self, now: float) -> None:
+        at = self.searches.wake_at(now)
+        if at is not None:
+            self._timers.set_earlier(_Timer.LOOKUP, at)
+
     def _join(self, now: float) -> None:
-        for record in self._bootstrap:
-            self.offer(record, bootstrap=True)
-        if not self._is_populating:
-            self._is_populating = True
-            self.look_up(self.node_id, now, wanted=False)
+        self.seed()
+        self.populate(now)
 
     # timers
 
     def _on_timer(self, timer: _Timer, now: float) -> None:
         match timer:
             case _Timer.LOOKUP:
-                for token in list(self._lookups):
-                    self._advance(token, now)
+                self.searches.advance_all(now)
+                self._arm_searches(now)
             case _Timer.REVALIDATE:
                 at = now + self._rng.uniform(0, self._config.revalidate_max)
                 self._timers.set(_Timer.REVALIDATE, at)
@@ -266,22 +305,20 @@ class Neighbourhood:
         interval = self._config.refresh_interval
         due = self._last_lookup_at + interval
         if len(self.table) < self._config.bucket_size:
-            self.look_up(self.node_id, now, wanted=False)
+            self.search(self.node_id, Want.OWN, now)
             self._refresh_wait = min(self._refresh_wait * 2, interval)
             due = now + self._refresh_wait
         elif now >= due:
-            self.look_up(NodeId(self._random_bytes(32)), now, wanted=False)
+            self.search(NodeId(self._random_bytes(32)), Want.OWN, now)
             due = now + interval
         self._timers.set(_Timer.REFRESH, due)
 
     def _revalidate(self, now: float) -> None:
         record = self.table.node_to_revalidate(self._rng)
         if record is not None:
-            contact = Contact.from_record(record) or Contact.from_record(record, True)
-            if contact is not None:
-                self._exchange.submit(contact, self._exchange.new_ping(), Purpose.REVALIDATE, now)
+            self.revalidate(record, now)
         lonely = not any(node.is_seen for node in self.table.nodes())
-        if lonely and self._bootstrap and self._timers.get(_Timer.BOOTSTRAP) is None:
+        if lonely and self.bootstrap and self._timers.get(_Timer.BOOTSTRAP) is None:
             self._timers.set(_Timer.BOOTSTRAP, now + self._bootstrap_wait)
 
     def _ping_met(self, now: float) -> None:

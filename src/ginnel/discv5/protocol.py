@@ -1,6 +1,7 @@
 """The discovery core: one node of the DHT without sockets, tasks or clocks.
 
-It answers requests, keeps the routing table alive, runs lookups and counts votes on our address.
+Joins the parts: packets (`wire`), requests of ours (`exchange`), answers to others (`responder`),
+the table and its searches (`neighbourhood`), our address (`views`), defence (`guard`).
 Five verbs (`base/core.py`); every request made here ends in exactly one event.
 
 Invariants: only nodes that answered are handed out; a bootstrap node is never removed; where
@@ -13,28 +14,25 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from ginnel.base.addresses import is_public
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import earliest
 from ginnel.base.errors import RemoteProtocolError
-from ginnel.base.limits import BoundedLru, RateLimiter
 from ginnel.base.types import Address, Deadline, NodeId, Secret, Transmit
 from ginnel.discv5.config import DiscoveryConfig
-from ginnel.discv5.endpoint import EndpointVotes
 from ginnel.discv5.enr import Enr, FieldValue, RecordCache
 from ginnel.discv5.events import (
     DiscoveryEvent,
     Drop,
     NodesReceived,
     PongReceived,
-    ReflexiveChanged,
     RequestFailed,
+    SessionOpened,
     TalkAnswered,
-    TalkReceived,
 )
 from ginnel.discv5.exchange import Exchange
+from ginnel.discv5.guard import Guard
 from ginnel.discv5.identity import LocalRecord
 from ginnel.discv5.messages import (
     FindNode,
@@ -47,18 +45,19 @@ from ginnel.discv5.messages import (
     UnknownMessageType,
     decode_message,
 )
+from ginnel.discv5.metrics import ALL, NO_RESPONSE, Metrics, Sample, State, samples
 from ginnel.discv5.neighbourhood import Neighbourhood
 from ginnel.discv5.packet import OrdinaryPacket, PacketError, WhoAreYouPacket
-from ginnel.discv5.requests import Contact, Failure, Pending, Purpose, matches_distances
-from ginnel.discv5.serve import Talks, check_message_size, pack_nodes
-from ginnel.discv5.session import Session
-from ginnel.discv5.table import Added, may_relay
-from ginnel.discv5.wire import MAX_SOURCES, Dropped, Opened, Wire
+from ginnel.discv5.requests import Contact, Failure, Pending, Purpose
+from ginnel.discv5.responder import Responder
+from ginnel.discv5.searches import Want
+from ginnel.discv5.serve import check_message_size
+from ginnel.discv5.table import Added, RoutingTable
+from ginnel.discv5.verify import check_records
+from ginnel.discv5.views import AddressWatch
+from ginnel.discv5.wire import Dropped, Opened, Wire
 
 __all__ = ["Contact", "DiscoveryConfig", "DiscoveryCore", "Failure"]
-
-MAX_OBSERVERS = 512  # observers remembered as asked
-VOTE_PING_GAP = 10.0  # seconds between PINGs to one observer for its view of our address
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +69,12 @@ class DiscoveryCore:
         private_key: 32 bytes, of the record.
         fields: further fields of the record.
         endpoint: the address to publish, or None (`client_mode` ignores it).
+        endpoint6: the same for IPv6, where `endpoint` is of IPv4.
         bootstrap: nodes to begin with; they are never removed.
+        saved: nodes of an earlier run, to begin with as well.
         random_bytes, rng: chance, see `base/chance.py`.
         enr_seq: of the first record; higher than the last run's.
+        previous: the last run's record; its seq rises only if something else changed.
         records: cache of verified records, may be shared by several cores.
     """
 
@@ -83,17 +85,27 @@ class DiscoveryCore:
         *,
         fields: Mapping[str, FieldValue] | None = None,
         endpoint: Address | None = None,
+        endpoint6: Address | None = None,
         bootstrap: Sequence[Enr] = (),
+        saved: Sequence[Enr] = (),
         random_bytes: RandomBytes,
         rng: Rng,
         now: float,
         enr_seq: int = 1,
+        previous: Enr | None = None,
         records: RecordCache | None = None,
     ) -> None:
         self._config = config
-        published = None if config.client_mode else endpoint
-        self._local = LocalRecord(private_key, fields or {}, published, enr_seq)
+        self._rng = rng
+        self._random_bytes = random_bytes
+        endpoints = () if config.client_mode else (endpoint, endpoint6)
+        published = [address for address in endpoints if address is not None]
+        self._local = LocalRecord(private_key, fields or {}, published, enr_seq, previous)
         self._records = records or RecordCache()
+        self._guard = Guard(config)
+        self.metrics = Metrics()
+        self.drops: Counter[Drop] = Counter()
+        self._events: deque[DiscoveryEvent] = deque()
         self._wire = Wire(
             config,
             private_key,
@@ -101,40 +113,61 @@ class DiscoveryCore:
             random_bytes=random_bytes,
             local_record=lambda: self._local.record,
             known_record=lambda node_id: self._around.known_record(node_id),
+            guard=self._guard,
         )
         self.node_id = self._wire.node_id
-        self._exchange = Exchange(config, self._wire, random_bytes, lambda: self._local.record.seq)
-        self._events: deque[DiscoveryEvent] = deque()
+        self._exchange = Exchange(
+            config, self._wire, random_bytes, lambda: self._local.record.seq, self.metrics
+        )
         self._around = Neighbourhood(
             self.node_id,
             config,
             self._exchange,
+            self._guard,
+            own_record=lambda: self._local.record,
             bootstrap=bootstrap,
+            saved=saved,
             events=self._events,
             random_bytes=random_bytes,
             rng=rng,
             now=now,
         )
-        self._talks = Talks(config.talk_limit, config.response_timeout)
-        self._votes = {v6: EndpointVotes(config.vote_lifetime) for v6 in (False, True)}
-        self._asked_view: BoundedLru[str, float] = BoundedLru(MAX_OBSERVERS)
-        self._votes_end_at: float | None = None
-        self._rate: RateLimiter[str] = RateLimiter(
-            config.request_rate, config.request_burst, limit=MAX_SOURCES
+        self._responder = Responder(
+            config, self._wire, self._exchange, self._around, self._local, self._events
         )
+        self._watch = AddressWatch(config, self._exchange, self._local, self._events, self.metrics)
         self._last_heard_at = float("-inf")
-        self.drops: Counter[Drop] = Counter()
 
-    # commands and questions
+    # the table
 
     @property
     def record(self) -> Enr:
         """Our own record."""
         return self._local.record
 
+    @property
+    def bootstrap(self) -> tuple[Enr, ...]:
+        """The nodes to begin with."""
+        return self._around.bootstrap
+
+    @property
+    def table(self) -> RoutingTable:
+        """The routing table, to read from."""
+        return self._around.table
+
+    def seed(self, now: float) -> int:
+        """Offer the bootstrap and saved nodes to the table; return how many are new there."""
+        return self._around.seed()
+
     def start(self, now: float) -> None:
-        """Begin: take the bootstrap nodes and populate the table by lookups."""
+        """Begin: seed and populate the table, and keep it alive from now on."""
+        self._watch.start()
         self._around.start(now)
+        self._settle(now)
+
+    def populate(self, now: float) -> None:
+        """Look up ourselves and a random target, to fill the table."""
+        self._around.populate(now)
         self._settle(now)
 
     def add_node(self, enr: Enr, now: float) -> bool:
@@ -147,7 +180,9 @@ class DiscoveryCore:
 
     def closest(self, target: NodeId, count: int) -> list[Enr]:
         """Return the `count` nodes of the table closest to the target that answered."""
-        return self._around.table.neighbours(target, count, seen_only=True)
+        return self.table.neighbours(target, count, seen_only=True)
+
+    # requests
 
     def ping(self, contact: Contact, *, now: float) -> int:
         """Send PING; ends in PongReceived or RequestFailed with the returned number."""
@@ -163,7 +198,7 @@ class DiscoveryCore:
         RequestFailed.
 
         Raises:
-            UsageError: too large for one packet.
+            MessageTooLarge: too large for one packet.
         """
         message = TalkRequest(self._exchange.new_request_id(), protocol, payload)
         check_message_size(message)
@@ -173,18 +208,40 @@ class DiscoveryCore:
         """Answer a TalkReceived; too late or twice does nothing.
 
         Raises:
-            UsageError: too large for one packet.
+            MessageTooLarge: too large for one packet.
         """
-        talk = self._talks.answer(token, payload, now)
-        if talk is not None and talk.answer is not None:
-            session = self._wire.sessions.get((talk.session.node_id, talk.source)) or talk.session
-            self._exchange.respond(session, talk.source, talk.answer)
+        self._responder.respond_talk(token, payload, now)
 
-    def lookup(self, target: NodeId, *, now: float) -> int:
-        """Find the nodes closest to the target; ends in LookupDone."""
-        token = self._around.look_up(target, now, wanted=True)
+    def contact_for(self, record: Enr) -> Contact | None:
+        """Return how to reach a node over our IP versions; None: it has no such address."""
+        return self._around.contact_for(record)
+
+    # searches
+
+    def lookup(self, target: NodeId, *, now: float, count: int | None = None) -> int:
+        """Find the nodes closest to the target that answer; ends in LookupDone."""
+        return self._search(target, Want.LOOKUP, now, count)
+
+    def query(self, target: NodeId, *, now: float, count: int | None = None) -> int:
+        """Ask the nodes closest to the target once for others; ends in QueryDone."""
+        return self._search(target, Want.QUERY, now, count)
+
+    def query_random(self, *, now: float) -> int:
+        """Query for a random target; ends in QueryDone."""
+        return self.query(NodeId(self._random_bytes(32)), now=now)
+
+    def resolve(self, node_id: NodeId, *, now: float) -> int:
+        """Find the newest record of a node, from itself or else by lookup; ends in Resolved."""
+        token = self._around.resolve(node_id, now)
         self._settle(now)
         return token
+
+    def revalidate(self, record: Enr, *, now: float) -> None:
+        """PING a node of the table: it is marked as seen, or replaced."""
+        self._around.revalidate(record, now)
+        self._settle(now)
+
+    # sessions and the record
 
     def pin_session(self, node_id: NodeId, address: Address) -> bool:
         """Keep the session in the cache; False if half of the cache is pinned."""
@@ -196,19 +253,25 @@ class DiscoveryCore:
 
     def has_session(self, node_id: NodeId, address: Address) -> bool:
         """Say whether there are keys with the node at this address."""
-        return self._wire.sessions.get((node_id, address)) is not None
+        return self._wire.sessions.has((node_id, address))
 
     def set_endpoint(self, address: Address | None, *, now: float, ipv6: bool = False) -> None:
         """Publish an address in the record (ends client mode), or none of this IP version."""
         self._local.set_endpoint(address, address.is_ipv6 if address is not None else ipv6)
 
-    def update_record(self, fields: Mapping[str, FieldValue], *, now: float) -> None:
-        """Change fields of our record; its seq rises.
+    def update_record(self, fields: Mapping[str, FieldValue | None], *, now: float) -> None:
+        """Change fields of our record (None removes one); its seq rises.
 
         Raises:
-            UsageError: the record would be too long.
+            UsageError: the record would be too long; nothing has changed then.
         """
         self._local.update(fields)
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield every metric, for `metrics.prometheus_text` or a collector."""
+        table = self._around.table
+        state = State(len(self._wire.sessions), len(table), table.seen_count, len(self._exchange))
+        return samples(self.metrics, self.drops, state)
 
     # five verbs
 
@@ -216,9 +279,10 @@ class DiscoveryCore:
         self, data: bytes, source: Address, *, now: float, local_ip: str | None = None
     ) -> None:
         """Take one datagram; never raises for its bytes."""
+        self.metrics.packets_received += 1
+        self.metrics.bytes_received += len(data)
         try:
-            if source.port == 0:
-                raise Dropped(Drop.SOURCE)
+            self._admit(source, now)
             self._on_packet(data, source, now, local_ip)
         except Dropped as dropped:
             self.drops[dropped.reason] += 1
@@ -229,12 +293,17 @@ class DiscoveryCore:
         """Do what is due; a late or repeated call is harmless."""
         self._exchange.handle_timeout(now)
         self._around.handle_timeout(now)
-        self._expire_votes(now)
+        self._watch.handle_timeout(now)
         self._settle(now)
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send."""
-        return self._exchange.transmits.popleft() if self._exchange.transmits else None
+        if not self._exchange.transmits:
+            return None
+        transmit = self._exchange.transmits.popleft()
+        self.metrics.packets_sent += 1
+        self.metrics.bytes_sent += len(transmit.data)
+        return transmit
 
     def poll_event(self) -> DiscoveryEvent | None:
         """Return the next event."""
@@ -243,14 +312,21 @@ class DiscoveryCore:
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted."""
         at = self._exchange.next_at()
-        votes_at = self._votes_end_at
         return earliest(
             self._around.deadline(),
             None if at is None else Deadline(at, "REQUEST"),
-            None if votes_at is None else Deadline(votes_at, "VOTES"),
+            self._watch.deadline(),
         )
 
     # packets
+
+    def _admit(self, source: Address, now: float) -> None:
+        if source.port == 0:
+            raise Dropped(Drop.SOURCE)
+        if self._guard.is_banned(source.ip, now):
+            raise Dropped(Drop.BANNED)
+        if not self._guard.may_send(source.ip, now):
+            raise Dropped(Drop.PACKET_RATE)
 
     def _on_packet(self, data: bytes, source: Address, now: float, local_ip: str | None) -> None:
         try:
@@ -262,11 +338,14 @@ class DiscoveryCore:
             return
         if packet.node_id == self.node_id:
             raise Dropped(Drop.OWN_ID)
+        if self._guard.is_banned(packet.node_id, now):
+            raise Dropped(Drop.BANNED)
         opened: Opened | None
         if isinstance(packet, OrdinaryPacket):
             opened = self._wire.open_ordinary(packet, source)
             if opened is None:
                 challenge = self._wire.challenge(packet, source, now)
+                self.metrics.challenges_sent += 1
                 self._exchange.transmits.append(
                     Transmit(challenge.data, challenge.destination, local_ip)
                 )
@@ -275,67 +354,48 @@ class DiscoveryCore:
             opened = self._wire.accept(packet, source, now)
         self._last_heard_at = now
         opened.session.local_ip = local_ip
-        if opened.is_new_session and opened.session.record is not None:
-            self._around.on_met(opened.session.record, source, now)
-        self._exchange.on_session_used(
-            (packet.node_id, source), opened.session, now, is_new=opened.is_new_session
-        )
+        self._on_session(opened, source, now)
         self._on_message(opened, source, now)
 
+    def _on_session(self, opened: Opened, source: Address, now: float) -> None:
+        """Note the use of a session, which may be its first."""
+        session = opened.session
+        if opened.is_new_session:
+            self.metrics.handshakes_accepted += 1
+            if session.record is not None:
+                self._around.on_met(session.record, source, now)
+        if not session.confirmed or opened.is_new_session:
+            initiated = not opened.is_new_session
+            self._events.append(SessionOpened(session.node_id, source, initiated))
+        key = (session.node_id, source)
+        self._exchange.on_session_used(key, session, now, is_new=opened.is_new_session)
+
     def _on_message(self, opened: Opened, source: Address, now: float) -> None:
+        session = opened.session
         try:
             message = decode_message(opened.message)
         except UnknownMessageType:
+            self.metrics.requests_incoming[ALL] += 1
+            self.metrics.requests_incoming[NO_RESPONSE] += 1
             raise Dropped(Drop.MESSAGE_TYPE) from None
         except RemoteProtocolError:
+            self._blame(session.node_id, source, now)
             raise Dropped(Drop.MESSAGE) from None
         if isinstance(message, Pong | Nodes | TalkResponse):
-            self._on_response(opened.session.node_id, source, message, now)
+            self._on_response(session.node_id, source, message, now)
             return
-        if is_public(source.ip) and not self._rate.take(source.ip, now=now):
+        self.metrics.requests_incoming[ALL] += 1
+        if not self._guard.may_ask(source.ip, now):
+            self.metrics.requests_incoming[NO_RESPONSE] += 1
             raise Dropped(Drop.MESSAGE_RATE)
-        session = opened.session
-        match message:
-            case Ping():
-                pong = Pong(message.request_id, self._local.record.seq, source)
-                self._exchange.respond(session, source, pong)
-                self._around.on_seq(contact_of(session, source), message, now)
-            case FindNode():
-                for nodes in self._serve(message, session.node_id, source):
-                    self._exchange.respond(session, source, nodes)
-            case TalkRequest():
-                self._on_talk(opened, source, message, now)
+        self._responder.on_request(session, source, message, now)
 
-    def _serve(self, message: FindNode, asker: NodeId, source: Address) -> list[Nodes]:
-        distances = message.distances
-        records: list[bytes] = []
-        if 0 in distances:
-            records = [self._local.record.raw]
-        elif distances and max(distances) <= 256:
-            limit = self._config.result_limit
-            for record in self._around.table.at_distances(distances, limit + 1):
-                address = record.address() or record.address(ipv6=True)
-                if record.node_id != asker and address is not None and may_relay(source, address):
-                    records.append(record.raw)
-            del records[limit:]
-        return pack_nodes(message.request_id, records)
-
-    def _on_talk(self, opened: Opened, source: Address, message: TalkRequest, now: float) -> None:
-        session = opened.session
-        known = self._config.talk_protocols
-        if known is not None and message.protocol not in known:
-            self._exchange.respond(session, source, TalkResponse(message.request_id, b""))
-            return
-        before = self._talks.find(session.node_id, message, now)
-        if before is not None:
-            if before.answer is not None:
-                self._exchange.respond(session, source, before.answer)
-            raise Dropped(Drop.REPEATED_TALK)
-        token = self._exchange.next_token()
-        if not self._talks.open(token, session, source, message, now):
-            raise Dropped(Drop.TOO_MANY_TALKS)
-        contact = contact_of(session, source)
-        self._events.append(TalkReceived(token, contact, message.protocol, message.payload))
+    def _blame(self, node_id: NodeId, source: Address, now: float) -> None:
+        """Count a violation of the protocol by a node that has proven its address."""
+        if self._guard.on_violation(node_id, source.ip, now):
+            self.metrics.bans += 1
+            self._around.drop_banned(node_id)
+            log.debug("banned a node for violations of the protocol")
 
     # responses
 
@@ -344,6 +404,7 @@ class DiscoveryCore:
     ) -> None:
         pending = self._exchange.match(node_id, source, message)
         if pending is None:
+            self.metrics.unsolicited_messages += 1
             raise Dropped(Drop.UNSOLICITED_RESPONSE)
         match pending.message, message:
             case Ping(), Pong():
@@ -360,53 +421,38 @@ class DiscoveryCore:
                 self._events.append(TalkAnswered(pending.token, message.payload))
             case _:
                 self._exchange.fail(pending, Failure.WRONG_ANSWER)
+                self._blame(node_id, source, now)
                 raise Dropped(Drop.WRONG_RESPONSE)
 
     def _on_pong(self, pending: Pending, pong: Pong, now: float) -> None:
         contact = pending.contact
         if pending.purpose is Purpose.CALLER:
             self._events.append(PongReceived(pending.token, contact, pong.address, pong.enr_seq))
-        votes = self._votes[contact.address.is_ipv6]
-        if votes.vote(contact.address, pong.address, now):
-            self._tell_view(contact.address.is_ipv6)
-        self._arm_votes()
+        self._watch.on_pong(contact.address, pong.address, now)
         self._around.on_seq(contact, pong, now)
 
     def _on_nodes(self, pending: Pending, now: float) -> None:
         """Take a NODES response, or what came of it."""
         assert pending.collected is not None
         self._exchange.finish(pending, now)
-        records = self._verify(pending, pending.collected.records())
+        records = self._verify(pending, pending.collected.records(), now)
         self._answered(pending, now)
         if pending.purpose is Purpose.CALLER:
             self._events.append(NodesReceived(pending.token, tuple(records)))
         else:
             self._around.on_records(pending, records, now)
 
-    def _verify(self, pending: Pending, raw_records: Sequence[bytes]) -> list[Enr]:
-        """Return the records that are valid, at a distance asked for and reachable."""
-        assert isinstance(pending.message, FindNode)
-        contact = pending.contact
-        records: list[Enr] = []
-        for raw in raw_records:
-            try:
-                record = self._records.decode(raw)
-            except RemoteProtocolError:
-                self.drops[Drop.BAD_RECORD] += 1
-                continue
-            address = record.address() or record.address(ipv6=True)
-            is_own_answer = record.node_id == contact.node_id
-            reachable = address is not None and may_relay(contact.address, address)
-            fits = matches_distances(pending.message, contact.node_id, record)
-            if fits and (reachable or is_own_answer) and record.node_id != self.node_id:
-                records.append(record)
-            else:
-                self.drops[Drop.BAD_RECORD] += 1
-        return records
+    def _verify(self, pending: Pending, raw_records: Sequence[bytes], now: float) -> list[Enr]:
+        checked = check_records(pending, raw_records, self.node_id, self._records)
+        if checked.refused:
+            self.drops[Drop.BAD_RECORD] += checked.refused
+        if checked.is_violation:
+            self._blame(pending.contact.node_id, pending.contact.address, now)
+        return checked.records
 
     def _answered(self, pending: Pending, now: float) -> None:
         self._around.on_alive(pending.contact)
-        self._ask_view(pending.contact, now)
+        self._watch.ask(pending.contact, now)
 
     # failures
 
@@ -425,36 +471,6 @@ class DiscoveryCore:
         if pending.purpose is Purpose.CALLER:
             self._events.append(RequestFailed(pending.token, reason))
 
-    # votes on our address
-
-    def _ask_view(self, contact: Contact, now: float) -> None:
-        """PING an observer for its view of our address while too few have told."""
-        votes = self._votes[contact.address.is_ipv6]
-        if votes.view.observers >= self._config.wanted_observers:
-            return
-        asked_at = self._asked_view.get(contact.address.ip)
-        if asked_at is not None and now < asked_at + VOTE_PING_GAP:
-            return
-        if not votes.has_voted(contact.address, now):
-            self._asked_view.put(contact.address.ip, now)
-            self._exchange.submit(contact, self._exchange.new_ping(), Purpose.REVALIDATE, now)
-
-    def _tell_view(self, ipv6: bool) -> None:
-        view = self._votes[ipv6].view
-        self._events.append(ReflexiveChanged(view.address, view.symmetric, view.observers, ipv6))
-
-    def _expire_votes(self, now: float) -> None:
-        if self._votes_end_at is None or now < self._votes_end_at:
-            return
-        for ipv6, votes in self._votes.items():
-            if votes.expire(now):
-                self._tell_view(ipv6)
-        self._arm_votes()
-
-    def _arm_votes(self) -> None:
-        ends = [at for votes in self._votes.values() if (at := votes.next_at()) is not None]
-        self._votes_end_at = min(ends, default=None)
-
     # small helpers
 
     def _request(self, contact: Contact, message: Message, now: float) -> int:
@@ -463,7 +479,7 @@ class DiscoveryCore:
         self._settle(now)
         return pending.token
 
-
-def contact_of(session: Session, source: Address) -> Contact:
-    """Return whom a session is with, at this address."""
-    return Contact(session.node_id, source, session.public_key)
+    def _search(self, target: NodeId, want: Want, now: float, count: int | None) -> int:
+        token = self._around.search(target, want, now, count=count)
+        self._settle(now)
+        return token

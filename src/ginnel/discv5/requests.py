@@ -12,8 +12,7 @@ from enum import Enum
 
 from ginnel.base.types import Address, NodeId
 from ginnel.discv5.enr import Enr
-from ginnel.discv5.keys import log_distance
-from ginnel.discv5.messages import FindNode, Nodes, Request
+from ginnel.discv5.messages import Nodes, Request
 from ginnel.discv5.session import SessionKey
 
 MAX_HANDSHAKES_PER_REQUEST = 4  # challenges we answer for one request; a loop ends there
@@ -55,6 +54,7 @@ class Purpose(Enum):
     CALLER = "caller"  # ends in an event
     LOOKUP = "lookup"
     REVALIDATE = "revalidate"
+    RESOLVE = "resolve"  # a record from its own node
     UPDATE = "update"  # fetch a newer record
     CARRIER = "carrier"  # opens a session for another request
 
@@ -107,11 +107,6 @@ class NodesCollector:
             for record in packet:
                 distinct[record] = None
         return list(distinct)[: self._result_limit]
-
-
-def matches_distances(message: FindNode, responder: NodeId, record: Enr) -> bool:
-    """Say whether a record is at one of the distances that were asked for."""
-    return log_distance(responder, record.node_id) in message.distances
 
 
 class RequestTable:

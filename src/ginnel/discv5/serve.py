@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ginnel.base.errors import UsageError
 from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, NodeId
+from ginnel.discv5.errors import MessageTooLarge
 from ginnel.discv5.messages import (
     MAX_RECORDS_PER_MESSAGE,
     Message,
@@ -24,12 +24,18 @@ MAX_RECORD_BYTES = MAX_MESSAGE_SIZE - 1 - 3 - 9 - 1 - 3
 REMEMBERED_TALKS = 256  # answered TALKREQs kept, so that one sent again is not acted on again
 
 
-def pack_nodes(request_id: bytes, records: Sequence[bytes]) -> list[Nodes]:
-    """Return the NODES packets for these records: as many in each as fit, at least one packet."""
+def pack_nodes(
+    request_id: bytes, records: Sequence[bytes], limit: int = MAX_RECORDS_PER_MESSAGE
+) -> list[Nodes]:
+    """Return the NODES packets for these records, at least one.
+
+    In each are as many as fit, at most `limit`.
+    """
+    limit = min(limit, MAX_RECORDS_PER_MESSAGE)
     groups: list[list[bytes]] = [[]]
     size = 0
     for record in records:
-        full = size + len(record) > MAX_RECORD_BYTES or len(groups[-1]) >= MAX_RECORDS_PER_MESSAGE
+        full = size + len(record) > MAX_RECORD_BYTES or len(groups[-1]) >= limit
         if full and groups[-1]:
             groups.append([])
             size = 0
@@ -42,11 +48,13 @@ def check_message_size(message: Message) -> None:
     """Refuse a message that does not fit into one packet inside a session.
 
     Raises:
-        UsageError: too large.
+        MessageTooLarge: too large.
     """
     size = len(encode_message(message))
     if size > MAX_MESSAGE_SIZE:
-        raise UsageError(f"a message of {size} bytes; at most {MAX_MESSAGE_SIZE} fit in a packet")
+        raise MessageTooLarge(
+            f"a message of {size} bytes; at most {MAX_MESSAGE_SIZE} fit in a packet"
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +107,7 @@ class Talks:
         """Close a talk with its answer; None if it is closed or too old.
 
         Raises:
-            UsageError: the answer is too large.
+            MessageTooLarge: the answer is too large.
         """
         talk = self._open.get(token)
         if talk is None:

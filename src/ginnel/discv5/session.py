@@ -124,6 +124,10 @@ class SessionCache:
         """Return the session and mark it used, or None."""
         return self._sessions.get(key)
 
+    def has(self, key: SessionKey) -> bool:
+        """Say whether there is a session, without marking it used."""
+        return key in self._sessions
+
     def put(self, key: SessionKey, session: Session) -> None:
         """Make this the current session; keep the one before it for reading."""
         before = self._sessions.peek(key)

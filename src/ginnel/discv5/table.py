@@ -10,7 +10,7 @@ Source: Maymounkov and Mazieres, Kademlia; discv5-theory.md, "Node Table".
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -171,11 +171,24 @@ class RoutingTable:
             row += 1
         return found[:count]
 
-    def random_nodes(self, count: int, rng: Rng) -> list[Enr]:
-        """Return up to `count` nodes at random."""
-        nodes = list(self._nodes.values())
+    def random_nodes(
+        self,
+        count: int,
+        rng: Rng,
+        accept: Callable[[Enr], bool] | None = None,
+        *,
+        seen_only: bool = False,
+    ) -> list[Enr]:
+        """Return up to `count` nodes at random, only those that are accepted."""
+        nodes = [node.record for node in self._nodes.values() if node.is_seen or not seen_only]
+        nodes = [record for record in nodes if accept is None or accept(record)]
         rng.shuffle(nodes)
-        return [node.record for node in nodes[:count]]
+        return nodes[:count]
+
+    @property
+    def seen_count(self) -> int:
+        """How many nodes have answered and not failed since."""
+        return sum(node.is_seen for node in self._nodes.values())
 
     def node_to_revalidate(self, rng: Rng) -> Enr | None:
         """Return the least recently seen node of a random bucket that has any, or None."""
@@ -226,6 +239,8 @@ class RoutingTable:
         """Take a newer record; a node whose new address does not fit leaves."""
         bucket = self._bucket(node.number)
         fresh = self._make(record)
+        if fresh is None and node.is_bootstrap:
+            return  # it has no address any more: what we knew is all there is to try
         if fresh is not None and fresh.subnets == node.subnets:
             node.record = record
             return

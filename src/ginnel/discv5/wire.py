@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ginnel.base.addresses import is_public
 from ginnel.base.chance import RandomBytes
 from ginnel.base.errors import RemoteProtocolError
-from ginnel.base.limits import BoundedLru, RateLimiter
+from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, NodeId, Secret, Transmit
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr, RecordCache
 from ginnel.discv5.events import Drop
+from ginnel.discv5.guard import Guard
 from ginnel.discv5.handshake import derive_session_keys, make_id_signature, verify_id_signature
 from ginnel.discv5.keys import agree, new_private_key, node_id_of, public_key_of
 from ginnel.discv5.packet import (
@@ -41,7 +41,6 @@ from ginnel.discv5.requests import Contact
 from ginnel.discv5.session import Session, SessionCache, SessionKey
 
 MAX_HANDSHAKE_ATTEMPTS = 3  # wrong handshakes for one challenge; each costs a signature check
-MAX_SOURCES = 4096  # source IPs with a rate of their own
 
 
 class Dropped(RemoteProtocolError):
@@ -77,6 +76,7 @@ class Wire:
         private_key: of the local record.
         local_record: returns the current local record.
         known_record: returns the newest record we have of a node, or None.
+        guard: says how many challenges a source gets.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class Wire:
         random_bytes: RandomBytes,
         local_record: Callable[[], Enr],
         known_record: Callable[[NodeId], Enr | None],
+        guard: Guard | None = None,
     ) -> None:
         self._config = config
         self._private_key = private_key
@@ -99,9 +100,7 @@ class Wire:
         self.codec = PacketCodec(self.node_id, config.protocol_id, random_bytes)
         self.sessions = SessionCache(config.session_limit)
         self._challenges: BoundedLru[SessionKey, _Challenge] = BoundedLru(config.challenge_limit)
-        self._challenge_rate: RateLimiter[str] = RateLimiter(
-            config.whoareyou_rate, config.whoareyou_burst, limit=MAX_SOURCES
-        )
+        self._guard = guard or Guard(config)
 
     def open_ordinary(self, packet: OrdinaryPacket, source: Address) -> Opened | None:
         """Decrypt a message under the session with its sender; None: it needs a challenge."""
@@ -119,7 +118,7 @@ class Wire:
         Raises:
             Dropped: too many for this source.
         """
-        if is_public(source.ip) and not self._challenge_rate.take(source.ip, now=now):
+        if not self._guard.may_be_challenged(source.ip, now):
             raise Dropped(Drop.CHALLENGE_RATE)
         key = (packet.node_id, source)
         open_one = self._challenges.get(key)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
+from ginnel.base.errors import UsageError
 from ginnel.base.types import Address, Secret
 from ginnel.discv5.identity import LocalRecord
 
 
 def test_changes_raise_the_sequence_number() -> None:
     four, six = Address("203.0.113.1", 9), Address("2001:db8::1", 10)
-    local = LocalRecord(Secret(b"\x01" * 32), {"k": b"v"}, four, 7)
+    local = LocalRecord(Secret(b"\x01" * 32), {"k": b"v"}, [four], 7)
     assert (local.record.seq, local.record.address()) == (7, four)
     assert local.set_endpoint(six, True)
     assert not local.set_endpoint(six, True)
@@ -20,3 +23,32 @@ def test_changes_raise_the_sequence_number() -> None:
     assert local.endpoint() is None
     assert local.endpoint(ipv6=True) == six
     assert (local.record.address(), local.record.seq) == (None, 10)
+
+
+def test_an_address_that_was_given_is_configured() -> None:
+    four, learned = Address("203.0.113.1", 9), Address("203.0.113.2", 9)
+    local = LocalRecord(Secret(b"\x01" * 32), {}, [four], 1)
+    assert local.is_configured(False)
+    assert not local.is_configured(True)
+    local.set_endpoint(learned, False, learned=True)
+    assert not local.is_configured(False)
+
+
+def test_the_seq_goes_on_from_the_previous_record() -> None:
+    key = Secret(b"\x01" * 32)
+    first = LocalRecord(key, {"k": b"v"}, [], 7).record
+    assert LocalRecord(key, {"k": b"v"}, [], 1, first).record == first
+    assert LocalRecord(key, {"k": b"w"}, [], 1, first).record.seq == 8
+    assert LocalRecord(key, {"k": b"w"}, [], 20, first).record.seq == 20
+    with pytest.raises(UsageError):
+        LocalRecord(Secret(b"\x02" * 32), {}, [], 1, first)
+
+
+def test_fields_can_be_removed_and_too_many_change_nothing() -> None:
+    local = LocalRecord(Secret(b"\x01" * 32), {"k": b"v"}, [], 1)
+    local.update({"k": None, "j": b"1"})
+    assert (local.record.get("k"), local.record.get("j"), local.record.seq) == (None, b"1", 2)
+    with pytest.raises(UsageError):
+        local.update({"big": bytes(300)})
+    local.update({})
+    assert (local.record.get("big"), local.record.seq) == (None, 3)

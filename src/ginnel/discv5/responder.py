@@ -1,0 +1,121 @@
+"""What we do for others: answers to PING, FINDNODE and TALKREQ, inside a session only.
+
+Answers go to where the request came from. Only nodes that answered us are named, none to itself,
+and none that the asker could not reach.
+
+Source: discv5-wire.md, "Protocol Messages"; discv5-theory.md, "Lookup".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ginnel.base.types import Address, NodeId
+from ginnel.discv5.config import DiscoveryConfig
+from ginnel.discv5.events import DiscoveryEvent, Drop, TalkReceived
+from ginnel.discv5.exchange import Exchange
+from ginnel.discv5.identity import LocalRecord
+from ginnel.discv5.messages import (
+    MAX_RECORDS_PER_MESSAGE,
+    FindNode,
+    Nodes,
+    Ping,
+    Pong,
+    Request,
+    TalkRequest,
+    TalkResponse,
+)
+from ginnel.discv5.neighbourhood import Neighbourhood
+from ginnel.discv5.requests import Contact
+from ginnel.discv5.serve import Talks, pack_nodes
+from ginnel.discv5.session import Session
+from ginnel.discv5.table import may_relay
+from ginnel.discv5.wire import Dropped, Wire
+
+MAX_DISTANCE = 256  # log2; a FINDNODE with a greater one gets an empty answer
+
+
+class Responder:
+    """Serves the requests of other nodes."""
+
+    def __init__(
+        self,
+        config: DiscoveryConfig,
+        wire: Wire,
+        exchange: Exchange,
+        around: Neighbourhood,
+        local: LocalRecord,
+        events: deque[DiscoveryEvent],
+    ) -> None:
+        self._config = config
+        self._wire = wire
+        self._exchange = exchange
+        self._around = around
+        self._local = local
+        self._events = events
+        self._talks = Talks(config.talk_limit, config.response_timeout)
+        fill = MAX_RECORDS_PER_MESSAGE if config.fill_packets else config.records_per_packet
+        self._per_packet = max(fill, config.records_per_packet)
+
+    def on_request(self, session: Session, source: Address, message: Request, now: float) -> None:
+        """Answer a request, or hand it up.
+
+        Raises:
+            Dropped: a TALKREQ that came before, or too many of them.
+        """
+        match message:
+            case Ping():
+                pong = Pong(message.request_id, self._local.record.seq, source)
+                self._exchange.respond(session, source, pong)
+                self._around.on_seq(contact_of(session, source), message, now)
+            case FindNode():
+                for nodes in self._nodes(message, session.node_id, source):
+                    self._exchange.respond(session, source, nodes)
+            case TalkRequest():
+                self._on_talk(session, source, message, now)
+
+    def respond_talk(self, token: int, payload: bytes, now: float) -> None:
+        """Answer a TalkReceived; too late or twice does nothing.
+
+        Raises:
+            MessageTooLarge: it does not fit into one packet.
+        """
+        talk = self._talks.answer(token, payload, now)
+        if talk is not None and talk.answer is not None:
+            session = self._wire.sessions.get((talk.session.node_id, talk.source)) or talk.session
+            self._exchange.respond(session, talk.source, talk.answer)
+
+    def _nodes(self, message: FindNode, asker: NodeId, source: Address) -> list[Nodes]:
+        distances = message.distances
+        records: list[bytes] = []
+        if 0 in distances:
+            records = [self._local.record.raw]
+        elif distances and max(distances) <= MAX_DISTANCE:
+            limit = self._config.result_limit
+            for record in self._around.table.at_distances(distances, limit + 1):
+                fits = all(may_relay(source, address) for address in record.addresses)
+                if record.node_id != asker and fits:
+                    records.append(record.raw)
+            del records[limit:]
+        return pack_nodes(message.request_id, records, self._per_packet)
+
+    def _on_talk(self, session: Session, source: Address, message: TalkRequest, now: float) -> None:
+        known = self._config.talk_protocols
+        if known is not None and message.protocol not in known:
+            self._exchange.respond(session, source, TalkResponse(message.request_id, b""))
+            return
+        before = self._talks.find(session.node_id, message, now)
+        if before is not None:
+            if before.answer is not None:
+                self._exchange.respond(session, source, before.answer)
+            raise Dropped(Drop.REPEATED_TALK)
+        token = self._exchange.next_token()
+        if not self._talks.open(token, session, source, message, now):
+            raise Dropped(Drop.TOO_MANY_TALKS)
+        contact = contact_of(session, source)
+        self._events.append(TalkReceived(token, contact, message.protocol, message.payload))
+
+
+def contact_of(session: Session, source: Address) -> Contact:
+    """Return whom a session is with, at this address."""
+    return Contact(session.node_id, source, session.public_key)

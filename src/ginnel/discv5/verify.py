@@ -1,0 +1,61 @@
+"""Which records of an answer to FINDNODE are taken.
+
+A node may name only records that are valid, at a distance that was asked for, and at addresses
+that we could reach if it can. The first two are the protocol: breaking them is a violation.
+
+Source: discv5-wire.md, "NODES Response".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ginnel.base.errors import RemoteProtocolError
+from ginnel.base.types import NodeId
+from ginnel.discv5.enr import Enr, RecordCache
+from ginnel.discv5.keys import log_distance
+from ginnel.discv5.messages import FindNode
+from ginnel.discv5.requests import Pending
+from ginnel.discv5.table import may_relay
+
+
+@dataclass(slots=True)
+class Checked:
+    """The records that are taken, and what was wrong with others."""
+
+    records: list[Enr] = field(default_factory=list)
+    refused: int = 0
+    is_violation: bool = False
+
+
+def check_records(
+    pending: Pending, raw_records: Sequence[bytes], own_id: NodeId, cache: RecordCache
+) -> Checked:
+    """Verify the records that answer a FINDNODE."""
+    assert isinstance(pending.message, FindNode)
+    contact = pending.contact
+    checked = Checked()
+    for raw in raw_records:
+        try:
+            record = cache.decode(raw)
+        except RemoteProtocolError:
+            checked.refused += 1
+            checked.is_violation = True
+            continue
+        if log_distance(contact.node_id, record.node_id) not in pending.message.distances:
+            checked.refused += 1
+            checked.is_violation = True
+        elif record.node_id == own_id or not _is_reachable(pending, record):
+            checked.refused += 1
+        else:
+            checked.records.append(record)
+    return checked
+
+
+def _is_reachable(pending: Pending, record: Enr) -> bool:
+    """Say whether we could reach the node; its own record is taken without address too."""
+    if record.node_id == pending.contact.node_id:
+        return True
+    sender = pending.contact.address
+    return bool(record.addresses) and all(may_relay(sender, a) for a in record.addresses)

@@ -1,0 +1,91 @@
+"""Lookups, queries and resolves over a small network."""
+
+from __future__ import annotations
+
+import pytest
+
+from ginnel.base.types import NodeId
+from ginnel.discv5.events import LookupDone, QueryDone, Resolved
+from ginnel.discv5.searches import newer
+from support.discv5_net import Host, Net
+
+
+@pytest.fixture(scope="module")
+def hosts() -> tuple[Net, list[Host]]:
+    net = Net(11)
+    boot = net.add(0)
+    others = [net.add(index, bootstrap=[boot.core.record]) for index in range(1, 12)]
+    net.run(30)
+    return net, [boot, *others]
+
+
+def resolve(net: Net, host: Host, node_id: NodeId) -> Resolved:
+    number = host.core.resolve(node_id, now=net.now)
+    net.drain(host)
+    net.run_until(lambda: any(event.request == number for event in host.of(Resolved)))
+    (done,) = (event for event in host.of(Resolved) if event.request == number)
+    return done
+
+
+def test_a_query_returns_all_it_found(hosts: tuple[Net, list[Host]]) -> None:
+    net, (first, *others) = hosts
+    number = first.core.query_random(now=net.now)
+    net.drain(first)
+    net.run_until(lambda: bool(first.of(QueryDone)))
+    (done,) = first.of(QueryDone)
+    assert done.query == number
+    assert {enr.node_id for enr in done.nodes} == {other.core.node_id for other in others}
+
+
+def test_resolve_asks_the_node_itself(hosts: tuple[Net, list[Host]]) -> None:
+    net, (first, second, *_) = hosts
+    before = second.core.record
+    second.core.update_record({"k": b"new"}, now=net.now)
+    assert second.core.record.is_newer_than(before)
+    assert resolve(net, first, second.core.node_id).record == second.core.record
+
+
+def test_resolve_of_ourselves_and_of_nobody(hosts: tuple[Net, list[Host]]) -> None:
+    net, (first, *_) = hosts
+    assert resolve(net, first, first.core.node_id).record == first.core.record
+    assert resolve(net, first, NodeId(bytes(32))).record is None
+
+
+def test_a_silent_node_is_looked_up_and_a_newer_record_wins(
+    hosts: tuple[Net, list[Host]],
+) -> None:
+    net, (first, _, third, fourth, *_) = hosts
+    known = third.core.record
+    third.core.update_record({"k": b"newest"}, now=net.now)
+    number = fourth.core.resolve(third.core.node_id, now=net.now)
+    net.drain(fourth)
+    net.run(5)
+    assert fourth.of(Resolved)[-1] == Resolved(number, third.core.record)
+    third.is_up = False
+    found = resolve(net, first, third.core.node_id).record
+    assert found is not None
+    assert found.seq >= known.seq
+    assert found.node_id == third.core.node_id
+
+
+def test_searches_are_bounded_and_each_one_ends() -> None:
+    net = Net(12)
+    first = net.add(0, config={"lookup_limit": 2})
+    second = net.add(1, bootstrap=[first.core.record], config={"lookup_limit": 2})
+    net.run(5)
+    begin = [second.core.lookup(NodeId(bytes([i]) * 32), now=net.now) for i in range(5)]
+    begin += [second.core.query(NodeId(bytes([i]) * 32), now=net.now) for i in range(3)]
+    resolves = [second.core.resolve(NodeId(bytes([i]) * 32), now=net.now) for i in range(3)]
+    net.drain(second)
+    net.run(20)
+    ended = [event.lookup for event in second.of(LookupDone)]
+    ended += [event.query for event in second.of(QueryDone)]
+    assert sorted(ended) == sorted(begin)
+    assert sorted(event.request for event in second.of(Resolved)) == sorted(resolves)
+
+
+def test_newer(hosts: tuple[Net, list[Host]]) -> None:
+    record = hosts[1][0].core.record
+    assert newer(None, None) is None
+    assert newer(record, None) == record
+    assert newer(None, record) == record

@@ -1,0 +1,50 @@
+"""Which records of an answer are taken."""
+
+from __future__ import annotations
+
+from ginnel.base.types import Address
+from ginnel.discv5.enr import Enr, RecordCache, sign_enr
+from ginnel.discv5.keys import log_distance
+from ginnel.discv5.messages import FindNode, encode_message
+from ginnel.discv5.requests import Contact, Pending, Purpose
+from ginnel.discv5.verify import Checked, check_records
+
+
+def record(index: int, ip: bytes | None = b"\xcb\x00\x71\x01") -> Enr:
+    fields = {"udp": 9} if ip is None else {"ip": ip, "udp": 9}
+    return sign_enr(index.to_bytes(32, "big"), 1, fields)
+
+
+US, RESPONDER, THIRD = record(1), record(2, None), record(3)
+
+
+def check(records: list[bytes], distances: tuple[int, ...], ip: str = "203.0.113.9") -> Checked:
+    message = FindNode(b"id", distances)
+    contact = Contact(RESPONDER.node_id, Address(ip, 9), RESPONDER.public_key)
+    pending = Pending(1, contact, message, encode_message(message), Purpose.CALLER, 0.0)
+    return check_records(pending, records, US.node_id, RecordCache())
+
+
+def distance(other: Enr) -> int:
+    return log_distance(RESPONDER.node_id, other.node_id)
+
+
+def test_records_at_the_distances_asked_for_are_taken() -> None:
+    assert check([THIRD.raw], (distance(THIRD),)) == Checked([THIRD], 0, False)
+    assert check([RESPONDER.raw], (0,)) == Checked([RESPONDER], 0, False)
+
+
+def test_other_distances_and_invalid_records_are_violations() -> None:
+    assert check([THIRD.raw], (distance(THIRD) - 1,)) == Checked([], 1, True)
+    bad = bytearray(THIRD.raw)
+    bad[10] ^= 1
+    assert check([bytes(bad), THIRD.raw], (distance(THIRD),)) == Checked([THIRD], 1, True)
+
+
+def test_ourselves_and_unreachable_nodes_are_left_out_without_blame() -> None:
+    private = record(4, b"\x0a\x00\x00\x01")
+    nowhere = record(5, None)
+    distances = (distance(US), distance(private), distance(nowhere))
+    raw = [US.raw, private.raw, nowhere.raw]
+    assert check(raw, distances) == Checked([], 3, False)
+    assert check(raw, distances, "10.9.9.9") == Checked([private], 2, False)
