@@ -106,9 +106,10 @@ class SignerPort:
             self._nodes_due = loop.call_later(NODES_DELAY_S, self._tell_nodes)
 
     def close(self) -> None:
-        """Stop the timer; `run` is cancelled by its owner."""
+        """Stop the timer and close the channel; `run` is cancelled by its owner."""
         if self._nodes_due is not None:
             self._nodes_due.cancel()
+        self._channel.close()
 
     def _tell_nodes(self) -> None:
         self._nodes_due = None

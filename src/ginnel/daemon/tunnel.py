@@ -217,6 +217,7 @@ class _Running:
         self._shell.stop()
         self._events.close()
         self._state.save()
+        self._state.database.close()
         self._engine.close()
 
     def _take_engine_events(self) -> None:

@@ -80,7 +80,7 @@ BAD_CERTIFICATES = {
 
 @pytest.mark.parametrize("kind", BAD_CERTIFICATES)
 def test_a_certificate_that_is_not_ours_stops_the_start(folder: Path, kind: str) -> None:
-    with pytest.raises(SystemFailure, match="certificate is not accepted.*clock.*join again"):
+    with pytest.raises(SystemFailure, match=r"certificate is not accepted.*clock.*join again"):
         MemberState(folder, bundle(BAD_CERTIFICATES[kind]), unix_now=NOW)
 
 
@@ -102,7 +102,7 @@ def test_a_confirmed_time_can_be_forgotten(folder: Path) -> None:
 
 
 def test_without_an_epoch_there_is_no_start(tmp_path: Path) -> None:
-    with pytest.raises(SystemFailure, match="no epoch.*join again"):
+    with pytest.raises(SystemFailure, match=r"no epoch.*join again"):
         MemberState(tmp_path, bundle(), unix_now=NOW)
 
 

@@ -7,11 +7,11 @@ from ginnel.base.types import Address
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.daemon.settings_apply import Allowance, check_settings
 from ginnel.daemon.wire_settings import (
-    bundle_addresses,
     agent_for,
+    bundle_addresses,
+    overlay_prefixes,
     settings_for,
     workspace_for,
-    overlay_prefixes,
 )
 from ginnel.mesh import derive
 from ginnel.mesh.events import PeerChanged

@@ -1,0 +1,132 @@
+"""A tunnel from Start to Stop, as its manager and its users see it."""
+
+import asyncio
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ginnel.base.errors import SystemFailure
+from ginnel.base.types import Secret
+from ginnel.codervpn.messages import Start
+from ginnel.mesh.objects import DAY_S
+from support.live_tunnel import Handlers, live_tunnel, make_network, settings_of
+
+NOW = int(time.time())
+
+
+def test_a_tunnel_starts_asks_for_its_network_and_answers(tmp_path: Path) -> None:
+    paths = make_network(tmp_path, NOW)
+
+    async def play() -> None:
+        async with live_tunnel(paths) as tunnel:
+            await tunnel.start()
+            (settings,) = tunnel.handlers.settings
+            assert list(settings.ipv4_settings.addrs) == ["100.99.0.1"]
+            status = await tunnel.ask("GET", "/v1/status")
+            assert status["network"] == "home"
+            assert status["self"]["name"] == "attic"
+            assert status["port"] == tunnel.port
+            assert status["separation"].startswith("uid 64100, Landlock 7")
+            assert status["peers"] == []
+            await tunnel.manager.wake()
+            await tunnel.manager.get_peers()
+            assert [item.name for item in tunnel.manager.workspaces] == ["home"]
+            assert tunnel.manager.agents == []
+
+    asyncio.run(play())
+
+
+def test_what_was_learned_is_written_at_stop(tmp_path: Path) -> None:
+    paths = make_network(tmp_path, NOW)
+
+    async def play() -> None:
+        for _ in range(2):  # the second finds the first one's files
+            async with live_tunnel(paths) as tunnel:
+                await tunnel.start()
+            paths.tunnel_socket.unlink()
+
+    asyncio.run(play())
+    assert (paths.state / "trust").exists()
+
+
+def test_a_refusal_of_root_ends_the_start(tmp_path: Path) -> None:
+    paths = make_network(tmp_path, NOW)
+
+    async def play() -> None:
+        async with live_tunnel(paths, handlers=Handlers("mtu: too small")) as tunnel:
+            with pytest.raises(SystemFailure, match="mtu: too small"):
+                await tunnel.start()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("token", [b"", b"ginnel1:", b"ginnel1:AAAA", b"nonsense"])
+def test_a_damaged_token_is_refused_in_words(tmp_path: Path, token: bytes) -> None:
+    paths = make_network(tmp_path, NOW)
+
+    async def play() -> None:
+        async with live_tunnel(paths) as tunnel:
+            with pytest.raises(SystemFailure, match=r"bundle|no token"):
+                await tunnel.manager.start(Start(-1, "ginnel:home", Secret(token)))
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("days", [-366, 400], ids=["expired", "of the future"])
+def test_a_certificate_that_is_not_in_force_is_said_with_the_clock(
+    tmp_path: Path, days: int
+) -> None:
+    paths = make_network(tmp_path, NOW + days * DAY_S)
+    trust = paths.state / "trust"
+    trust_time = int(trust.read_text().split("time ")[1].split()[0])
+    assert trust_time == NOW + days * DAY_S
+    if days > 0:  # the confirmed time alone would be believed
+        trust.unlink()
+
+    async def play() -> None:
+        async with live_tunnel(paths) as tunnel:
+            with pytest.raises(SystemFailure, match="Is the clock right"):
+                await tunnel.start()
+
+    asyncio.run(play())
+
+
+def test_a_node_that_advertises_is_reachable(tmp_path: Path) -> None:
+    paths = make_network(tmp_path, NOW)
+    settings = replace(settings_of(), advertise="192.0.2.7", debug=True)
+
+    async def play() -> None:
+        async with live_tunnel(paths, settings) as tunnel:
+            await tunnel.start()
+            status = await tunnel.ask("GET", "/v1/status")
+            assert status["reachable"] == f"yes (advertised as 192.0.2.7:{tunnel.port})"
+
+    asyncio.run(play())
+
+
+def test_an_address_that_can_not_be_advertised_is_refused(tmp_path: Path) -> None:
+    paths = make_network(tmp_path, NOW)
+    settings = replace(settings_of(), advertise="no address")
+
+    async def play() -> None:
+        async with live_tunnel(paths, settings) as tunnel:
+            with pytest.raises(SystemFailure, match="no address"):
+                await tunnel.start()
+
+    asyncio.run(play())
+
+
+def test_no_descriptor_stays_open(tmp_path: Path) -> None:
+    paths = make_network(tmp_path, NOW)
+
+    async def play() -> int:
+        async with live_tunnel(paths) as tunnel:
+            await tunnel.start()
+        paths.tunnel_socket.unlink()
+        return len(os.listdir("/proc/self/fd"))
+
+    first = asyncio.run(play())
+    assert asyncio.run(play()) == first
