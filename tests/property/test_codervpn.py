@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ginnel.base.errors import RemoteProtocolError
@@ -136,10 +137,26 @@ ACTIONS = ["start", "stop", "wake", "peers", "settings", "log", "wait", "up", "d
 STEP = st.tuples(st.sampled_from([*ACTIONS, "up", "down", "up", "down"]), st.integers(0, 40))
 
 
-@given(st.sampled_from(Dialect), st.lists(STEP, max_size=60), st.booleans())
+RUNS = (st.sampled_from(Dialect), st.lists(STEP, max_size=60), st.booleans())
+
+
+@given(*RUNS)
 def test_every_request_ends_exactly_once(
     dialect: Dialect, steps: list[tuple[str, int]], is_hung_up: bool
 ) -> None:
+    check_run(dialect, steps, is_hung_up)
+
+
+@pytest.mark.soak
+@settings(max_examples=10_000)
+@given(*RUNS)
+def test_every_request_ends_exactly_once_in_ten_thousand_runs(
+    dialect: Dialect, steps: list[tuple[str, int]], is_hung_up: bool
+) -> None:
+    check_run(dialect, steps, is_hung_up)
+
+
+def check_run(dialect: Dialect, steps: list[tuple[str, int]], is_hung_up: bool) -> None:
     pair = Pair(dialect)
     pair.drain()
     for action, size in steps:

@@ -374,3 +374,73 @@ def test_agents_come_again_every_five_seconds_in_the_shipped_dialect() -> None:
     tunnel.handle_timeout(now=5.0)
     assert sent(tunnel) == update
     assert open_tunnel().poll_deadline() is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"codervpn 1.3 tunnel\n", b"codervpn tunnel 1.3\n", b"codervpn 2.0 manager\n", b"SSH-2.0\n"],
+)
+def test_a_tunnel_says_who_it_is_before_it_closes(line: bytes) -> None:
+    tunnel = TunnelCore(now=0.0)
+    tunnel.handle_bytes(line, now=0.0)
+    assert sent(tunnel) in (b"codervpn 1.3 tunnel\n", b"codervpn tunnel 1.3\n")
+    (event,) = tunnel_events(tunnel)
+    assert isinstance(event, StreamClosed)
+    assert event.error
+
+
+def test_a_request_newer_than_the_version_is_not_answered() -> None:
+    tunnel = open_tunnel(b"codervpn 1.2 manager\n")
+    tunnel.handle_bytes(bytes.fromhex("000000060a0208033200"), now=0.0)
+    assert tunnel_events(tunnel) == []
+    assert sent(tunnel) == b""
+    assert tunnel.speaker.drops[Drop.TOO_NEW] == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "level"),
+    [
+        (b"codervpn 1.3 tunnel\n", LogLevel.UNSPECIFIED),
+        (b"codervpn tunnel 1.3\n", LogLevel.DEBUG),
+    ],
+)
+def test_log_level_0_depends_on_the_dialect(header: bytes, level: LogLevel) -> None:
+    dialect = Dialect.SEED if level is LogLevel.UNSPECIFIED else Dialect.SHIPPED
+    manager = ManagerCore(now=0.0, dialect=dialect)
+    manager.handle_bytes(header + bytes.fromhex("00000005 1203120178".replace(" ", "")), now=0.0)
+    assert manager_events(manager)[1:] == [LogReceived(LogRecord(level, "x"))]
+
+
+def test_who_asks_without_reading_the_answers_is_cut_off() -> None:
+    tunnel = open_tunnel()
+    events: list[TunnelEvent] = []
+    for n in range(1, 3000):
+        msg_id = bytes([0x80 | n & 0x7F, 0x80 | n >> 7 & 0x7F, n >> 14])
+        tunnel.handle_bytes(b"\0\0\0\x08\x0a\x04\x08" + msg_id + b"\x32\x00", now=0.0)
+        events += tunnel_events(tunnel)
+    assert events[-1] == StreamClosed("it asks and does not read the answers")
+    assert len(sent(tunnel)) < 100_000
+
+
+def test_full_sets_wait_for_the_reader() -> None:
+    tunnel = open_tunnel()
+    tunnel.upsert(agents=[make_agent(b"id", "x" * 100_000)])
+    for msg_id in range(1, 101):
+        tunnel.handle_bytes(bytes([0, 0, 0, 6, 0x0A, 2, 8, msg_id, 0x12, 0]), now=0.0)
+    assert tunnel_events(tunnel) == []
+    sizes = []
+    while (frame := tunnel.poll_transmit()) is not None:
+        sizes.append(len(frame))
+        assert tunnel.speaker.is_idle  # one answer at a time is in memory
+    assert len(sizes) == 101  # each answered, and the change once
+
+
+def test_a_message_of_ours_over_the_limit_fails_its_request() -> None:
+    manager = open_manager()
+    request = manager.start(Start(4, "u" * 0x1000001, Secret(b"t")), now=0.0)
+    assert sent(manager) == b""
+    assert manager_events(manager) == [Answered(Ask.START, request, "over the frame's limit")]
+    tunnel = open_tunnel()
+    tunnel.upsert(agents=[make_agent(b"id", "x" * 0x1000001)])
+    assert sent(tunnel) == b""
+    assert tunnel.speaker.drops[Drop.TOO_LARGE] == 1

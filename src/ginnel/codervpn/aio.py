@@ -3,169 +3,35 @@
     tunnel = Tunnel(3, 3, handlers)         # a socket; or a pipe's two ends
     await tunnel.run()                      # until the stream ends
 
-Both own the descriptors that they are given and close them. A stream that is not read by the other
-side is not written to: the cores hold what waits, within their bounds.
+Both own the descriptors that they are given and close them; `net.byte_stream` moves the bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
-import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
 
 from ginnel.base.errors import SystemFailure
-from ginnel.base.types import Deadline
 from ginnel.codervpn import manager_role, tunnel_role
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.header import SUPPORTED_VERSIONS, Dialect, Version
 from ginnel.codervpn.messages import LogLevel, LogRecord, Start
 from ginnel.codervpn.speaker import REQUEST_TIMEOUT, Negotiated, Speaker, StreamClosed
+from ginnel.net.byte_stream import ByteStream
 
-READ_SIZE = 64 * 1024  # bytes a read; a frame may take many
-READS_PER_WAKEUP = 8  # then other tasks get their turn
 MAX_HANDLER_TASKS = 32  # handlers at work at once; one more is refused
 
 log = logging.getLogger(__name__)
 
 
-class _ByteCore(Protocol):
-    speaker: Speaker
-
-    def handle_bytes(self, data: bytes, *, now: float) -> None: ...
-    def handle_eof(self, *, now: float) -> None: ...
-    def handle_timeout(self, *, now: float) -> None: ...
-    def poll_transmit(self) -> bytes | None: ...
-    def poll_deadline(self) -> Deadline | None: ...
-
-
-class _Stream:
-    """Moves bytes between two descriptors and a core: reads, writes, one timer."""
-
-    def __init__(
-        self, read_fd: int, write_fd: int, core: _ByteCore, on_change: Callable[[], None]
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._read_fd = read_fd
-        self._write_fd = write_fd
-        self._core = core
-        self._on_change = on_change
-        self._unwritten = memoryview(b"")
-        self._is_writing = False
-        self._is_write_closed = False
-        self._is_write_fd_open = write_fd != read_fd
-        self._is_closed = False
-        self._timer: asyncio.TimerHandle | None = None
-        for descriptor in {read_fd, write_fd}:
-            os.set_blocking(descriptor, False)
-        self._loop.add_reader(read_fd, self._on_readable)
-
-    @property
-    def now(self) -> float:
-        return self._loop.time()
-
-    def drain(self) -> None:
-        """Write what can be written, tell of events, arm the timer."""
-        if self._is_closed:
-            self._on_change()  # what was asked too late fails
-            return
-        self._write()
-        self._on_change()
-        if not self._is_closed:
-            self._write()
-            self._arm()
-
-    def close(self) -> None:
-        if self._is_closed:
-            return
-        self._write()  # the last words, as far as they go at once
-        self._is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._loop.remove_reader(self._read_fd)
-        self._stop_writing()
-        os.close(self._read_fd)
-        if self._is_write_fd_open:
-            os.close(self._write_fd)
-
-    def _on_readable(self) -> None:
-        for _ in range(READS_PER_WAKEUP):
-            try:
-                data = os.read(self._read_fd, READ_SIZE)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                log.debug("codervpn: read failed: %s", error)
-                data = b""
-            if not data:
-                self._loop.remove_reader(self._read_fd)
-                self._core.handle_eof(now=self.now)
-                break
-            self._core.handle_bytes(data, now=self.now)
-        self.drain()
-
-    def _write(self) -> None:
-        if self._is_write_closed or self._is_closed:
-            return
-        try:
-            while self._unwritten or self._next_data():
-                written = os.write(self._write_fd, self._unwritten)
-                self._unwritten = self._unwritten[written:]
-        except BlockingIOError:
-            if not self._is_writing:
-                self._is_writing = True
-                self._loop.add_writer(self._write_fd, self.drain)
-            return
-        except OSError as error:
-            self._unwritten = memoryview(b"")
-            self._is_write_closed = True
-            self._stop_writing()
-            self._core.speaker.close(f"writing failed: {error.strerror}")
-            return
-        self._stop_writing()
-        if self._core.speaker.is_write_finished and not self._core.speaker.is_closed:
-            self._close_write_side()
-
-    def _next_data(self) -> bool:
-        data = self._core.poll_transmit()
-        self._unwritten = memoryview(data or b"")
-        return data is not None
-
-    def _close_write_side(self) -> None:
-        self._is_write_closed = True
-        if stat.S_ISSOCK(os.fstat(self._write_fd).st_mode):
-            with socket.socket(fileno=os.dup(self._write_fd)) as duplicate:
-                duplicate.shutdown(socket.SHUT_WR)
-        elif self._is_write_fd_open:
-            self._is_write_fd_open = False
-            os.close(self._write_fd)
-
-    def _stop_writing(self) -> None:
-        if self._is_writing:
-            self._is_writing = False
-            self._loop.remove_writer(self._write_fd)
-
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        deadline = self._core.poll_deadline()
-        if deadline is not None:
-            self._timer = self._loop.call_at(deadline.at, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._core.handle_timeout(now=self.now)
-        self.drain()
-
-
 class _Shell:
     """What both facades share: open requests as futures, the end of the stream, handler tasks."""
 
-    _stream: _Stream
+    _stream: ByteStream
 
     def __init__(self) -> None:
         self._waiting: dict[int, asyncio.Future[str | None]] = {}
@@ -261,7 +127,7 @@ class Tunnel(_Shell):
         self._core = tunnel_role.TunnelCore(
             now=asyncio.get_running_loop().time(), versions=versions
         )
-        self._stream = _Stream(read_fd, write_fd, self._core, self._on_change)
+        self._stream = ByteStream(read_fd, write_fd, self._core, self._on_change)
         self._stream.drain()
 
     async def run(self) -> str | None:
@@ -347,7 +213,10 @@ class Tunnel(_Shell):
 
     async def _handle(self, event: tunnel_role.TunnelEvent) -> None:
         if isinstance(event, tunnel_role.StartRequested):
-            self._core.finish_start(await self._handlers.on_start(event.start))
+            start = event.start
+            if (descriptor := self._stream.take_descriptor()) is not None:
+                start = replace(start, file_descriptor=descriptor)  # its number here
+            self._core.finish_start(await self._handlers.on_start(start))
         elif isinstance(event, tunnel_role.StopRequested):
             await self._handlers.on_stop()
             self._core.finish_stop()
@@ -390,7 +259,7 @@ class Manager(_Shell):
         self._core = manager_role.ManagerCore(
             now=asyncio.get_running_loop().time(), dialect=dialect, versions=versions
         )
-        self._stream = _Stream(read_fd, write_fd, self._core, self._on_change)
+        self._stream = ByteStream(read_fd, write_fd, self._core, self._on_change)
         self._stream.drain()
 
     @property
@@ -414,12 +283,19 @@ class Manager(_Shell):
         finally:
             self.close()
 
-    async def start(self, start: Start, *, wait_s: float = REQUEST_TIMEOUT) -> None:
-        """Start the tunnel.
+    async def start(
+        self, start: Start, *, wait_s: float = REQUEST_TIMEOUT, pass_descriptor: bool = False
+    ) -> None:
+        """Start the tunnel; with `pass_descriptor` a copy of the TUN's descriptor goes along.
+
+        Without, the number in `start` is the tunnel's own: it inherited the descriptor.
 
         Raises:
             SystemFailure: it didn't; the text is the tunnel's.
+            UsageError: the stream is no Unix socket and can't pass a descriptor.
         """
+        if pass_descriptor:
+            self._stream.send_descriptor(start.file_descriptor)
         await self._expect(self._core.start(start, now=self._stream.now, timeout=wait_s))
 
     async def stop(self, *, wait_s: float = REQUEST_TIMEOUT) -> None:

@@ -171,7 +171,7 @@ class ManagerCore:
     def _on_notice(self, event: NoticeReceived) -> None:
         assert isinstance(event.message, pb.TunnelMessage)
         if event.kind == "log":
-            self._events.append(LogReceived(decode_log(event.message.log)))
+            self._events.append(LogReceived(decode_log(event.message.log, self.speaker.dialect)))
         elif event.kind == "peer_update":
             self._merge(event.message.peer_update)
         else:

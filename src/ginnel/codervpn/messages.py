@@ -31,8 +31,9 @@ START_EXTRAS_VERSION = Version(1, 1)
 
 
 class LogLevel(IntEnum):
-    """Levels of Log; 0 is DEBUG in the shipped dialect and unspecified in the seed's."""
+    """Levels of Log; the wire's 0 is DEBUG in the shipped dialect, unspecified in the seed's."""
 
+    UNSPECIFIED = -1
     DEBUG = 0
     INFO = 1
     WARN = 2
@@ -74,10 +75,15 @@ def new_message(role: Role) -> Message:
     return pb.ManagerMessage() if role is Role.MANAGER else pb.TunnelMessage()
 
 
+def is_known(kind: str, version: Version | None) -> bool:
+    """Say whether this version has messages of that kind."""
+    return kind != "wake" or (version is not None and version >= WAKE_VERSION)
+
+
 def fit_to_version(message: Message, version: Version, dialect: Dialect) -> bool:
     """Remove from a message to be sent what this version doesn't know; False: nothing is left."""
     kind = kind_of(message)
-    if kind == "wake" and version < WAKE_VERSION:
+    if kind is not None and not is_known(kind, version):
         return False
     if isinstance(message, pb.ManagerMessage):
         if kind == "start" and version < START_EXTRAS_VERSION:
@@ -119,11 +125,14 @@ def decode_start(request: pb.StartRequest) -> Start:
     )
 
 
-def decode_log(log: pb.Log) -> LogRecord:
+def decode_log(log: pb.Log, dialect: Dialect = Dialect.SHIPPED) -> LogRecord:
     """Return the value of a Log message; a level that we don't know counts as INFO."""
     known = LogLevel.DEBUG <= log.level <= LogLevel.FATAL
+    level = LogLevel(log.level) if known else LogLevel.INFO
+    if level is LogLevel.DEBUG and dialect is Dialect.SEED:
+        level = LogLevel.UNSPECIFIED
     return LogRecord(
-        level=LogLevel(log.level) if known else LogLevel.INFO,
+        level=level,
         message=log.message,
         logger_names=tuple(log.logger_names),
         fields=tuple((item.name, item.value) for item in log.fields),
@@ -133,7 +142,7 @@ def decode_log(log: pb.Log) -> LogRecord:
 def encode_log(record: LogRecord) -> pb.Log:
     """Return the wire form of a log record."""
     log = pb.Log(message=record.message, logger_names=record.logger_names)
-    log.level = int(record.level)  # type: ignore[assignment]  # the enum's alias confuses the stub
+    log.level = max(0, int(record.level))  # type: ignore[assignment]  # the enum's alias confuses the stub
     for name, value in record.fields:
         log.fields.add(name=name, value=value)
     return log

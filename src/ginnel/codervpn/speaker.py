@@ -37,6 +37,7 @@ from ginnel.codervpn.messages import (
     RESPONSE_KINDS,
     Message,
     fit_to_version,
+    is_known,
     kind_of,
     new_message,
 )
@@ -47,6 +48,7 @@ REQUEST_TIMEOUT = 30.0  # seconds; network settings of a slow machine take some
 MAX_SENT_REQUESTS = 256  # open at once; control traffic is light
 MAX_RECEIVED_REQUESTS = 256  # unanswered at once; more is an attack or a fault
 MAX_QUEUED_NOTICES = 1024  # frames waiting for the stream; then one-way messages are dropped
+MAX_QUEUED = 2 * MAX_QUEUED_NOTICES  # frames with responses; who asks on without reading is cut off
 MAX_QUEUED_BYTES = 4 * 1024 * 1024  # the same bound in bytes
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class Drop(Enum):
     EMPTY = "message without content"
     UNKNOWN_RESPONSE = "response to no open request"
     DOUBLE_REQUEST = "request id in use"
+    TOO_NEW = "request newer than the version agreed on"
+    TOO_LARGE = "message of ours over the frame's limit"
     UNEXPECTED = "message that this role doesn't take"
 
 
@@ -68,6 +72,7 @@ class Failure(Enum):
     CLOSED = "stream closed"
     NOT_NEGOTIATED = "the other side's version doesn't know it"
     WRONG_KIND = "response of another kind"
+    TOO_LARGE = "over the frame's limit"
     TOO_MANY = "too many open requests"
     CANCELLED = "cancelled"
 
@@ -312,8 +317,13 @@ class Speaker:
             raise RemoteProtocolError(f"header longer than {MAX_HEADER_SIZE} bytes")
         if not newline:
             return b""
-        header = parse_header(bytes(self._header))
+        try:
+            header = parse_header(bytes(self._header))
+        except RemoteProtocolError:
+            self._send_header(self.dialect)  # so that the other side can name the fault too
+            raise
         if header.role is self.role:
+            self._send_header(header.dialect)
             raise RemoteProtocolError(f"both sides are {self.role.value}")
         self._send_header(header.dialect)
         self.dialect = header.dialect if self.role is Role.TUNNEL else self.dialect
@@ -333,8 +343,14 @@ class Speaker:
             if request:
                 self._fail(request, Failure.NOT_NEGOTIATED)
             return
-        if not request or request in self._sent:
+        if request and request not in self._sent:
+            return
+        try:
             self._queue(encode_frame(message.SerializeToString()))
+        except UsageError:
+            self.count_drop(Drop.TOO_LARGE)
+            if request:
+                self._fail(request, Failure.TOO_LARGE)
 
     def _queue(self, data: bytes) -> None:
         self._transmits.append(data)
@@ -367,11 +383,16 @@ class Speaker:
             self._events.append(ResponseReceived(request, kind, message))
 
     def _on_request(self, msg_id: int, kind: str, message: Message) -> None:
+        if len(self._transmits) >= MAX_QUEUED or self._queued_bytes >= 2 * MAX_QUEUED_BYTES:
+            raise RemoteProtocolError("it asks and does not read the answers")
         if msg_id in self._received:
             self.count_drop(Drop.DOUBLE_REQUEST)
             return
         if len(self._received) >= MAX_RECEIVED_REQUESTS:
             raise RemoteProtocolError(f"more than {MAX_RECEIVED_REQUESTS} unanswered requests")
+        if not is_known(kind, self.version):
+            self.count_drop(Drop.TOO_NEW)  # its response would be too: none is sent
+            return
         self._received[msg_id] = kind
         self._events.append(RequestReceived(msg_id, kind, message))
 

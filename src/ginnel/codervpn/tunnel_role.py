@@ -76,6 +76,7 @@ class TunnelCore:
         self.double_starts = 0
         self._starts: list[int] = []  # requests that wait for `finish_start`
         self._stops: list[int] = []
+        self._full_requests: deque[int] = deque()  # bounded by the speaker
         self._events: deque[TunnelEvent] = deque()
         self._workspaces: dict[bytes, pb.Workspace] = {}
         self._agents: dict[bytes, pb.Agent] = {}
@@ -138,6 +139,7 @@ class TunnelCore:
             self.speaker.respond(request, pb.TunnelMessage(stop=response))
         self._stops.clear()
         self._full_at = None
+        self._full_requests.clear()
         self.speaker.end_writing()
 
     def request_settings(
@@ -212,11 +214,7 @@ class TunnelCore:
             if len(self._stops) == 1:
                 self._events.append(StopRequested())
         elif event.kind == "get_peer_update":
-            update = pb.PeerUpdate(
-                upserted_workspaces=self._workspaces.values(),
-                upserted_agents=self._agents.values(),
-            )
-            self.speaker.respond(event.msg_id, pb.TunnelMessage(peer_update=update))
+            self._full_requests.append(event.msg_id)  # answered when the stream is free
         elif event.kind == "wake":
             response = pb.WakeResponse(success=True)
             self.speaker.respond(event.msg_id, pb.TunnelMessage(wake=response))
@@ -245,7 +243,17 @@ class TunnelCore:
             self._events.append(StartRequested(start))
 
     def _flush_changes(self) -> None:
-        if not (self._changed_agents or self._changed_workspaces) or not self.speaker.is_idle:
+        if not self.speaker.is_idle:
+            return
+        if self._full_requests:
+            update = pb.PeerUpdate(
+                upserted_workspaces=self._workspaces.values(),
+                upserted_agents=self._agents.values(),
+            )
+            request = self._full_requests.popleft()
+            self.speaker.respond(request, pb.TunnelMessage(peer_update=update))
+            return
+        if not (self._changed_agents or self._changed_workspaces):
             return
         update = pb.PeerUpdate()
         for workspace_id, workspace in self._changed_workspaces.items():

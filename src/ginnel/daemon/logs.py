@@ -27,6 +27,7 @@ RECORDS_PER_SECOND = 50.0  # of a tunnel that logs without end
 RECORD_BURST = 1000.0
 
 _PRIORITIES = {  # syslog's
+    LogLevel.UNSPECIFIED: 6,
     LogLevel.DEBUG: 7,
     LogLevel.INFO: 6,
     LogLevel.WARN: 4,
@@ -87,7 +88,7 @@ class LogSink:
         fields: Iterable[tuple[str, str]] = (),
     ) -> None:
         """Write one record; `source` says which process it is from."""
-        if level < self.least:
+        if (LogLevel.INFO if level is LogLevel.UNSPECIFIED else level) < self.least:
             return
         message = escape_control(message)
         named = [(_field_name(name), value) for name, value in list(fields)[:MAX_FIELDS]]

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from ginnel.base.errors import SystemFailure
+from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.base.types import Secret
 from ginnel.codervpn import Manager, Tunnel
 from ginnel.codervpn import vpn_pb2 as pb
@@ -161,3 +161,43 @@ def test_a_stranger_on_the_stream_ends_it_with_a_reason() -> None:
             return error
 
     assert "header is not of CoderVPN" in str(asyncio.run(main()))
+
+
+def test_a_descriptor_comes_along_with_start() -> None:
+    read_fd, write_fd = os.pipe()
+    seen: list[int] = []
+
+    class Program(TunnelProgram):
+        async def on_start(self, start: Start) -> str | None:
+            seen.append(start.file_descriptor)
+            return None
+
+    async def main() -> None:
+        one, two = (end.detach() for end in socket.socketpair())
+        tunnel = Tunnel(two, two, Program())
+        manager = Manager(one, one, ManagerProgram())
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            tasks.create_task(manager.run())
+            tasks.create_task(tunnel.run())
+            await manager.start(Start(write_fd, "u", Secret(b"t")), pass_descriptor=True)
+            await manager.stop()
+
+    asyncio.run(main())
+    os.close(write_fd)
+    (received,) = seen
+    assert received != write_fd
+    assert not os.get_inheritable(received)
+    os.write(received, b"through")
+    os.close(received)
+    assert os.read(read_fd, 100) == b"through"
+    os.close(read_fd)
+
+
+def test_a_pipe_passes_no_descriptor() -> None:
+    async def body(
+        manager: Manager, tunnel: Tunnel, above: ManagerProgram, below: TunnelProgram
+    ) -> None:
+        with pytest.raises(UsageError, match="Unix socket"):
+            await manager.start(START, pass_descriptor=True)
+
+    run(body, pipes=True)
