@@ -24,15 +24,14 @@ from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
 from ginnel.mesh.derive import CLOCK_TOLERANCE_S, Point
 from ginnel.mesh.rendezvous import (
-    STORERS,
     Lookup,
     LookupRequest,
     Presence,
     RdvCommand,
+    Refusers,
     Status,
     TalkRequest,
     Tokens,
-    contact_of,
     decode_answer,
     encode_request,
     make_deliver,
@@ -135,6 +134,7 @@ class Finder:
         self._verify = verify
         self._tokens = tokens
         self._rng = rng
+        self._refusers = Refusers()
         self._targets: dict[NodeId, _Target] = {}
         self._lookups: dict[int, NodeId] = {}
         self._requests: dict[int, NodeId] = {}
@@ -231,7 +231,7 @@ class Finder:
             return True
         target.lookup = None
         target.gathered = []
-        contacts = [c for c in map(contact_of, nodes) if c is not None][:STORERS]
+        contacts = self._refusers.choose(nodes, now=now)
         target.reason = "nobody registered there" if contacts else "no reachable node found"
         payload = encode_request(LookupRequest(location))
         for contact in contacts:
@@ -259,7 +259,7 @@ class Finder:
         contact = target.waiting.pop(token, None) if target is not None else None
         if target is None or contact is None:
             return True
-        presence = self._open(target, payload, unix_now)
+        presence = self._open(target, contact, payload, now=now, unix_now=unix_now)
         if presence is not None:
             target.gathered.append((contact, presence))
             self._on_found(target, now)
@@ -302,7 +302,15 @@ class Finder:
 
     # --- searching -----------------------------------------------------------------------------
 
-    def _open(self, target: _Target, payload: bytes | None, unix_now: float) -> Presence | None:
+    def _open(
+        self,
+        target: _Target,
+        contact: Contact,
+        payload: bytes | None,
+        *,
+        now: float,
+        unix_now: float,
+    ) -> Presence | None:
         if payload is None:
             target.reason = "the nodes found don't answer"
             return None
@@ -310,6 +318,7 @@ class Finder:
             answer = decode_answer(payload)
         except RemoteProtocolError:
             target.reason = "the nodes found don't offer rendezvous"
+            self._refusers.add(contact.node_id, now=now)
             self._drop(FinderDrop.MALFORMED)
             return None
         if answer.status is not Status.DONE or answer.presence is None:
@@ -361,9 +370,11 @@ class Finder:
     # --- delivering ----------------------------------------------------------------------------
 
     def _send(self, target: _Target, queued: _Queued) -> None:
-        delivery = _Delivery(
-            queued.delivery, target.point.location, queued.envelope, list(target.storers)
-        )
+        dkey = None if target.presence is None else target.presence.dkey
+        fresh = [(c, d) for c, d in target.storers if d == dkey]
+        self._rng.shuffle(fresh)  # else the same three could swallow everything
+        left = fresh + [(c, d) for c, d in target.storers if d != dkey]
+        delivery = _Delivery(queued.delivery, target.point.location, queued.envelope, left)
         for _ in range(PARALLEL_DELIVERS):
             self._send_next(delivery)
 

@@ -17,7 +17,6 @@ from enum import Enum
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
 from ginnel.base.errors import RemoteProtocolError
-from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, Deadline, NodeId, Secret
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
@@ -30,15 +29,14 @@ from ginnel.mesh.rendezvous import (
     Ping,
     PinSession,
     RdvCommand,
+    Refusers,
     Status,
     TalkRequest,
     Tokens,
     UnpinSession,
-    contact_of,
     decode_answer,
     encode_request,
     make_register,
-    spread,
 )
 
 MAX_POINTS = 64  # points registered at once: two periods, kept epochs, open invites
@@ -50,8 +48,6 @@ PING_S = 25.0  # seconds; below the 30 s that the shortest NAT mappings live
 CHECK_EVERY = 2  # rounds of PINGs until the storers are asked whether they still know us
 PINGED_PER_POINT = 3  # storers whose mapping is kept open
 PINGS_MISSED = 2  # unanswered PINGs before registering again
-REFUSER_S = 300.0  # seconds a node that doesn't speak ginnel-rdv is passed over
-MAX_REFUSERS = 256  # such nodes remembered
 
 SealPresence = Callable[[Point, Secret, float], bytes]  # point, dkey, unix_now
 
@@ -123,7 +119,7 @@ class Registrar:
         self._ping_rounds = 0
         self._pings: dict[int, NodeId] = {}  # token of a PING -> node
         self._watched: dict[NodeId, _Watch] = {}
-        self._refusers: BoundedLru[NodeId, float] = BoundedLru(MAX_REFUSERS)
+        self._refusers = Refusers()
         self._outbox: deque[RdvCommand] = deque()
         self._events: deque[Registered] = deque()
         self._timers: TimerTable[_Timer] = TimerTable()
@@ -185,9 +181,7 @@ class Registrar:
             return True
         place.lookup = None
         place.round += 1
-        contacts = [c for c in map(contact_of, nodes) if c is not None]
-        willing = [c for c in contacts if not self._is_refuser(c.node_id, now)]
-        chosen = spread(willing)
+        chosen = self._refusers.choose(nodes, now=now)
         place.order = [c.node_id for c in chosen]
         place.last_reason = "" if chosen else "no reachable node found"
         if chosen:
@@ -299,7 +293,7 @@ class Registrar:
             storer.until = now + MAX_LIFETIME_S
             return
         if status is None:
-            self._refusers.put(node_id, now + REFUSER_S)
+            self._refusers.add(node_id, now=now)
             place.last_reason = "the nodes found don't offer rendezvous"
         else:
             place.last_reason = f"refused ({status.name.lower()})"
@@ -330,10 +324,6 @@ class Registrar:
             self._requests.pop(token, None)
         if place.lookup is not None:
             self._lookups.pop(place.lookup, None)
-
-    def _is_refuser(self, node_id: NodeId, now: float) -> bool:
-        until = self._refusers.peek(node_id)
-        return until is not None and until > now
 
     # --- NAT mappings --------------------------------------------------------------------------
 

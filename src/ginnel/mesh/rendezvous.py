@@ -20,6 +20,7 @@ from ginnel.base import rlp
 from ginnel.base.addresses import subnet_key
 from ginnel.base.chance import RandomBytes
 from ginnel.base.errors import RemoteProtocolError, UsageError
+from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, MemberId, NodeId, Secret, make_address
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
@@ -38,6 +39,8 @@ MAX_ENVELOPE = 1088  # bytes (Ground rules)
 MAX_REQUEST = 1166  # bytes of a TALKREQ inside a session (Ground rules)
 MAX_PRESENCE = 512  # bytes; ids, 4 addresses and a signature take 400
 MAX_ADDRESSES = 4  # addresses told in a presence
+REFUSER_S = 300.0  # seconds a node that doesn't speak ginnel-rdv is passed over
+MAX_REFUSERS = 256  # such nodes remembered
 
 
 class RequestType(IntEnum):
@@ -404,6 +407,27 @@ class Tokens:
         """Return a number never given before."""
         self._last += 1
         return self._last
+
+
+class Refusers:
+    """Nodes that don't speak ginnel-rdv, passed over for a while by registrar and finder alike."""
+
+    def __init__(self) -> None:
+        self._until: BoundedLru[NodeId, float] = BoundedLru(MAX_REFUSERS)
+
+    def add(self, node_id: NodeId, *, now: float) -> None:
+        """Pass this node over from now on."""
+        self._until.put(node_id, now + REFUSER_S)
+
+    def choose(self, nodes: Sequence[Enr], *, now: float) -> list[Contact]:
+        """Return the nodes to ask about a location, of those closest to it.
+
+        Who looks asks where the owner has registered: both choose in this one way. Where all
+        are to be passed over they are asked again.
+        """
+        contacts = [c for c in map(contact_of, nodes) if c is not None]
+        willing = [c for c in contacts if (self._until.peek(c.node_id) or now) <= now]
+        return spread(willing or contacts)
 
 
 def contact_of(node: Enr) -> Contact | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from ginnel.base.types import MemberId, Secret
@@ -20,9 +21,11 @@ from ginnel.mesh.rendezvous import (
     Presence,
     PushRequest,
     decode_request,
+    distance,
     make_register,
     seal_presence,
 )
+from ginnel.mesh.storer import Storer
 from support import rdv
 
 HOME = rdv.contact("198.51.100.7", 3000)
@@ -97,6 +100,44 @@ def test_an_envelope_waits_until_its_point_is_found() -> None:
     events = net.run(finder, SEEKER, 10.0)
     assert Delivered(delivery, rdv.point().location, ok=True) in events
     assert len(net.pushes) == 2
+
+
+def test_many_nodes_of_one_subnet_cannot_hide_a_registration() -> None:
+    net = rdv.ToyNet(4)
+    location = rdv.point().location
+    best = distance(net.closest(location, 1)[0].node_id, location)
+    register(net)
+    crowd = (rdv.record("203.9.9.9", port) for port in range(1, 1000))
+    closer = (enr for enr in crowd if distance(enr.node_id, location) < best)
+    for enr in itertools.islice(closer, 8):
+        net.records.append(enr)
+        net.storers[enr.node_id] = Storer(enr.node_id, net.closest, tokens=net.tokens, now=0.0)
+    finder = make(net)
+    finder.find(rdv.point(), now=0.0)
+    assert isinstance(net.run(finder, SEEKER, 0.0)[0], Found)
+
+
+def test_nodes_without_rendezvous_are_passed_over_in_favour_of_the_next() -> None:
+    net = rdv.ToyNet(12)
+    for enr in net.closest(rdv.point().location, 8):
+        net.storers[enr.node_id].enabled = False
+    register(net, count=12)
+    finder = make(net)
+    finder.find(rdv.point(), now=0.0)
+    kinds = [type(event) for event in net.run(finder, SEEKER, 3.0)]
+    assert kinds == [NotFound, Found]
+
+
+def test_no_three_storers_get_everything() -> None:
+    net = rdv.ToyNet(20)
+    register(net)
+    finder = make(net)
+    finder.find(rdv.point(), now=0.0)
+    net.run(finder, SEEKER, 0.0)
+    for number in range(10):
+        finder.deliver(rdv.point(), bytes([number]), now=0.0)
+        net.run(finder, SEEKER, 0.0)
+    assert len({contact.node_id for contact, _ in net.pushes}) == 8
 
 
 def test_searches_back_off() -> None:

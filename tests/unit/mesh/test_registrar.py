@@ -16,6 +16,7 @@ from ginnel.mesh.rendezvous import (
     UnpinSession,
     decode_request,
 )
+from ginnel.mesh.storer import Storer
 from support import rdv
 
 HOME = rdv.contact("198.51.100.7", 3000)
@@ -118,12 +119,29 @@ def test_nodes_without_rendezvous_are_named_and_passed_over() -> None:
     net = rdv.ToyNet(2, enabled=False)
     registrar = make(net)
     registrar.set_points([rdv.point()], now=0.0)
-    events = net.run(registrar, HOME, 60.0)
-    first = events[0]
+    first = net.run(registrar, HOME, 0.0)[0]
     assert isinstance(first, Registered)
     assert (first.storers, first.reason) == (0, "the nodes found don't offer rendezvous")
-    asked = [c for c in net.carried if isinstance(c, TalkRequest)]
-    assert len(asked) == 2  # once each, then they are passed over for a while
+    refusers = {record.node_id for record in net.records}
+    willing = rdv.record("203.0.9.1")
+    net.records.append(willing)
+    net.storers[willing.node_id] = Storer(willing.node_id, net.closest, tokens=net.tokens, now=0.0)
+    net.carried.clear()
+    net.run(registrar, HOME, 60.0)
+    assert holding(net) == 1
+    asked = [c.contact.node_id for c in net.carried if isinstance(c, TalkRequest)]
+    assert not refusers & set(asked)  # passed over for a while
+
+
+def test_where_nobody_else_is_nodes_without_rendezvous_are_asked_again() -> None:
+    net = rdv.ToyNet(2, enabled=False)
+    registrar = make(net)
+    registrar.set_points([rdv.point()], now=0.0)
+    net.run(registrar, HOME, 0.0)
+    for storer in net.storers.values():
+        storer.enabled = True
+    net.run(registrar, HOME, 60.0)
+    assert holding(net) == 2
 
 
 def test_no_nodes_at_all_is_retried_with_back_off() -> None:
