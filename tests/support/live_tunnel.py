@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from ginnel.base.config import Settings
@@ -19,7 +20,15 @@ from ginnel.daemon.channel import Channel
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.daemon.privileges import Separation
 from ginnel.daemon.tunnel import TunnelOptions, TunnelProcess
-from ginnel.storage.network_files import NewNetwork, create_network, load_bundle
+from ginnel.mesh.join import NodeKeys
+from ginnel.mesh.objects import make_certificate
+from ginnel.storage.network_files import (
+    NewNetwork,
+    create_network,
+    first_certificate,
+    load_authority,
+    load_bundle,
+)
 
 NAME = "home"
 WAIT = 10.0  # seconds, at most
@@ -117,3 +126,14 @@ async def live_tunnel(
             manager.close()
             channel.close()
             await asyncio.gather(running, serving)
+
+
+def certificate_of(paths: NetworkPaths, keys: NodeKeys, name: str, unix_now: int) -> bytes:
+    """Return a certificate of the network's own admin for another machine."""
+    authority = load_authority(paths, unix_now=unix_now)
+    membership = authority.membership
+    new = NewNetwork(NAME, name, settings_of(), unix_now)
+    first = IPv4Network(settings_of().ipv4_prefix).network_address.packed
+    fields = first_certificate(new, keys, membership.network_id, first, os.urandom(16))
+    second = replace(fields, ipv4=first[:3] + b"\2")
+    return make_certificate(second, seed=authority.admin, network_id=membership.network_id)

@@ -97,8 +97,7 @@ class TunnelProcess:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 error = await rpc.run()
-                if self._job is not None:
-                    self._job.cancel()
+                await self.on_stop()  # the manager is gone, perhaps without a word
                 return error
         finally:
             root.removeHandler(handler)

@@ -1,0 +1,85 @@
+"""What the core of a running tunnel tells, seen where it ends: manager, journal, database."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ginnel.daemon.channel import NewObjects
+from support.joins import joiner_keys
+from support.live_tunnel import WAIT, LiveTunnel, certificate_of, live_tunnel, make_network
+
+NOW = int(time.time())
+PI = "raspberry-pi"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what the tunnel tells by itself; turns of the loop, no clock."""
+    async with asyncio.timeout(WAIT):
+        while not condition():  # noqa: ASYNC110  # the tunnel has no event for it
+            await asyncio.sleep(0)
+
+
+async def admit(tunnel: LiveTunnel) -> None:
+    """Tell the tunnel a new certificate, as the signer does."""
+    raw = certificate_of(tunnel.paths, joiner_keys(PI), PI, NOW)
+    await tunnel.signer.send(NewObjects((raw,)))
+    await until(lambda: bool(tunnel.manager.agents))
+
+
+def test_a_new_member_reaches_manager_status_journal_and_disk(tmp_path: Path) -> None:
+    paths = make_network(tmp_path, NOW)
+
+    async def play() -> None:
+        async with live_tunnel(paths) as tunnel:
+            await tunnel.start()
+            await admit(tunnel)
+            (agent,) = tunnel.manager.agents
+            assert agent.name == PI
+            assert agent.id == joiner_keys(PI).member_id[:16]
+            assert agent.ip_addrs[0] == "100.99.0.2"
+            (peer,) = (await tunnel.ask("GET", "/v1/status"))["peers"]
+            assert peer["fqdn"] == f"{PI}.home.internal"
+            assert peer["status"] == "disconnected"
+            found = (await tunnel.ask("GET", "/v1/events"))["events"]
+            assert ("roster", "1 new objects") in [(item["kind"], item["text"]) for item in found]
+            assert any(item["text"].startswith(f"{PI}: ") for item in found)
+        paths.tunnel_socket.unlink()
+        async with live_tunnel(paths) as again:  # known without anybody telling
+            await again.start()
+            await until(lambda: bool(again.manager.agents))
+            assert again.manager.agents[0].name == PI
+
+    asyncio.run(play())
+
+
+def test_a_certificate_of_another_network_changes_nothing(tmp_path: Path) -> None:
+    paths = make_network(tmp_path / "one", NOW)
+    other = make_network(tmp_path / "two", NOW)
+
+    async def play() -> None:
+        async with live_tunnel(paths) as tunnel:
+            await tunnel.start()
+            raw = certificate_of(other, joiner_keys(PI), PI, NOW)
+            await tunnel.signer.send(NewObjects((raw, b"nonsense")))
+            await admit(tunnel)
+            assert len(tunnel.manager.agents) == 1
+
+    asyncio.run(play())
+
+
+def test_pings_that_wait_end_with_the_tunnel(tmp_path: Path) -> None:
+    paths = make_network(tmp_path, NOW)
+
+    async def play() -> list[object]:
+        async with live_tunnel(paths) as tunnel:
+            await tunnel.start()
+            await admit(tunnel)
+            asked = [
+                asyncio.ensure_future(tunnel.ask("POST", "/v1/ping", {"peer": PI}))
+                for _ in range(3)
+            ]
+            await tunnel.ask("GET", "/v1/status")
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    assert len(asyncio.run(play())) == 3
