@@ -80,8 +80,12 @@ async def _run(options: JoinOptions, show: ShowStage) -> Granted:
         unix_now=time.time(),
     )
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        child = _start_tunnel(options, theirs)
+    try:
+        with theirs:
+            child = _start_tunnel(options, theirs)
+    except SystemFailure:
+        ours.close()
+        raise
     records = [enr.raw for enr in invite.records] + [h.raw for h in hints if isinstance(h, Enr)]
 
     def on_stage(stage: str) -> None:

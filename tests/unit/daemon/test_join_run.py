@@ -1,0 +1,70 @@
+"""The parent of a join before anything is asked: what is refused, and that nothing is left."""
+
+import os
+import socket
+import time
+
+import pytest
+
+from ginnel.base.errors import GinnelError, SystemFailure
+from ginnel.daemon.join_run import JoinOptions, run_join
+from support.joins import AdminSide
+from support.members import NetworkFactory
+
+NOW = int(time.time())
+NET = NetworkFactory(now=NOW)
+PORT = 45_999
+
+
+def options(**changes: object) -> JoinOptions:
+    values: dict[str, object] = {
+        "invite": AdminSide(NET).invite(unix_now=NOW),
+        "name": "pi",
+        "port": PORT,
+        "uid": 64100,
+    }
+    return JoinOptions(**(values | changes))  # type: ignore[arg-type]
+
+
+def show(_stage: str, _code: str, _waiting: bool) -> None:
+    raise AssertionError("nothing was to be shown")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"invite": ""}, "invite"),
+        ({"invite": "ginnel:nonsense"}, "invite"),
+        ({"invite": AdminSide(NET).invite(unix_now=NOW)[:-3]}, "invite"),
+        ({"invite": AdminSide(NET).invite(life_s=60, unix_now=NOW - 7200)}, "expired.*clock"),
+        ({"nodes": ("nonsense",)}, "KEY-HEX@NAME:PORT"),
+        ({"nodes": ("enr:-x",)}, "damaged"),
+        ({"advertise": "nonsense"}, "nonsense"),
+        ({"name": "No Name"}, "a-z, 0-9"),
+    ],
+)
+def test_what_can_not_be_used_is_refused_before_anything_starts(
+    changes: dict[str, object], named: str
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(GinnelError, match=named):
+        run_join(options(**changes), show)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_port_in_use_is_said_so() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("", 0))
+        port = taken.getsockname()[1]
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(SystemFailure, match=f"UDP port {port} is in use"):
+            run_join(options(port=port), show)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_invite_does_not_show() -> None:
+    made = options()
+    assert made.invite not in repr(made)
+    with pytest.raises(GinnelError) as caught:
+        run_join(options(invite=made.invite[:-3]), show)
+    assert made.invite[20:-3] not in str(caught.value)
