@@ -7,13 +7,20 @@ ben            port-restricted NAT
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from ginnel.lab import Home, LabTopology, PublicMachine
+from ginnel.lab import Home, LabTopology, PublicMachine, requirements
 from support.mesh_lab import NODES, MeshLab, mesh_lab, network_state
 
 pytestmark = pytest.mark.netns
@@ -23,7 +30,7 @@ TOPOLOGY = LabTopology(
 )
 TUNNEL_S = 20.0  # seconds from the kill of a tunnel until packets flow again
 MANAGER_S = 30.0  # seconds from `ginnel up` after the kill of a manager until packets flow again
-GONE_S = 5.0  # seconds for children of a killed manager to die
+GONE_S = 10.0  # seconds for children of what was killed to die
 SIGNER_S = 15.0  # seconds until a signer that was killed signs again
 
 
@@ -131,3 +138,58 @@ def test_after_a_killed_manager_up_makes_it_as_before(mesh: MeshLab, roles: list
     print(f"{'+'.join(roles)} killed: up in {started:.1f} s, packets {seconds:.1f} s later")
     assert network_state(anna) == before
     anna.run(["ginnel", "invite", "--json"])
+
+
+def start_demo(until: str) -> subprocess.Popen[str]:
+    """Start the demo as a terminal does, and return it once it has said that."""
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "ginnel.cli.main", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert demo.stdout is not None
+    said = []
+    for line in demo.stdout:
+        said.append(line)
+        if until in line:
+            return demo
+    raise AssertionError(f"the demo ended with {demo.wait()}: {''.join(said)}")
+
+
+def family_of(pid: int) -> list[int]:
+    """Return pidfds of a process and of all that descend from it."""
+    parents: dict[int, int] = {}
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            parents[int(entry)] = int(Path(f"/proc/{entry}/stat").read_text().split()[-49])
+    family = [pid]
+    for member in family:
+        family += [child for child, parent in parents.items() if parent == member]
+    descriptors = []
+    for member in family:
+        with contextlib.suppress(ProcessLookupError):
+            descriptors.append(os.pidfd_open(member))
+    return descriptors
+
+
+def test_a_demo_that_is_ended_leaves_nothing_and_starts_again() -> None:
+    if lacking := requirements():
+        pytest.skip(f"no lab on this machine: {'; '.join(lacking)}")
+    devices = sorted(os.listdir("/sys/class/net"))
+    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+        demo = start_demo("ginnel join: ")  # so that every kind of process is there
+        family = family_of(demo.pid)
+        assert len(family) > 10
+        if number == signal.SIGKILL:
+            demo.kill()
+        else:
+            os.killpg(demo.pid, number)  # as Ctrl-C does
+        rest, _ = demo.communicate(timeout=GONE_S)
+        assert demo.returncode == (-number if number == signal.SIGKILL else 130)
+        assert "Traceback" not in rest
+        for descriptor in family:  # with the last process their namespaces end too
+            assert select.select([descriptor], (), (), GONE_S)[0], "a process of the demo is left"
+            os.close(descriptor)
+        assert sorted(os.listdir("/sys/class/net")) == devices

@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -66,12 +65,6 @@ class MeshLab:
     invites: dict[str, str] = field(default_factory=dict)
     addresses: dict[str, list[str]] = field(default_factory=dict)
     up_at: dict[str, float] = field(default_factory=dict)
-
-    def join_all(self, admin: str, names: Sequence[str]) -> None:
-        """Let machines join, all at once; keep their invites."""
-        with ThreadPoolExecutor(len(names)) as pool:
-            jobs = {name: pool.submit(self.scenario.join, admin, name) for name in names}
-        self.invites |= {name: job.result() for name, job in jobs.items()}
 
     def machine(self, name: str) -> Machine:
         """Return a machine of the lab."""
@@ -142,7 +135,7 @@ def mesh_lab(
             for name in NODES:
                 mesh.scenario.start_node(name, *node_options)
             mesh.scenario.init(members[0])
-            mesh.join_all(members[0], members[1:])
+            mesh.invites = mesh.scenario.join_all(members[0], members[1:])
             mesh.addresses = {
                 name: mesh.scenario.status(name)["self"]["addresses"] for name in members
             }

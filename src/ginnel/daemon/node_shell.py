@@ -59,6 +59,7 @@ class NodeShell:
         )
         self._watcher = AddressWatcher()
         self._addresses_due: asyncio.TimerHandle | None = None
+        self._is_stopped = False
 
     @property
     def now(self) -> float:
@@ -96,7 +97,10 @@ class NodeShell:
             clock.cancel()
 
     def stop(self) -> None:
-        """Say good-bye and end."""
+        """Say good-bye and end; harmless when repeated."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
         asyncio.get_running_loop().remove_reader(self._watcher.fileno())
         self._watcher.close()
         if self._addresses_due is not None:

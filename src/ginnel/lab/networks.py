@@ -88,6 +88,7 @@ class Machine:
                 timeout=timeout,
                 env=env,
                 check=False,
+                process_group=0,  # Ctrl-C is the caller's to handle, who ends the lab
             )
         except subprocess.TimeoutExpired as error:
             raise SystemFailure(f"{self.name}: {' '.join(argv)}: no end in {timeout} s") from error
@@ -109,7 +110,13 @@ class Machine:
     ) -> subprocess.Popen[str]:
         """Start a command; signals sent to the returned process reach it."""
         return subprocess.Popen(
-            self.command(argv), stdin=stdin, stdout=stdout, stderr=stderr, env=env, text=True
+            self.command(argv),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            text=True,
+            process_group=0,  # as above
         )
 
 

@@ -77,11 +77,14 @@ class Scenario:
         own = self.status(name)["self"]
         self.say(name, f"ginnel up: {', '.join(own['addresses'])}")
 
-    def join_all(self, admin: str, names: Sequence[str]) -> None:
-        """Let machines join, all at once, and start them."""
-        with ThreadPoolExecutor(max(1, len(names))) as pool:
-            for job in [pool.submit(self.join, admin, name) for name in names]:
-                job.result()
+    def join_all(self, admin: str, names: Sequence[str]) -> dict[str, str]:
+        """Let machines join, all at once, and start them; return their invites."""
+        pool = ThreadPoolExecutor(max(1, len(names)))
+        try:
+            jobs = {name: pool.submit(self.join, admin, name) for name in names}
+            return {name: job.result() for name, job in jobs.items()}
+        finally:  # after Ctrl-C nobody waits: the lab's end ends what the threads wait for
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def join(self, admin: str, name: str) -> str:
         """Invite a machine, let it join, approve its code, start it; return the invite."""
