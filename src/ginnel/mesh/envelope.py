@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 from ginnel.base import rlp
@@ -22,6 +22,7 @@ from ginnel.base.types import MemberId, Secret
 from ginnel.mesh import derive
 from ginnel.mesh.epochs import EpochKey
 from ginnel.mesh.membership import Membership
+from ginnel.mesh.objects import RevocationKind
 from ginnel.mesh.sealer import SEAL_OVERHEAD, Sealer, SealError
 
 VERSION = 1
@@ -39,7 +40,10 @@ RATE_PER_SOURCE = 10.0  # envelopes a second that cost an HPKE operation
 BURST_PER_SOURCE = 50.0  # envelopes; a mesh that starts up
 MAX_SOURCES = 1024  # sources whose rate is remembered
 FETCH_INTERVAL_S = 60.0  # seconds between two wishes for one unknown certificate
-MAX_OPEN_OFFERS = 4096  # offers that wait for an answer, one a member
+FETCHES_PER_S = 0.2  # such wishes of all together: whoever knows the epoch can invent senders
+FETCHES_BURST = 20.0  # a mesh that starts up
+MAX_OPEN_OFFERS = 8  # copies of an offer to one member that wait for an answer
+MAX_KEYS_CACHED = 64  # our tag and MAC key: 8 epochs, 3 periods each, those just past
 
 
 class Kind(IntEnum):
@@ -90,7 +94,7 @@ class Message:
     session: bytes
     counter: int
     sent_at: int
-    payload: bytes
+    payload: bytes = field(repr=False)  # a grant's holds an epoch's secret
     ref: bytes = b""
 
     def encode(self) -> bytes:
@@ -304,36 +308,31 @@ class Opener:
         self._member_id = member_id
         self._sealer = sealer
         self._introduce = introduce
-        self._keys: BoundedLru[tuple[bytes, int], tuple[bytes, Secret]] = BoundedLru(64)
+        self._keys: BoundedLru[tuple[bytes, int], tuple[bytes, Secret]] = BoundedLru(
+            MAX_KEYS_CACHED
+        )
         self._rates: RateLimiter[Hashable] = RateLimiter(
             RATE_PER_SOURCE, BURST_PER_SOURCE, limit=MAX_SOURCES
         )
         self._windows: BoundedLru[MemberId, dict[bytes, ReplayWindow]] = BoundedLru(MAX_SENDERS)
-        self._open_offers: BoundedLru[bytes, MemberId] = BoundedLru(MAX_OPEN_OFFERS)
+        self._open_offers: BoundedLru[MemberId, deque[bytes]] = BoundedLru(MAX_SENDERS)
         self._fetch_rate: RateLimiter[MemberId] = RateLimiter(
             1 / FETCH_INTERVAL_S, 1, limit=MAX_SENDERS
         )
-        self._wanted: deque[MemberId] = deque(maxlen=64)
+        self._fetches: RateLimiter[None] = RateLimiter(FETCHES_PER_S, FETCHES_BURST, limit=1)
+        self._wanted: deque[MemberId] = deque(maxlen=int(FETCHES_BURST))
 
     def expect_answer(self, body_hash: bytes, recipient: MemberId) -> None:
-        """Let an answer of this member to this offer pass."""
-        self._open_offers.put(body_hash, recipient)
-
-    def close_offer(self, body_hash: bytes) -> None:
-        """Let no answer to this offer pass any more."""
-        self._open_offers.pop(body_hash)
+        """Let one answer of this member to this offer pass; it ends the offers before it too."""
+        offers = self._open_offers.get(recipient)
+        if offers is None:
+            offers = deque(maxlen=MAX_OPEN_OFFERS)
+            self._open_offers.put(recipient, offers)
+        offers.append(body_hash)
 
     def wanted(self) -> MemberId | None:
         """Return the next member whose certificate is not known and should be fetched."""
         return self._wanted.popleft() if self._wanted else None
-
-    def is_ours(self, tag: bytes, *, unix_now: float) -> bool:
-        """Say whether a tag is one of ours under any kept epoch in this or a near period."""
-        return any(
-            self._keys_of(epoch, period)[0] == tag
-            for epoch in self._membership.epochs.all()
-            for period in derive.periods_near(unix_now)
-        )
 
     def open(self, data: bytes, *, source: Hashable, now: float, unix_now: float) -> Opened | None:
         """Return the message if it passes all checks, else count why not.
@@ -372,7 +371,7 @@ class Opener:
         if abs(unix_now - message.sent_at) > derive.CLOCK_TOLERANCE_S:
             raise _Dropped(EnvelopeDrop.CLOCK)
         self._check_replay(message, now)
-        if message.kind is Kind.ANSWER and self._open_offers.peek(message.ref) != message.sender:
+        if message.kind is Kind.ANSWER and not self._take_answer(message):
             raise _Dropped(EnvelopeDrop.NOT_ASKED)
         is_old = self._membership.epochs.is_old(message.epoch_id, unix_now=unix_now)
         if is_old and message.kind not in OLD_EPOCH_KINDS:
@@ -411,12 +410,26 @@ class Opener:
             self._introduce(message)
             cert = self._membership.certificate_of(message.sender)
         if cert is None:
-            if self._fetch_rate.take(message.sender, now=now):
-                self._wanted.append(message.sender)
+            self._want(message.sender, now)
             raise _Dropped(EnvelopeDrop.UNKNOWN_SENDER)
         network_id = self._membership.network_id
         if not derive.verify(cert.identity, network_id, "message", body, signature):
             raise _Dropped(EnvelopeDrop.SIGNATURE)
+
+    def _want(self, sender: MemberId, now: float) -> None:
+        is_revoked = self._membership.is_revoked(RevocationKind.MEMBER, sender)
+        if is_revoked or not self._fetch_rate.take(sender, now=now):
+            return
+        if self._fetches.take(None, now=now):
+            self._wanted.append(sender)
+
+    def _take_answer(self, message: Message) -> bool:
+        offers = self._open_offers.peek(message.sender)
+        if offers is None or message.ref not in offers:
+            return False
+        while offers.popleft() != message.ref:
+            pass
+        return True
 
     def _check_replay(self, message: Message, now: float) -> None:
         sessions = self._windows.get(message.sender)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 
@@ -285,7 +285,7 @@ class SignedAnswer:
     """An answer with what its signature is over; check it before acting."""
 
     answer: JoinAnswer
-    body: bytes
+    body: bytes = field(repr=False)  # holds the epoch's secret
     signature: bytes
 
     def is_signed(self, network_id: bytes, admin_public: bytes) -> bool:

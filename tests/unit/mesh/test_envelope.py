@@ -8,7 +8,9 @@ from ginnel.base.errors import UsageError
 from ginnel.mesh import derive
 from ginnel.mesh.envelope import (
     BURST_PER_SOURCE,
+    FETCHES_BURST,
     MAX_ENVELOPE,
+    MAX_OPEN_OFFERS,
     MAX_PAYLOAD,
     MAX_SESSIONS,
     REPLAY_KEPT_S,
@@ -183,6 +185,22 @@ def test_a_revoked_sender_is_dropped() -> None:
     receiver = Receiver()
     receiver.membership.add_object(NET.revoke(0, LAPTOP.member_id), unix_now=NOW)
     assert receiver.drop(sealed()) is EnvelopeDrop.UNKNOWN_SENDER
+    assert receiver.opener.wanted() is None
+
+
+def test_invented_senders_are_not_all_asked_for() -> None:
+    receiver = Receiver()
+    for number in range(200):
+        stranger = MemberKeys(f"stranger-{number}")
+        receiver.open(sealed(message(sender=stranger.member_id), by=stranger), now=number / 10)
+    wishes = 0
+    while receiver.opener.wanted() is not None:
+        wishes += 1
+    assert wishes == FETCHES_BURST
+
+
+def test_what_a_message_carries_does_not_show() -> None:
+    assert "hello" not in repr(message())
 
 
 def test_signed_by_another_member() -> None:
@@ -206,8 +224,29 @@ def test_an_answer_needs_an_open_offer_to_its_sender() -> None:
     assert receiver.drop(sealed(replace(answer, counter=2))) is EnvelopeDrop.NOT_ASKED
     receiver.opener.expect_answer(b"r" * 32, LAPTOP.member_id)
     assert receiver.open(sealed(replace(answer, counter=3))) is not None
-    receiver.opener.close_offer(b"r" * 32)
-    assert receiver.drop(sealed(replace(answer, counter=4))) is EnvelopeDrop.NOT_ASKED
+
+
+def test_an_offer_is_answered_once_and_the_copies_before_it_are_closed() -> None:
+    receiver = Receiver()
+    first, second, third = (bytes([number]) * 32 for number in range(3))
+    for ref in (first, second, third):
+        receiver.opener.expect_answer(ref, LAPTOP.member_id)
+    answers = [
+        sealed(message(kind=Kind.ANSWER, ref=ref, counter=counter))
+        for counter, ref in enumerate((second, second, first, third), 1)
+    ]
+    assert [receiver.open(data) is not None for data in answers] == [True, False, False, True]
+    assert receiver.opener.drops == {EnvelopeDrop.NOT_ASKED: 2}
+
+
+def test_offers_that_nobody_answers_are_bounded() -> None:
+    receiver = Receiver()
+    refs = [bytes([number]) * 32 for number in range(MAX_OPEN_OFFERS + 1)]
+    for ref in refs:
+        receiver.opener.expect_answer(ref, LAPTOP.member_id)
+    oldest = sealed(message(kind=Kind.ANSWER, ref=refs[0]))
+    assert receiver.drop(oldest) is EnvelopeDrop.NOT_ASKED
+    assert receiver.open(sealed(message(kind=Kind.ANSWER, ref=refs[1], counter=2))) is not None
 
 
 def test_on_an_old_epoch_only_the_way_back_is_served() -> None:
@@ -246,12 +285,6 @@ def test_the_former_sealing_key_still_opens() -> None:
     receiver = Receiver()
     receiver.opener.sealing_keys = (seed("new S"), PI.sealing)
     assert receiver.open(sealed()) is not None
-
-
-def test_our_tags_are_known() -> None:
-    opener = Receiver().opener
-    assert opener.is_ours(sealed()[10:26], unix_now=NOW)
-    assert not opener.is_ours(bytes(16), unix_now=NOW)
 
 
 def test_the_window_takes_each_counter_once() -> None:
