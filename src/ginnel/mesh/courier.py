@@ -18,7 +18,7 @@ from typing import Protocol, TypeAlias
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import earliest
 from ginnel.base.errors import RemoteProtocolError
-from ginnel.base.limits import BoundedLru
+from ginnel.base.limits import BoundedLru, RateLimiter
 from ginnel.base.types import Address, Deadline, MemberId, NodeId, Secret
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
@@ -47,6 +47,11 @@ from ginnel.mesh.rendezvous import (
 MAX_ADDED = 48  # points added from outside: three periods of 16 open invites
 NEW_NODE_INTERVAL_S = 0.5  # seconds between two tries because of new nodes
 MAX_SEEN = 512  # envelopes remembered: each comes by up to three storers at once
+PUSHES_PER_S = 20.0  # of one storer
+PUSHES_BURST = 200.0
+JOINS_PER_S = 0.5  # of one storer to invites: the signer takes one a second of all
+JOINS_BURST = 16.0
+MAX_STORERS = 1024  # storers whose rates are remembered
 MAX_STRANGERS = 64  # points added from outside that we look for
 
 
@@ -56,6 +61,7 @@ class CourierDrop(Enum):
     MALFORMED = "malformed"
     NOT_OURS = "not from a storer of ours"
     DUPLICATE = "came by another storer already"
+    RATE = "too many of one storer"
 
 
 class MemberSide(Protocol):
@@ -109,6 +115,10 @@ class Courier:
         self._own: tuple[Point, ...] = ()
         self._tried_at = float("-inf")
         self._seen: BoundedLru[bytes, bool] = BoundedLru(MAX_SEEN)
+        self._pushes: RateLimiter[NodeId] = RateLimiter(
+            PUSHES_PER_S, PUSHES_BURST, limit=MAX_STORERS
+        )
+        self._joins: RateLimiter[NodeId] = RateLimiter(JOINS_PER_S, JOINS_BURST, limit=MAX_STORERS)
         self._strangers: BoundedLru[NodeId, Point] = BoundedLru(MAX_STRANGERS)
         self.registrar = Registrar(
             node_id, self._seal, tokens=tokens, random_bytes=random_bytes, rng=rng
@@ -179,7 +189,7 @@ class Courier:
         self, talk_token: int, contact: Contact, payload: bytes, *, now: float, unix_now: float
     ) -> None:
         """Take what a storer pushes; anybody else gets `unknown here`."""
-        status = self._take_push(contact, payload)
+        status = self._take_push(contact, payload, now)
         self._outbox.append(TalkResponse(talk_token, encode_answer(Answer(status))))
 
     def handle_timeout(self, *, now: float, unix_now: float) -> None:
@@ -210,7 +220,7 @@ class Courier:
 
     # --- inside --------------------------------------------------------------------------------
 
-    def _take_push(self, contact: Contact, payload: bytes) -> Status:
+    def _take_push(self, contact: Contact, payload: bytes, now: float) -> Status:
         try:
             request = decode_request(payload)
         except RemoteProtocolError:
@@ -221,12 +231,18 @@ class Courier:
         if not self.registrar.is_storer(request.location, contact):
             self._drop(CourierDrop.NOT_OURS)
             return Status.UNKNOWN
+        if not self._pushes.take(contact.node_id, now=now):
+            self._drop(CourierDrop.RATE)
+            return Status.SLOW_DOWN
         digest = sha256(request.envelope)
         if digest in self._seen:
             self._drop(CourierDrop.DUPLICATE)
             return Status.DONE
-        self._seen.put(digest, True)
         added = self._added.get(request.location)
+        if added is not None and not self._joins.take(contact.node_id, now=now):
+            self._drop(CourierDrop.RATE)
+            return Status.SLOW_DOWN
+        self._seen.put(digest, True)
         if added is not None:
             self._events.append(EnvelopeReceived(added.tag, request.envelope))
         else:

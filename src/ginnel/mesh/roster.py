@@ -27,6 +27,7 @@ MAX_PAYLOAD = 700  # bytes: what an envelope of 1088 leaves after headers, ids, 
 MAX_INLINE = 4  # whole objects accepted in one message
 MAX_FETCHES = 40  # asked of one peer and not yet answered
 FETCH_AGAIN_S = 5.0  # seconds until the same object is asked for again
+ASKED_KEPT_S = 30.0  # seconds an object that doesn't come is waited for
 SYNC_INTERVAL_S = 600.0  # seconds between digests to a connected peer (Roster)
 LIST_AGAIN_S = 2.0  # seconds between two lists sent to one peer
 
@@ -141,7 +142,11 @@ class RosterSync:
         answers: list[tuple[str, bytes]] = []
         hashes = membership.roster_hashes()
         have = {digest[:PREFIX_SIZE]: None for digest in hashes}
-        self.asked = {k: at for k, at in self.asked.items() if k not in have}
+        self.asked = {
+            prefix: at
+            for prefix, at in self.asked.items()
+            if prefix not in have and now - at < ASKED_KEPT_S
+        }
         for prefix in payload.listed:
             asked_at = self.asked.get(prefix, float("-inf"))
             if prefix in have or now - asked_at < FETCH_AGAIN_S or len(self.asked) >= MAX_FETCHES:

@@ -146,6 +146,26 @@ def test_strangers_push_nothing() -> None:
     assert admin.courier.drops == {CourierDrop.NOT_OURS: 2, CourierDrop.MALFORMED: 1}
 
 
+def test_a_storer_cannot_use_up_what_the_signer_takes() -> None:
+    net = rdv.ToyNet(2)
+    admin = Party(net, HOME)
+    admin.courier.add_points([invite()], now=0.0, unix_now=rdv.UNIX)
+    admin.run()
+    greedy, other = (contact_of(record) for record in net.records)
+    assert greedy is not None
+    assert other is not None
+    junk = [
+        encode_request(PushRequest(invite().location, number.to_bytes(2, "big")))
+        for number in range(100)
+    ]
+    statuses = [admin.push(greedy, push) for push in junk]
+    assert statuses == [Status.DONE] * 16 + [Status.SLOW_DOWN] * 84
+    # The other storer's copy of what the first was too greedy for still counts.
+    assert admin.push(other, junk[-1]) is Status.DONE
+    events = [event for event in admin.run() if isinstance(event, EnvelopeReceived)]
+    assert len(events) == 17
+
+
 def test_points_are_bounded_and_end_with_their_period() -> None:
     net = rdv.ToyNet(1)
     admin = Party(net, HOME)

@@ -125,6 +125,18 @@ def many(count: int) -> list[MemberKeys]:
     return [MemberKeys(f"one-of-many-{index}") for index in range(count)]
 
 
+def test_what_a_peer_lists_but_never_sends_stops_nothing_for_long() -> None:
+    membership, sync = NET.membership(*NAMES[:3]), RosterSync()
+    invented = tuple(bytes([number]) * 8 for number in range(MAX_LISTED))
+    lie = ObjectsPayload(bytes(32), invented)
+    assert {kind for kind, _ in sync.on_objects(lie, membership, [], now=0.0)} == {"fetch"}
+    digest_only = ObjectsPayload(bytes(32))
+    assert sync.on_objects(digest_only, membership, [], now=10.0) == []
+    [(kind, _)] = sync.on_objects(digest_only, membership, [], now=31.0)
+    assert kind == "objects"
+    assert sync.asked == {}
+
+
 def test_equal_members_are_silent_at_once() -> None:
     a, b = NET.membership(*NAMES[:3]), NET.membership(*NAMES[:3])
     assert exchange(a, b) == 1
