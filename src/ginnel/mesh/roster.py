@@ -27,7 +27,7 @@ MAX_PAYLOAD = 700  # bytes: what an envelope of 1088 leaves after headers, ids, 
 MAX_INLINE = 4  # whole objects accepted in one message
 MAX_FETCHES = 40  # asked of one peer and not yet answered
 FETCH_AGAIN_S = 5.0  # seconds until the same object is asked for again
-ASKED_KEPT_S = 30.0  # seconds an object that doesn't come is waited for
+ASKED_KEPT_S = 300.0  # seconds an object that does not come is waited for
 SYNC_INTERVAL_S = 600.0  # seconds between digests to a connected peer (Roster)
 LIST_AGAIN_S = 2.0  # seconds between two lists sent to one peer
 
