@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import click
 
 from ginnel.base.errors import GinnelError
-from ginnel.cli.client import Json, Refused, ask_tunnel
+from ginnel.cli.client import Json, ask_tunnel
 from ginnel.cli.commands.status import format_path
 from ginnel.cli.networks import find_network, json_option, network_option
 from ginnel.cli.render import SCHEMA, show_json
@@ -48,7 +47,7 @@ def ping(peer: str, count: int, interval: float, network: str | None, as_json: b
     for number in range(count):
         if number:
             time.sleep(interval)
-        answer = _ask(paths.tunnel_socket, peer)
+        answer = ask_tunnel(paths.tunnel_socket, "POST", "/v1/ping", {"peer": peer})
         answers.append(answer)
         if not as_json:
             click.echo(_line(peer, answer))
@@ -59,13 +58,6 @@ def ping(peer: str, count: int, interval: float, network: str | None, as_json: b
         click.echo(f"{len(answers)} sent, {len(good)} answered")
     if not good:
         raise Unanswered(f"{peer} did not answer: see `ginnel status`")
-
-
-def _ask(socket_path: Path, peer: str) -> Json:
-    try:
-        return ask_tunnel(socket_path, "POST", "/v1/ping", {"peer": peer})
-    except Refused as error:
-        return {"latency_s": None, "reason": str(error)}
 
 
 def _line(peer: str, answer: Json) -> str:

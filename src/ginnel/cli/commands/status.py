@@ -63,7 +63,8 @@ def format_status(answer: Json) -> str:
     lines.append(
         table(("PEER", "ADDRESS", "STATE", "PATH", "LATENCY", "HANDSHAKE", "IN", "OUT"), rows)
     )
-    return "\n".join(lines)
+    reasons = [f"{peer['name']}: {peer['reason']}" for peer in answer["peers"] if _has_more(peer)]
+    return "\n".join([*lines, *([""] if reasons else []), *reasons])
 
 
 def format_path(path: Json | None) -> str:
@@ -78,18 +79,22 @@ def format_path(path: Json | None) -> str:
 
 def _peer_row(peer: Json) -> tuple[str, ...]:
     connected = peer["status"] == "connected"
-    state = peer["status"] if connected else (peer.get("reason") or peer["stage"])
+    state = peer["status"] if connected else str(peer.get("reason") or peer["stage"])
     age = peer.get("handshake_age_s")
     return (
         peer["name"],
         peer["addresses"][0] if peer["addresses"] else "-",
-        state,
+        state.split(":", 1)[0],  # the whole reason stands below the table
         format_path(peer.get("path")),
         milliseconds(peer.get("latency_s")),
         "never" if age is None else f"{duration(age)} ago",
         size(peer.get("rx_bytes", 0)),
         size(peer.get("tx_bytes", 0)),
     )
+
+
+def _has_more(peer: Json) -> bool:
+    return peer["status"] != "connected" and ":" in (peer.get("reason") or "")
 
 
 def _manager_only(answer: Json) -> str:
