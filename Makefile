@@ -1,10 +1,12 @@
 # Two commands on a fresh machine: `make demo` and `make test`. All else is for developers.
-.PHONY: help setup demo test lock proto clean
+.PHONY: help setup demo test interop bench bench-discv5 lock proto clean
 
 help:
 	@echo "make demo    set everything up, then show machines behind NATs finding each other (about a minute)"
 	@echo "make test    set everything up, then run every check and test"
 	@echo "make setup   what both need: .venv with ginnel in it, the Rust crate in release mode"
+	@echo "make interop build other discv5 implementations from their registries, then speak with them"
+	@echo "make bench   every benchmark; make bench-discv5 one of them (benchmarks/README.md)"
 	@echo "make lock    write requirements/*.txt anew from pyproject.toml"
 	@echo "make clean   remove what setup made"
 
@@ -16,6 +18,16 @@ demo: setup
 
 test: setup
 	@scripts/test
+
+interop: setup
+	@scripts/interop-peers
+	@.venv/bin/pytest -q -m interop
+
+bench: bench-discv5
+
+bench-discv5: setup
+	@scripts/interop-peers
+	@.venv/bin/python -m benchmarks.discv5
 
 lock: setup
 	@scripts/lock
