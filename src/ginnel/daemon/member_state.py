@@ -17,7 +17,7 @@ from ginnel.mesh.objects import Certificate, decode_object, parse_network
 from ginnel.storage.identity import NodeBundle
 from ginnel.storage.network_files import may_give_to
 from ginnel.storage.state import PastEvent, StateDatabase, open_state
-from ginnel.storage.trust import Trust, load_trust, save_trust
+from ginnel.storage.trust import Trust, confirmed_time, load_trust, save_trust
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +66,8 @@ class MemberState:
     def save(self) -> None:
         """Write what changed: trust to its own file, all else to the database."""
         trust_objects = self.membership.trust_objects()
-        trust = Trust(
-            tuple(trust_objects), self.membership.epochs.secrets(), self.trust.confirmed_at
-        )
+        confirmed_at = max(self.trust.confirmed_at, confirmed_time(self.membership))
+        trust = Trust(tuple(trust_objects), self.membership.epochs.secrets(), confirmed_at)
         if trust != self.trust:
             save_trust(self._folder, trust)
             self.trust = trust

@@ -36,6 +36,7 @@ from ginnel.daemon.paths import NetworkPaths
 from ginnel.discv5.enr import Enr, decode_enr
 from ginnel.mesh import join
 from ginnel.mesh.invite_book import Authority, Handled, InviteBook
+from ginnel.mesh.objects import decode_object, parse_certificate
 from ginnel.mesh.sealer import HpkeSealer
 from ginnel.storage.files import read_private
 from ginnel.storage.invites import SignerStore
@@ -113,6 +114,7 @@ class Signer:
         self._records = tuple(records)  # for invites, until the tunnel has told better ones
         self._rate = TokenBucket(REQUESTS_PER_SECOND, REQUESTS_BURST, now=self._clock.monotonic())
         self._wake = asyncio.Event()
+        self._signed_at = 0
         self.book = InviteBook(
             authority,
             sealer=HpkeSealer(),
@@ -121,9 +123,14 @@ class Signer:
         )
         self._load()
 
+    def _unix(self) -> float:
+        """Return the wall time, but never one before our own last signature."""
+        return max(self._clock.unix(), self._signed_at)
+
     def _load(self) -> None:
-        now = self._clock.unix()
         stored = self._store.certificates()
+        self._signed_at = max(map(_begin_of, stored), default=0)
+        now = self._unix()
         self._authority.membership.add_objects(stored, unix_now=now)
         for state in self._store.invites():
             try:
@@ -173,7 +180,7 @@ class Signer:
             UsageError: an unknown verb or wrong keys.
         """
         verb = request.get("verb")
-        now = self._clock.unix()
+        now = self._unix()
         if verb == "invite":
             life_s = request.get("expires_s") or DEFAULT_LIFE_S
             if type(life_s) is not int:
@@ -214,7 +221,7 @@ class Signer:
             return Handled()
         before = len(self.book.pending())
         try:
-            handled = self.book.handle_envelope(message.envelope, unix_now=self._clock.unix())
+            handled = self.book.handle_envelope(message.envelope, unix_now=self._unix())
         except SystemFailure as error:
             log.error("signer: a join was not answered: %s", error)
             return Handled()
@@ -235,13 +242,21 @@ class Signer:
     async def _send_points(self, tunnel: Channel) -> None:
         while True:
             self._wake.clear()
-            for message in split_points(self.book.points(unix_now=self._clock.unix())):
+            for message in split_points(self.book.points(unix_now=self._unix())):
                 await tunnel.send(message)
             try:
                 async with asyncio.timeout(POINTS_INTERVAL):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+
+def _begin_of(raw: bytes) -> int:
+    """Return when a certificate that we have issued begins."""
+    try:
+        return parse_certificate(decode_object(raw)).not_before
+    except RemoteProtocolError:
+        return 0
 
 
 def _hinted(settings: Settings) -> list[Enr]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, ip_network
 from pathlib import Path
 from typing import Protocol
@@ -54,7 +54,7 @@ from ginnel.storage.identity import (
     read_fields,
     save_keys,
 )
-from ginnel.storage.trust import Trust, load_trust, save_trust
+from ginnel.storage.trust import Trust, confirmed_time, load_trust, save_trust
 
 ADMIN_FILE = "admin.key"
 SETTINGS_FILE = "settings.toml"
@@ -213,7 +213,11 @@ def store_joined(
     """
     _check_free(folders, granted.network_name, granted.member_name)
     bundle = NodeBundle(keys, granted.network, granted.admin, granted.certificate)
-    trust = Trust((granted.epoch,), (granted.epoch_secret,), unix_now)
+    trust = Trust((granted.epoch,), (granted.epoch_secret,))
+    raws = (granted.network, granted.admin, granted.certificate)
+    membership = verify_membership(raws, trust, unix_now=unix_now)
+    # Not our own time: a clock that is ahead must not be taken for confirmed.
+    trust = replace(trust, confirmed_at=confirmed_time(membership))
     _store(folders, bundle, trust, settings, None)
 
 
@@ -244,7 +248,7 @@ def load_authority(folders: Folders, *, unix_now: float) -> Authority:
     values = read_fields(folders.etc / ADMIN_FILE, ("admin_id", "admin", "sealing"))
     raws = [read_private(folders.etc / name) for name in OBJECT_FILES]
     trust = load_trust(folders.signer_state, owners=_owners(folders.signer_state))
-    membership = verify_membership(raws, trust, unix_now=unix_now)
+    membership = verify_membership(raws, trust, unix_now=max(unix_now, trust.confirmed_at))
     return Authority(
         membership=membership,
         admin=Secret(values["admin"]),

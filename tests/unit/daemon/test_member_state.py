@@ -90,6 +90,22 @@ def test_a_clock_that_went_back_is_not_believed(folder: Path) -> None:
     state.database.close()
 
 
+def test_what_others_have_signed_confirms_a_time(folder: Path) -> None:
+    later = NOW + 10 * DAY_S
+    state = MemberState(folder, bundle(), unix_now=later)
+    state.save()
+    assert load_trust(folder).confirmed_at == NOW  # nobody has signed anything since
+    state.membership.add_object(NET.cert(BOB, 2, not_before=later - 600), unix_now=later)
+    state.save()
+    assert later - 3600 < load_trust(folder).confirmed_at <= later
+    state.membership.add_object(
+        NET.cert(MemberKeys("a-clock-ahead"), 3, not_before=later + 600), unix_now=later
+    )
+    state.save()
+    assert load_trust(folder).confirmed_at <= later
+    state.database.close()
+
+
 def test_a_confirmed_time_can_be_forgotten(folder: Path) -> None:
     save_trust(folder, Trust((NET.epoch(),), (NET.epoch_secret,), NOW + 3 * CERTIFICATE_LIFE_S))
     with pytest.raises(SystemFailure, match="Is the clock right"):

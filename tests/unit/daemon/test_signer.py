@@ -17,9 +17,10 @@ from ginnel.daemon.signer import Clock, Signer, read_settings
 from ginnel.discv5.enr import sign_enr
 from ginnel.mesh import join
 from ginnel.mesh.join_attempt import JoinState
+from ginnel.mesh.objects import DAY_S
 from ginnel.storage.invites import SignerStore
 from ginnel.storage.network_files import NewNetwork, create_network, load_authority
-from support.joins import attempt
+from support.joins import attempt, joiner_keys
 from support.members import NOW
 
 NAME = "laptop-of-alice"
@@ -200,6 +201,36 @@ def test_a_certificate_that_was_not_written_any_more_is_written_at_the_next_star
     assert store.certificates() == []  # killed here
     signer(paths)
     assert store.certificates() == list(handled.new_objects)
+
+
+def test_a_clock_that_went_back_frees_no_name_and_revives_no_invite(tmp_path: Path) -> None:
+    paths = network(tmp_path)
+    times = [NOW + 40 * DAY_S]
+    clock = Clock(unix=lambda: times[0], monotonic=Ticking())
+
+    def restarted() -> Signer:
+        authority = load_authority(paths, unix_now=times[0])
+        return Signer(authority, SignerStore(paths.signer_state), clock)
+
+    served = restarted()
+    short, _ = served.answer({"verb": "invite", "expires_s": 60})
+    invite, _ = served.answer({"verb": "invite", "auto": True})
+    times[0] += 3600
+    joiner = attempt(invite["invite"], NAME, unix_now=times[0])
+    point = joiner.admin_points(unix_now=times[0])[0]
+    handled = served.take_envelope(Envelope(point.tag, joiner.envelope(point)))
+    SignerStore(paths.signer_state).add_certificate(handled.new_objects[0])
+    times[0] -= 30 * DAY_S
+    again = restarted()
+    answer, _ = again.answer({"verb": "invite", "auto": True})
+    second = attempt(answer["invite"], NAME, unix_now=NOW, keys=joiner_keys("second"))
+    point = second.admin_points(unix_now=NOW + 40 * DAY_S + 3000)[0]
+    handled = again.take_envelope(Envelope(point.tag, second.envelope(point)))
+    assert handled.new_objects == ()
+    late = attempt(short["invite"], "late-machine", unix_now=NOW)
+    point = late.admin_points(unix_now=NOW)[0]
+    again.take_envelope(Envelope(point.tag, late.envelope(point)))
+    assert [drop.value for drop in again.book.drops] in (["the invite expired"], ["no such invite"])
 
 
 def test_invites_outlive_a_restart_and_damaged_ones_are_left_out(tmp_path: Path) -> None:

@@ -174,6 +174,18 @@ def test_what_was_granted_is_stored(tmp_path: Path) -> None:
         store_joined(folders, keys, granted, SETTINGS, unix_now=NOW)
 
 
+def test_a_clock_that_is_ahead_while_joining_is_not_taken_for_confirmed(tmp_path: Path) -> None:
+    admin = AdminSide(NetworkFactory())
+    joiner = attempt(admin.invite(is_auto=True), "laptop-of-alice")
+    ask(joiner, admin)
+    keys, folders = joiner_keys("laptop-of-alice"), Folders(tmp_path)
+    settings = replace(SETTINGS, signer_uid=0)
+    ahead = NOW + 30 * 86_400
+    store_joined(folders, keys, require_granted(joiner), settings, unix_now=ahead)
+    trust = load_trust(folders.state, owners=owners(folders.state))
+    assert NOW - 3600 < trust.confirmed_at <= NOW
+
+
 def test_the_prefix_avoids_local_routes() -> None:
     rng = random.Random(1)
     routes = ["0.0.0.0/0", "100.64.0.0/11", "100.96.0.0/12", "::/0", "10.0.0.0/8"]
