@@ -61,6 +61,16 @@ def is_public(ip: str) -> bool:
     return scope_of(ip) is Scope.PUBLIC
 
 
+def is_private_prefix(network: IPv4Network) -> bool:
+    """Say whether all of the prefix is for private use, so that an overlay may have it."""
+    return any(
+        scope in (Scope.PRIVATE, Scope.CGNAT)
+        and isinstance(private, IPv4Network)
+        and network.subnet_of(private)
+        for private, scope in _RANGES
+    )
+
+
 @lru_cache(maxsize=4096)
 def subnet_key(ip: str) -> str:
     """Return the /24 (IPv4) or /48 (IPv6) of the IP as text: one source for limits and votes."""

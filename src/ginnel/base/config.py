@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from ipaddress import IPv4Network
 
+from ginnel.base.addresses import is_private_prefix
 from ginnel.base.errors import UsageError
 
 FIRST_PORT = 20_000  # the UDP port is drawn from here ...
@@ -132,6 +133,8 @@ def _check_prefix(text: str) -> None:
         raise UsageError(f"ipv4_prefix: {error}") from None
     if not 8 <= network.prefixlen <= 24:
         raise UsageError(f"ipv4_prefix = {text!r}: a prefix of 8 to 24 bits belongs here")
+    if not is_private_prefix(network):
+        raise UsageError(f"ipv4_prefix = {text!r}: take one of 100.64.0.0/10 or a private one")
 
 
 def _from_environment(name: str, text: str) -> object:

@@ -117,11 +117,14 @@ def as_int(item: Rlp, maximum: int = 2**64 - 1) -> int:
 
 
 def as_text(item: Rlp, maximum: int) -> str:
-    """Return the item as UTF-8 text of at most `maximum` bytes."""
+    """Return the item as printable UTF-8 text of at most `maximum` bytes: it goes to terminals."""
     try:
-        return as_bytes(item, maximum=maximum).decode()
+        text = as_bytes(item, maximum=maximum).decode()
     except UnicodeDecodeError:
         raise RlpError("text that is not UTF-8") from None
+    if not text.isprintable():
+        raise RlpError("text with control characters")
+    return text
 
 
 def as_list(item: Rlp, size: int | None = None, *, at_least: int | None = None) -> list[Rlp]:

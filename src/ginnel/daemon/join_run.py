@@ -18,6 +18,7 @@ from ginnel.base.errors import SystemFailure
 from ginnel.daemon.channel import Channel
 from ginnel.daemon.hints import parse_hint
 from ginnel.daemon.joiner import Joiner, join_and_store
+from ginnel.daemon.logs import escape_control
 from ginnel.daemon.node_shell import parse_advertised
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.daemon.resources import bind_udp
@@ -98,7 +99,7 @@ async def _run(options: JoinOptions, show: ShowStage) -> Granted:
         return await join_and_store(joiner, keys, settings, NetworkPaths)
     except SystemFailure as error:
         if not child.is_running:
-            raise SystemFailure(child.describe_end()) from error
+            raise SystemFailure(escape_control(child.describe_end())) from error
         raise
     finally:
         channel.close()

@@ -16,8 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
+from ipaddress import IPv4Network
 
 from ginnel.base import rlp
+from ginnel.base.addresses import is_private_prefix
 from ginnel.base.errors import UsageError
 from ginnel.base.types import MemberId, Secret
 from ginnel.mesh import derive
@@ -228,12 +230,15 @@ def parse_network(signed: SignedObject) -> Network:
     if root_public != signed.signer:
         raise rlp.RlpError("a network object that another key signed")
     ipv4_len = rlp.as_int(items[5], 30)
+    ipv4_prefix = _prefix(rlp.as_bytes(items[4], 4), ipv4_len)
+    if not is_private_prefix(IPv4Network((ipv4_prefix, ipv4_len))):
+        raise rlp.RlpError("a network that claims addresses of others")
     return Network(
         object=signed,
         seq=rlp.as_int(items[1]),
         name=check_name(rlp.as_text(items[2], MAX_NAME)),
         root_public=root_public,
-        ipv4_prefix=_prefix(rlp.as_bytes(items[4], 4), ipv4_len),
+        ipv4_prefix=ipv4_prefix,
         ipv4_len=ipv4_len,
         created=rlp.as_int(items[6]),
     )

@@ -34,6 +34,7 @@ def test_the_environment_wins() -> None:
         (MINIMAL + "mtu = 100", "1280"),
         (MINIMAL + 'ipv4_prefix = "100.64.0.1/16"', "ipv4_prefix"),
         (MINIMAL + 'ipv4_prefix = "100.64.0.0/30"', "8 to 24"),
+        (MINIMAL + 'ipv4_prefix = "203.0.113.0/24"', "private"),
         (MINIMAL + 'protocol_id = "eth"', "discv5"),
         (MINIMAL + "nodes = [1]", "nodes"),
         (MINIMAL + "debug = 1", "debug"),

@@ -92,7 +92,7 @@ def test_as_int() -> None:
 
 def test_as_text_and_as_list() -> None:
     assert rlp.as_text(b"pi", 2) == "pi"
-    for bad in (b"pie", b"\xff"):
+    for bad in (b"pie", b"\xff", b"\x1b", b"a\n", b"\xc2\x9b"):
         with pytest.raises(RlpError):
             rlp.as_text(bad, 2)
     assert rlp.as_list([b"a", b"b"], 2) == [b"a", b"b"]

@@ -66,6 +66,7 @@ def test_truncated_messages_are_refused(message: ChannelMessage) -> None:
         [4, [b"r" * 301]],
         [4, [b"r"] * 9],
         [5, b"\xff"],
+        [5, b"\x1b]0;title\x07"],
         [6, bytes(32), 2],
         [7, [b"o"] * 5],
         [7, b""],

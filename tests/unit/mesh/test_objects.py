@@ -1,9 +1,11 @@
+from ipaddress import IPv4Address
+
 import pytest
 
 from ginnel.base import rlp
 from ginnel.base.errors import UsageError
 from ginnel.mesh import derive, objects
-from support.members import MemberKeys, NetworkFactory, seed
+from support.members import NOW, MemberKeys, NetworkFactory, seed
 
 NET = NetworkFactory()
 PI = MemberKeys("raspberry-pi-attic")
@@ -61,6 +63,21 @@ def test_every_truncation_is_refused() -> None:
 def test_wrong_outer_lists_are_refused(outer: list) -> None:
     with pytest.raises(rlp.RlpError):
         objects.decode_object(rlp.encode(outer))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "length"),
+    [("0.0.0.0", 0), ("8.8.8.0", 24), ("100.0.0.0", 8), ("127.0.0.0", 16), ("169.254.0.0", 16)],
+)
+def test_a_network_claims_no_addresses_of_others(prefix: str, length: int) -> None:
+    def parse(packed: bytes, bits: int) -> objects.Network:
+        root_public = derive.ed25519_public(NET.root)
+        raw = NET.sign("network", [1, "elsewhere", root_public, packed, bits, NOW], NET.root)
+        return objects.parse_network(objects.decode_object(raw))
+
+    assert parse(bytes((10, 9, 0, 0)), 16).ipv4_len == 16
+    with pytest.raises(rlp.RlpError, match="of others"):
+        parse(IPv4Address(prefix).packed, length)
 
 
 @pytest.mark.parametrize(
