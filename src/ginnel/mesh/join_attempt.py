@@ -222,6 +222,8 @@ class JoinAttempt:
     def _accept(self, signed: SignedAnswer, unix_now: float) -> str | None:
         """Verify certificate and epoch; return what is wrong, in words."""
         answer = signed.answer
+        if answer.status is not AnswerStatus.GRANTED:
+            return "certificate and secret came without a grant"
         cert_raw, epoch_raw = answer.objects
         verdict = self._membership.add_object(cert_raw, unix_now=unix_now)
         if verdict.refusal is not None:

@@ -51,6 +51,8 @@ MAX_PER_SUBNET = 256  # registrations of one /24 or /48
 MIN_LIFETIME_S = 30  # seconds; a shorter life is not worth a signature check
 REQUESTS_PER_S = 20.0  # of one IP address
 REQUESTS_BURST = 100.0
+SUBNET_PER_S = 80.0  # of one /24 or /48: an IPv6 host has more addresses than it can be counted by
+SUBNET_BURST = 400.0
 TOTAL_PER_S = 400.0  # of all together
 TOTAL_BURST = 800.0
 DELIVERS_PER_S = 5.0  # to one location: its registrant may sit on a thin line
@@ -114,6 +116,7 @@ class Storer:
         self._sources: RateLimiter[str] = RateLimiter(
             REQUESTS_PER_S, REQUESTS_BURST, limit=RATE_KEYS
         )
+        self._subnets: RateLimiter[str] = RateLimiter(SUBNET_PER_S, SUBNET_BURST, limit=RATE_KEYS)
         self._delivers: RateLimiter[NodeId] = RateLimiter(
             DELIVERS_PER_S, DELIVERS_BURST, limit=RATE_KEYS
         )
@@ -163,7 +166,7 @@ class Storer:
     # --- requests ------------------------------------------------------------------------------
 
     def _serve(self, contact: Contact, payload: bytes, *, now: float) -> Answer:
-        if not self._sources.take(contact.address.ip, now=now) or not self._total.take(now=now):
+        if not self._has_room(contact.address.ip, now):
             return self._refuse(StorerDrop.RATE, Status.SLOW_DOWN)
         try:
             request: Request | None = decode_request(payload)
@@ -181,6 +184,13 @@ class Storer:
                 return self._deliver(request, now=now)
             case PushRequest() | None:  # a PUSH is for registrants, not for storers
                 return self._refuse(StorerDrop.UNSERVED)
+
+    def _has_room(self, ip: str, now: float) -> bool:
+        return (
+            self._sources.take(ip, now=now)
+            and self._subnets.take(subnet_key(ip), now=now)
+            and self._total.take(now=now)
+        )
 
     def _register(self, contact: Contact, request: RegisterRequest, *, now: float) -> Answer:
         if request.lifetime < MIN_LIFETIME_S:

@@ -131,7 +131,9 @@ def sync_folder(path: Path) -> None:
 
 
 def _write_new(path: Path, data: bytes, uid: int | None) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    path.unlink(missing_ok=True)  # of a process of the same number that was killed
+    # Never a file that is there: root writes into folders that others own.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, PRIVATE_FILE)
     try:
         os.fchmod(descriptor, PRIVATE_FILE)

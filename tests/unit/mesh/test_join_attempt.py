@@ -37,10 +37,9 @@ class Asked:
         by: Secret | None = None,
         request_hash: bytes | None = None,
         network_id: bytes = NET.network_id,
+        status: AnswerStatus = AnswerStatus.GRANTED,
     ) -> bytes:
-        answer = JoinAnswer(
-            request_hash or self.request_hash, AnswerStatus.GRANTED, part, objects, secret
-        )
+        answer = JoinAnswer(request_hash or self.request_hash, status, part, objects, secret)
         text = join.encode_answer(answer, admin=by or NET.admin, network_id=network_id)
         return self.seal(text)
 
@@ -88,6 +87,15 @@ def test_nothing_is_granted_by_half_an_answer() -> None:
         assert joiner.granted is None
         with pytest.raises(UsageError):
             require_granted(joiner)
+
+
+def test_a_certificate_without_a_grant_is_not_taken() -> None:
+    asked = Asked()
+    objects = (NET.cert(LAPTOP), NET.epoch())
+    second = asked.answer(1, objects, NET.epoch_secret, status=AnswerStatus.PENDING)
+    joiner = asked.take(asked.first(), second)
+    assert joiner.granted is None
+    assert joiner.state is JoinState.FAILED
 
 
 def test_an_answer_from_an_impostor_root_is_dropped() -> None:

@@ -198,6 +198,15 @@ def test_who_asks_too_often_is_slowed_down() -> None:
     assert ask(storer, payload, now=10.0)[0] is Status.UNKNOWN
 
 
+def test_who_has_many_addresses_does_not_take_what_is_for_all() -> None:
+    storer = make_storer()
+    payload = encode_request(LookupRequest(location()))
+    crowd = [rdv.contact(f"2001:db8:0:{number:x}::1") for number in range(20)]
+    statuses = [ask(storer, payload, sender)[0] for sender in crowd for _ in range(100)]
+    assert statuses.count(Status.UNKNOWN) == 400
+    assert ask(storer, payload, OTHER)[0] is Status.UNKNOWN
+
+
 def test_delivers_to_one_location_have_a_rate_of_their_own() -> None:
     storer = make_storer()
     ask(storer, register())

@@ -39,6 +39,15 @@ def test_keys_are_not_overwritten(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["key"]
 
 
+def test_a_temporary_file_that_somebody_laid_out_is_not_written_to(tmp_path: Path) -> None:
+    bait = tmp_path / f".file.{os.getpid()}.tmp"
+    with bait.open("w+b") as held:
+        bait.chmod(0o666)
+        write_atomic(tmp_path / "file", b"secret")
+        assert held.read() == b""
+    assert read_private(tmp_path / "file") == b"secret"
+
+
 @pytest.mark.parametrize("replace", [True, False])
 def test_a_full_disk_leaves_nothing_half(tmp_path: Path, replace: bool) -> None:
     path = tmp_path / "file"
