@@ -78,6 +78,7 @@ def test_nodes_that_refuse_rendezvous_keep_members_apart(mesh: MeshLab) -> None:
     said = up.stdout + up.stderr
     assert f"no peer connected in {APART_S} s" in said
     assert "ginnel netcheck" in said
+    assert "Stages: searching (" in said
     for one, other in PAIR:
         peer = mesh.scenario.peer(one, other)
         assert peer is not None
