@@ -10,6 +10,7 @@ Source: DESIGN, "Processes"; docs/formats.md, "Invite and join".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -45,6 +46,7 @@ from ginnel.storage.network_files import load_authority
 REQUESTS_PER_SECOND = 1.0  # join requests that the tunnel may pass (Processes)
 REQUESTS_BURST = 3.0  # requests; a joiner delivers at two periods' points near a border
 POINTS_INTERVAL = 600.0  # seconds; the points sent reach one period ahead
+RECORDS_TIMEOUT = 3.0  # seconds; a tunnel tells its nodes within one of its start
 DEFAULT_LIFE_S = 86_400  # seconds an invite is valid
 MAX_REQUEST = 4096  # bytes of a request of the manager's
 
@@ -112,6 +114,9 @@ class Signer:
         self._authority = authority
         self._store = store
         self._records = tuple(records)  # for invites, until the tunnel has told better ones
+        self._has_records = asyncio.Event()
+        if self._records:
+            self._has_records.set()
         self._rate = TokenBucket(REQUESTS_PER_SECOND, REQUESTS_BURST, now=self._clock.monotonic())
         self._wake = asyncio.Event()
         self._signed_at = 0
@@ -167,11 +172,20 @@ class Signer:
         while data := await loop.sock_recv(manager, MAX_REQUEST + 1):
             handled = Handled()
             try:
-                answer, handled = self.answer(_parse_request(data))
+                request = _parse_request(data)
+                if request.get("verb") == "invite":
+                    await self._wait_for_records()
+                answer, handled = self.answer(request)
             except GinnelError as error:
                 answer = {"error": str(error)}
             await self._act(handled, tunnel)
             await loop.sock_sendall(manager, json.dumps(answer).encode())
+
+    async def _wait_for_records(self) -> None:
+        """Wait a moment for a tunnel that has just started to tell which nodes it knows."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RECORDS_TIMEOUT):
+                await self._has_records.wait()
 
     def answer(self, request: Json) -> tuple[Json, Handled]:
         """Answer a request of the manager's: `invite`, `pending`, `approve`.
@@ -214,6 +228,7 @@ class Signer:
                 await self._act(self.take_envelope(message), tunnel)
             elif isinstance(message, Nodes):
                 self._records = _verified(message)
+                self._has_records.set()
 
     def take_envelope(self, message: Envelope) -> Handled:
         """Pass an envelope to the book, at most one a second."""

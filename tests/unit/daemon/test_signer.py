@@ -126,6 +126,25 @@ def test_a_join_from_invite_to_certificate(tmp_path: Path) -> None:
     assert sorted(names) == [NAME, "raspberry-pi-attic"]
 
 
+def test_an_invite_waits_for_the_nodes_of_a_tunnel_that_just_started(tmp_path: Path) -> None:
+    async def use(ends: Ends) -> None:
+        asking = asyncio.ensure_future(ends.ask(verb="invite", expires_s=3600, auto=None))
+        await ends.receive(NewObjects)
+        await ends.tunnel.send(Nodes((RECORD.raw,)))
+        answer = await asking
+        assert answer["nodes"] == 1
+        assert join.parse_invite(answer["invite"], unix_now=NOW).records == (RECORD,)
+
+    with_signer(signer(network(tmp_path)), use)
+
+
+def test_an_invite_of_a_network_without_nodes_is_given_all_the_same(tmp_path: Path) -> None:
+    async def use(ends: Ends) -> None:
+        assert (await ends.ask(verb="invite", expires_s=3600, auto=None))["nodes"] == 0
+
+    with_signer(signer(network(tmp_path)), use)
+
+
 def load_names(served: Signer) -> list:
     """Return the certificates that a restarted signer tells its tunnel of."""
     found: list = []
