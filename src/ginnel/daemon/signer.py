@@ -46,7 +46,7 @@ from ginnel.storage.network_files import load_authority
 REQUESTS_PER_SECOND = 1.0  # join requests that the tunnel may pass (Processes)
 REQUESTS_BURST = 3.0  # requests; a joiner delivers at two periods' points near a border
 POINTS_INTERVAL = 600.0  # seconds; the points sent reach one period ahead
-RECORDS_TIMEOUT = 3.0  # seconds; a tunnel tells its nodes within one of its start
+RECORDS_TIMEOUT = 1.5  # seconds; a tunnel tells its nodes within one of its start
 DEFAULT_LIFE_S = 86_400  # seconds an invite is valid
 MAX_REQUEST = 4096  # bytes of a request of the manager's
 
