@@ -37,6 +37,7 @@ from support.confined import (
 
 PORT = 45454
 DEVICE = "gn-test"
+TABLE = 64_191  # of the tunnel's uid
 WAIT = 20.0  # seconds, at most
 REFUSALS = ("b''", "PermissionError", "ConnectionResetError", "BrokenPipeError")
 
@@ -125,7 +126,7 @@ def network_state() -> dict[str, Any] | None:
             return None
         return {
             "addresses": netlink.addresses(DEVICE),
-            "routes": netlink.routes(DEVICE),
+            "routes": netlink.routes(DEVICE, table=TABLE),
             "mtu": netlink.mtu_of(DEVICE),
         }
 

@@ -31,12 +31,16 @@ from ginnel.codervpn.messages import LogLevel, LogRecord, Start
 from ginnel.codervpn.speaker import Failure
 from ginnel.daemon import privileges
 from ginnel.daemon.admin_socket import AdminSocket, Json
+from ginnel.daemon.guard import Guard
 from ginnel.daemon.logs import LogSink, RateLimited, SinkHandler, escape_control, split_level
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.daemon.resources import Resources, open_resources
-from ginnel.daemon.settings_apply import Allowance, SettingsApplier, check_settings
+from ginnel.daemon.settings_apply import SettingsApplier
+from ginnel.daemon.settings_check import Allowance, Plan, check_settings
 from ginnel.daemon.signer_link import SignerLink
 from ginnel.daemon.supervise import Backoff, Child, start_child
+from ginnel.net.dns import DnsPlan, find_setter
+from ginnel.net.netlink import DEFAULT_MTU
 
 START_TIMEOUT = 30.0  # seconds for a tunnel to import, drop its rights and set the network up
 STOP_TIMEOUT = 5.0  # seconds for a tunnel to say goodbye to its peers
@@ -61,6 +65,7 @@ class ManagerConfig:
     allowance: Allowance = field(default_factory=Allowance)
     command: Sequence[str] = COMMAND  # what `tunnel NAME ...` and `signer NAME ...` follow
     use_tun: bool = True
+    use_dns: bool = False  # serve the network's names and tell the resolver
     debug: bool = False
 
 
@@ -85,6 +90,7 @@ def run_manager(config: ManagerConfig, *, on_ready: Callable[[], None] | None = 
             tunnel_uid=config.tunnel_uid,
             signer_uid=config.signer_uid,
             use_tun=config.use_tun,
+            dns_addresses=config.allowance.addresses if config.use_dns else (),
         ) as resources:
             asyncio.run(_serve(config, resources, sink, on_ready))
     finally:
@@ -114,7 +120,12 @@ class _Manager:
         self._tunnel_log = RateLimited(sink, "tunnel", now=self._started_at)
         self._settings_rate = TokenBucket(SETTINGS_PER_SECOND, SETTINGS_BURST, now=self._started_at)
         device = resources.device
-        self._applier = None if device is None else SettingsApplier(device.name)
+        self._applier: SettingsApplier | None = None
+        self._guard: Guard | None = None
+        if device is not None:
+            self._guard = Guard(device.name, config.tunnel_uid, config.allowance)
+            setter = find_setter(device.name) if config.use_dns else None
+            self._applier = SettingsApplier(device.name, self._guard.table, setter)
         self._backoff = Backoff()
         self._child: Child | None = None
         self._rpc: Rpc | None = None
@@ -129,6 +140,7 @@ class _Manager:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        await asyncio.to_thread(self._stand_guard)
         admin = AdminSocket(self._config.paths.manager_socket, self._on_verb)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -146,6 +158,13 @@ class _Manager:
                 serving.cancel()
         finally:
             admin.close()
+
+    def _stand_guard(self) -> None:
+        """Set rules and filter up before anybody gets the device; clear a dead manager's traces."""
+        if self._guard is not None and self._applier is not None:
+            if self._applier.dns is not None:
+                self._applier.dns.take_back()
+            self._guard.install()
 
     # The tunnel's life
 
@@ -248,6 +267,9 @@ class _Manager:
         if resources.udp6 is not None:
             descriptors[6] = resources.udp6.fileno()
             argv += ["--udp6-fd", "6"]
+        for number, opened in zip((9, 10), resources.dns, strict=False):
+            descriptors[number] = opened.fileno()
+            argv += ["--dns-fd", str(number)]
         descriptors[7] = resources.tunnel_listener.fileno()
         argv += ["--listen-fd", "7"]
         if self._signer is None:
@@ -263,6 +285,11 @@ class _Manager:
                 await asyncio.to_thread(self._applier.take_back)
             except SystemFailure as error:
                 log.warning("settings: %s", error)
+        if self._guard is not None:
+            try:
+                await asyncio.to_thread(self._guard.clear_stale)
+            except SystemFailure as error:
+                log.warning("rules: %s", error)
 
     def _child_pid(self) -> int | None:
         return self._child.pid if self._child is not None and self._child.is_running else None
@@ -274,14 +301,20 @@ class _Manager:
         if not self._settings_rate.take(now=time.monotonic()):
             return "network settings are asked for too often"
         try:
-            plan = check_settings(settings, self._config.allowance)
-            if self._applier is not None:
-                await asyncio.to_thread(self._applier.apply, plan)
+            plan = await asyncio.to_thread(self._apply, settings)
         except (UsageError, SystemFailure) as error:
             log.warning("settings refused: %s", error)
             return str(error)
         log.info("settings: %s, mtu %d", ", ".join(plan.addresses), plan.mtu)
         return None
+
+    def _apply(self, settings: pb.NetworkSettingsRequest) -> Plan:
+        if self._applier is None:
+            return check_settings(settings, self._config.allowance)
+        physical = self._applier.physical_mtu() if settings.mtu == 0 else DEFAULT_MTU
+        plan = check_settings(settings, self._config.allowance, physical_mtu=physical)
+        self._applier.apply(plan)
+        return plan
 
     def on_peers(self) -> None:
         """Nothing to do: `status` reads the peers when asked."""
@@ -335,8 +368,19 @@ class _Manager:
                 "mtu": plan.mtu,
                 "addresses": list(plan.addresses),
                 "routes": list(plan.routes),
+                "excluded": list(plan.excluded),
+                "dns": None if plan.dns is None else self._describe_dns(plan.dns),
             },
             "peers": [_describe(agent) for agent in self._rpc.agents] if self._rpc else [],
+        }
+
+    def _describe_dns(self, plan: DnsPlan) -> Json:
+        setter = self._applier.dns if self._applier is not None else None
+        return {
+            "by": setter.name if setter is not None else "nobody (--no-dns)",
+            "servers": list(plan.servers),
+            "search": list(plan.search),
+            "match": list(plan.match),
         }
 
 

@@ -13,7 +13,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -21,11 +21,15 @@ from typing import ClassVar, TypeVar
 from ginnel.base.errors import SystemFailure
 from ginnel.daemon import privileges
 from ginnel.daemon.admin_socket import listen_unix
+from ginnel.daemon.guard import TUNNEL_MARK
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.net.tun import TunDevice, device_name, open_tun
 
 RECEIVE_BUFFER = 4 * 1024 * 1024  # bytes; 30 ms of a Gbit/s
 PATIENCE = 2.0  # seconds until what a dying tunnel holds counts as somebody else's
+DNS_PORT = 53
+_IP_FREEBIND = 15  # before the device has the address
+_IPV6_FREEBIND = 78
 _SO_RCVBUFFORCE = 33  # beyond net.core.rmem_max; needs CAP_NET_ADMIN
 
 ValueT = TypeVar("ValueT")
@@ -41,6 +45,7 @@ class Resources:
     udp4: socket.socket
     udp6: socket.socket | None
     tunnel_listener: socket.socket
+    dns: tuple[socket.socket, ...] = ()  # on port 53 of our overlay addresses
 
 
 @contextlib.contextmanager
@@ -51,6 +56,7 @@ def open_resources(
     tunnel_uid: int,
     signer_uid: int | None = None,
     use_tun: bool = True,
+    dns_addresses: Sequence[str] = (),
 ) -> Iterator[Resources]:
     """Open everything, and close it at the end.
 
@@ -75,7 +81,13 @@ def open_resources(
             stack.callback(os.close, device.fd)
         listener = stack.enter_context(listen_unix(paths.tunnel_socket, mode=0o666))
         stack.callback(paths.tunnel_socket.unlink, missing_ok=True)
-        yield Resources(device, udp4, udp6, listener)
+        for opened in (udp4, udp6):
+            if opened is not None:
+                _keep_outside(opened, tunnel_uid)
+        dns = bind_dns(dns_addresses) if device is not None else ()
+        for opened in dns:
+            stack.enter_context(opened)
+        yield Resources(device, udp4, udp6, listener, dns)
 
 
 def bind_udp(family: int, port: int) -> socket.socket:
@@ -102,6 +114,44 @@ def bind_udp(family: int, port: int) -> socket.socket:
             ) from None
         raise SystemFailure(f"UDP port {port} can't be bound: {error.strerror}") from error
     return opened
+
+
+def bind_dns(addresses: Sequence[str]) -> tuple[socket.socket, ...]:
+    """Return UDP sockets on port 53 of addresses that the device will have.
+
+    Raises:
+        SystemFailure: a socket was refused.
+    """
+    found: list[socket.socket] = []
+    try:
+        for text in addresses:
+            family = socket.AF_INET6 if ":" in text else socket.AF_INET
+            opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            found.append(opened)
+            level, name = (41, _IPV6_FREEBIND) if ":" in text else (0, _IP_FREEBIND)
+            opened.setsockopt(level, name, 1)
+            opened.bind((text, DNS_PORT))
+    except OSError as error:
+        for opened in found:
+            opened.close()
+        raise SystemFailure(
+            f"port {DNS_PORT} of {text} can't be bound ({error.strerror}): is another DNS server "
+            "listening on all addresses? `--no-dns` does without ours"
+        ) from None
+    return tuple(found)
+
+
+def _keep_outside(opened: socket.socket, tunnel_uid: int) -> None:
+    """Mark a socket and give it to the tunnel's uid, so that its packets never enter the overlay.
+
+    A rule by uid does not match a socket that root opened.
+    """
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, TUNNEL_MARK)
+    except OSError as error:
+        raise SystemFailure(f"a socket can't be marked: {error.strerror}") from None
+    if privileges.can_become(tunnel_uid):
+        os.fchown(opened.fileno(), tunnel_uid, tunnel_uid)
 
 
 def _patiently(make: Callable[[], ValueT]) -> ValueT:

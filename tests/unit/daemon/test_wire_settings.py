@@ -5,7 +5,7 @@ import pytest
 from ginnel.base.errors import SystemFailure
 from ginnel.base.types import Address
 from ginnel.codervpn import vpn_pb2 as pb
-from ginnel.daemon.settings_apply import Allowance, check_settings
+from ginnel.daemon.settings_check import Allowance, check_settings
 from ginnel.daemon.wire_settings import (
     agent_for,
     bundle_addresses,

@@ -70,7 +70,7 @@ def _run(
     from ginnel.base.config import format_settings
     from ginnel.daemon.manager import ManagerConfig, run_manager
     from ginnel.daemon.member_state import reset_confirmed_time
-    from ginnel.daemon.settings_apply import Allowance
+    from ginnel.daemon.settings_check import Allowance
     from ginnel.daemon.signer import read_settings
     from ginnel.daemon.wire_settings import bundle_addresses
     from ginnel.storage.files import write_atomic

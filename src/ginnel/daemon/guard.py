@@ -1,0 +1,149 @@
+"""What stands around a network's device before a tunnel gets it: rules, packet filter, switches.
+
+- Routing rules: overlay routes stand in a table of their own; the tunnel's sockets (by mark) and
+  its uid go past it to the main table, so that its own traffic never enters the overlay.
+- An nftables table of our own: from the device only sources inside the network's prefixes and never
+  our own; packets to our overlay addresses only from the device.
+- accept_ra, autoconf and redirects are off on the device (they vanish with it).
+
+A manager that was killed leaves rules and table; `clear_stale` removes them, at the next start or
+at `ginnel down`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from ginnel.base.errors import SystemFailure
+from ginnel.daemon import privileges
+from ginnel.daemon.settings_check import Allowance
+from ginnel.net.netlink import Netlink, Rule
+
+TUNNEL_MARK = 0x676E  # of the UDP sockets that a tunnel gets
+SLOTS = 100  # networks on one machine; the tunnel's uid says which is which
+MARK_PRIORITY = 5200  # the rules' priorities, plus the slot
+UID_PRIORITY = 5300
+TABLE_PRIORITY = 5400
+NFT_TIMEOUT = 10.0  # seconds; it takes milliseconds
+TOOLS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_SWITCHES = (
+    ("ipv6", "accept_ra", "0"),
+    ("ipv6", "autoconf", "0"),
+    ("ipv6", "accept_redirects", "0"),
+    ("ipv4", "accept_redirects", "0"),
+    ("ipv4", "send_redirects", "0"),
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Rules and filter of one network."""
+
+    device: str
+    tunnel_uid: int
+    allowance: Allowance
+
+    @property
+    def table(self) -> int:
+        """Return the routing table of this network's overlay routes."""
+        return privileges.FIRST_UID + self.tunnel_uid % SLOTS
+
+    def install(self) -> None:
+        """Set everything up; what a killed manager left is cleared first.
+
+        Raises:
+            SystemFailure: something was refused; nothing of it is left.
+        """
+        self.clear_stale()
+        try:
+            _run_nft(self.filter_text())
+            self._switch_off()
+            with Netlink() as netlink:
+                for rule in self.rules():
+                    netlink.add_rule(rule)
+        except SystemFailure:
+            self.clear_stale()
+            raise
+
+    def clear_stale(self) -> None:
+        """Remove rules, excluded routes and the filter, whoever made them; harmless without."""
+        with Netlink() as netlink:
+            for rule in self.rules():
+                netlink.remove_rule(rule)
+            for route in netlink.excluded(table=self.table):
+                netlink.include_again(route, table=self.table)
+        _run_nft(f"add table inet {self._name}\ndelete table inet {self._name}\n")
+
+    def rules(self) -> tuple[Rule, ...]:
+        """Return the routing rules, first that which is asked first."""
+        found = [Rule(self._slot(MARK_PRIORITY), mark=TUNNEL_MARK)]
+        if privileges.can_become(self.tunnel_uid):
+            found.append(Rule(self._slot(UID_PRIORITY), uid=self.tunnel_uid))
+        return (*found, Rule(self._slot(TABLE_PRIORITY), table=self.table))
+
+    def filter_text(self) -> str:
+        """Return the nftables table as `nft -f` reads it."""
+        lines = []
+        for family, version in (("ip", 4), ("ip6", 6)):
+            prefixes = [str(p) for p in self.allowance.prefixes if p.version == version]
+            own = [a for a in self.allowance.addresses if ip_address(a).version == version]
+            allowed = f"{family} saddr != {{ {', '.join(prefixes)} }} " if prefixes else ""
+            lines.append(f'iifname "{self.device}" meta nfproto ipv{version} {allowed}counter drop')
+            if own:
+                ours = f"{{ {', '.join(own)} }}"
+                lines.append(f'iifname "{self.device}" {family} saddr {ours} counter drop')
+                elsewhere = f'iifname != {{ "{self.device}", "lo" }}'
+                lines.append(f"{elsewhere} {family} daddr {ours} counter drop")
+        rules = "".join(f"    {line}\n" for line in lines)
+        return (
+            f"add table inet {self._name}\ndelete table inet {self._name}\n"
+            f"table inet {self._name} {{\n  chain guard {{\n"
+            f"    type filter hook prerouting priority -350; policy accept;\n{rules}  }}\n}}\n"
+        )
+
+    @property
+    def _name(self) -> str:
+        return re.sub(r"[^a-z0-9]", "_", self.device)
+
+    def _slot(self, first: int) -> int:
+        return first + self.tunnel_uid % SLOTS
+
+    def _switch_off(self) -> None:
+        for family, name, value in _SWITCHES:
+            path = Path(f"/proc/sys/net/{family}/conf/{self.device}/{name}")
+            try:
+                if path.read_text().strip() != value:
+                    path.write_text(value)
+            except FileNotFoundError:
+                continue  # a kernel without this family
+            except OSError as error:  # a container with a read-only /proc/sys
+                log.warning("%s can't be switched off: %s", path, error.strerror)
+
+
+def _run_nft(text: str) -> None:
+    try:
+        done = subprocess.run(
+            ["nft", "-f", "-"],
+            input=text,
+            text=True,
+            capture_output=True,
+            timeout=NFT_TIMEOUT,
+            env=os.environ | {"PATH": TOOLS_PATH},
+            check=False,
+        )
+    except FileNotFoundError:
+        raise SystemFailure(
+            "`nft` is missing, and without its filter no device is opened: install nftables"
+        ) from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SystemFailure(f"nft: {error}") from None
+    if done.returncode != 0:
+        raise SystemFailure(f"nft refused the filter: {done.stderr.strip()[:300]}")

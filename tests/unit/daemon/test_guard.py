@@ -1,0 +1,122 @@
+"""Rules, filter and switches around a device, in a namespace of their own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ginnel.base.errors import SystemFailure
+from ginnel.daemon.guard import TUNNEL_MARK, Guard
+from ginnel.daemon.settings_check import Allowance
+from ginnel.net.netlink import Netlink
+from ginnel.net.tun import TunDevice, open_tun
+from support.confined import can_enter_namespaces, enter_namespaces, in_child
+
+DEVICE = "gn-test"
+GUARD = Guard(
+    DEVICE, 64_191, Allowance.of(["100.64.0.0/16", "fd12::/48"], ["100.64.0.1", "fd12::1"])
+)
+pytestmark = pytest.mark.skipif(
+    not (can_enter_namespaces() and os.access("/dev/net/tun", os.R_OK | os.W_OK)),
+    reason="no user namespaces or no TUN here",
+)
+
+
+def in_room(body: Callable[[TunDevice], None]) -> None:
+    def child() -> None:
+        enter_namespaces()
+        body(open_tun(DEVICE))
+
+    in_child(child)
+
+
+def look() -> tuple[object, ...]:
+    with Netlink() as netlink:
+        rules, excluded = netlink.rules(), netlink.excluded(table=GUARD.table)
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True)
+    return rules, excluded, tables.stdout
+
+
+def test_installed_twice_and_gone_without_a_trace() -> None:
+    def body(_: TunDevice) -> None:
+        before = look()
+        GUARD.install()
+        first = look()
+        assert first != before
+        with Netlink() as netlink:
+            netlink.exclude("100.64.9.0/24", table=GUARD.table)
+        GUARD.install()  # as after a manager that was killed
+        assert look() == first
+        for name in ("accept_ra", "autoconf", "accept_redirects"):
+            assert Path(f"/proc/sys/net/ipv6/conf/{DEVICE}/{name}").read_text() == "0\n"
+        GUARD.clear_stale()
+        GUARD.clear_stale()
+        assert look() == before
+
+    in_room(body)
+
+
+def test_a_failure_leaves_nothing() -> None:
+    def body(_: TunDevice) -> None:
+        before = look()
+        bad = Guard('x" ; flush ruleset #', 64_191, GUARD.allowance)
+        with pytest.raises(SystemFailure, match="nft refused"):
+            bad.install()
+        assert look() == before
+
+    in_room(body)
+
+
+def test_marked_sockets_go_past_the_overlay() -> None:
+    def body(_: TunDevice) -> None:
+        GUARD.install()
+        with Netlink() as netlink:
+            netlink.set_up(DEVICE)
+            netlink.add_address(DEVICE, "100.64.0.1/32")
+            netlink.add_route(DEVICE, "100.64.0.0/16", table=GUARD.table)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
+            plain.connect(("100.64.3.3", 9))
+            assert plain.getsockname()[0] == "100.64.0.1"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as marked:
+            marked.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, TUNNEL_MARK)
+            with pytest.raises(OSError, match="unreachable"):
+                marked.connect(("100.64.3.3", 9))
+
+    in_room(body)
+
+
+def packet(source: str, target: str, port: int) -> bytes:
+    """Return an IPv4 packet with UDP and one byte in it."""
+    udp = (5353).to_bytes(2, "big") + port.to_bytes(2, "big") + b"\0\x09\0\0x"
+    head = bytearray(b"\x45\0\0\x1d\0\0\0\0\x40\x11\0\0")
+    head += socket.inet_aton(source) + socket.inet_aton(target)
+    total = sum(int.from_bytes(head[at : at + 2], "big") for at in range(0, 20, 2))
+    total = (total & 0xFFFF) + (total >> 16)
+    head[10:12] = (~((total & 0xFFFF) + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
+    return bytes(head) + udp
+
+
+def test_only_members_may_speak_from_the_device() -> None:
+    def body(device: TunDevice) -> None:
+        GUARD.install()
+        with Netlink() as netlink:
+            netlink.set_up(DEVICE)
+            netlink.set_up("lo")
+            netlink.add_address(DEVICE, "100.64.0.1/32")
+            netlink.add_route(DEVICE, "0.0.0.0/0")
+            netlink.add_route(DEVICE, "100.64.0.0/16", table=GUARD.table)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as heard:
+            heard.bind(("100.64.0.1", 7777))
+            heard.setblocking(False)
+            for source in ("192.0.2.7", "100.65.0.1", "100.64.0.1", "100.64.0.2"):
+                os.write(device.fd, packet(source, "100.64.0.1", 7777))
+            assert heard.recvfrom(100) == (b"x", ("100.64.0.2", 5353))
+            with pytest.raises(BlockingIOError):
+                heard.recvfrom(100)
+
+    in_room(body)
