@@ -9,6 +9,7 @@ There is no multicast; caches are empty, and the invite names the public nodes o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -44,11 +45,13 @@ def assert_found_by_lookup(mesh: MeshLab, one: str, other: str) -> None:
 
 
 def restart_with_empty_caches(mesh: MeshLab) -> None:
-    for name in ("anna", "ben"):
+    def stop(name: str) -> None:
         mesh.scenario.ginnel(name, "down", mesh.scenario.network)
         mesh.empty_caches(name)
-    for name in ("anna", "ben"):
-        mesh.scenario.up(name)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(stop, ("anna", "ben")))  # both, before either one starts
+        list(pool.map(mesh.scenario.up, ("anna", "ben")))
 
 
 def test_an_invite_and_the_dht_suffice(mesh: MeshLab) -> None:

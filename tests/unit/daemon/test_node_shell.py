@@ -88,6 +88,7 @@ def test_a_shell_that_was_stopped_takes_no_commands() -> None:
         running = asyncio.ensure_future(node.shell.run())
         await asyncio.sleep(0)
         node.shell.stop()
+        node.shell.stop()  # a second signal does no harm
         node.shell.changed()
         await running
         node.source.close()
