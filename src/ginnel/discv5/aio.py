@@ -1,6 +1,7 @@
-"""`Discovery`: a discv5 node on asyncio, with its own UDP socket.
+"""`Discovery`: a discv5 node on asyncio, with its own UDP sockets or on one of the caller's.
 
-A thin shell: every decision is the core's (`protocol.py`). Chance is drawn here by default.
+A thin shell: every decision is the core's (`protocol.py`). Chance is drawn here by default. It
+starts no task: the driver lives on the loop's callbacks.
 """
 
 from __future__ import annotations
@@ -9,93 +10,182 @@ import asyncio
 import logging
 import os
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from ginnel.base.chance import RandomBytes, Rng
-from ginnel.base.errors import GinnelError, UsageError
-from ginnel.base.types import Address, NodeId, Secret
+from ginnel.base.core import DatagramSource
+from ginnel.base.errors import SystemFailure, UsageError
+from ginnel.base.types import Address, NodeId, Secret, Transmit
 from ginnel.discv5.config import DiscoveryConfig
-from ginnel.discv5.enr import Enr, FieldValue
+from ginnel.discv5.enr import Enr, FieldValue, RecordCache
+from ginnel.discv5.errors import (
+    MessageTooLarge,
+    NoAddressError,
+    RequestError,
+    RequestRefused,
+    RequestTimeout,
+    error_of,
+)
 from ginnel.discv5.events import (
+    AddressChanged,
+    AddressDiffers,
     DiscoveryEvent,
-    Drop,
     LookupDone,
+    NodeAdded,
+    NodeRemoved,
     NodesReceived,
     PongReceived,
+    QueryDone,
     ReflexiveChanged,
     RequestFailed,
+    Resolved,
+    SessionOpened,
     TalkAnswered,
     TalkReceived,
 )
 from ginnel.discv5.keys import new_private_key
+from ginnel.discv5.lookup import lookup_distances
+from ginnel.discv5.packet import MAX_PACKET_SIZE
 from ginnel.discv5.protocol import Contact, DiscoveryCore
 from ginnel.discv5.requests import Failure
+from ginnel.discv5.saved import format_nodes, parse_nodes
+from ginnel.discv5.session import WarmPool
+from ginnel.discv5.view import NodeView, TalkHandler
 from ginnel.net.driver import Driver
-from ginnel.net.udp import UdpSocket
+from ginnel.net.dual import open_pair
+from ginnel.net.files import read_text, replace_text
+from ginnel.net.outlet import CallbackSource
+from ginnel.net.stream import EventStream
+
+__all__ = [
+    "Discovery",
+    "EventStream",
+    "MessageTooLarge",
+    "NoAddressError",
+    "RequestError",
+    "RequestRefused",
+    "RequestTimeout",
+    "TalkHandler",
+    "lookup_distances",
+]
+
+SAVED_NODES = 256  # nodes kept on disk
+SAVE_INTERVAL = 300.0  # seconds between writes of them
+SHARED_RECORDS = 8192  # verified records of all nodes of one thread; about 6 MB
+SHARED_SESSIONS = 1024  # warm sessions of all nodes of one thread; about 7 MB
 
 log = logging.getLogger(__name__)
 
-TalkHandler = Callable[[NodeId, Address, bytes], bytes]
-"""Answers a TALKREQ: the asker's node id and address, and the request."""
-
 EventT = TypeVar("EventT")
+_TOLD = (
+    NodeAdded
+    | NodeRemoved
+    | SessionOpened
+    | TalkReceived
+    | AddressChanged
+    | AddressDiffers
+    | ReflexiveChanged
+)
 
 
-class RequestError(GinnelError):
-    """A request got no answer; `reason` says why."""
+class _Shared(threading.local):
+    """What the nodes of one thread share."""
 
-    def __init__(self, reason: Failure) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
+    def __init__(self) -> None:
+        self.records = RecordCache(SHARED_RECORDS)
+        self.pool = WarmPool(SHARED_SESSIONS)
 
 
-class Discovery:
+_shared = _Shared()
+
+
+class _Source(DatagramSource, Protocol):
+    """Sockets that can be closed."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    core: DiscoveryCore
+    source: _Source
+    driver: Driver[DiscoveryEvent]
+    addresses: tuple[Address, ...]
+
+
+class Discovery(NodeView):
     """One node of the DHT.
 
-    Use it as `async with Discovery(bind=Address("0.0.0.0", 9000), ...) as node:`.
+    Use it as `async with Discovery(Address("0.0.0.0", 9000), ...) as node:`, or `open`, `start`
+    and `close_wait`.
 
     Args:
         bind: local address and port; port 0 lets the system choose.
+        bind6: a second one, of IPv6 where `bind` is of IPv4: dual stack.
         private_key: 32 bytes; drawn at random if left out.
-        advertise: address to publish in the record; without it the node is a client.
-        bootstrap: nodes to begin with.
+        advertise: address to publish in the record (port 0: the one that is bound); without it
+            nobody finds the node, unless `auto_update` is set.
+        advertise6: the same for IPv6.
+        bootstrap: nodes to begin with, as records or their text.
         fields: further fields of the record.
         enr_seq: of the first record; higher than the last run's.
+        previous: the last run's record, from disk: the seq goes on from it.
+        nodes_file: nodes are read from it at `open` and written to it every 5 min and at the end.
+        config: all settings.
+        on_address_changed: called when the record was updated to the address others see.
+        transport: sends a packet, for a caller with a socket of its own: `bind` is then only told,
+            and packets come in by `receive`.
     """
 
     def __init__(
         self,
         bind: Address,
         *,
+        bind6: Address | None = None,
         private_key: Secret | None = None,
         advertise: Address | None = None,
-        bootstrap: Sequence[Enr] = (),
+        advertise6: Address | None = None,
+        bootstrap: Iterable[Enr | str] = (),
         fields: Mapping[str, FieldValue] | None = None,
         enr_seq: int = 1,
+        previous: Enr | None = None,
+        nodes_file: Path | None = None,
         config: DiscoveryConfig | None = None,
+        on_address_changed: Callable[[Address], None] | None = None,
+        transport: Callable[[Address, bytes], None] | None = None,
         random_bytes: RandomBytes = os.urandom,
         rng: Rng | None = None,
     ) -> None:
-        self._bind = bind
+        if bind6 is not None and (bind.is_ipv6 or not bind6.is_ipv6):
+            raise UsageError("bind is of IPv4 and bind6 of IPv6 where both are given")
+        self.settings = config or DiscoveryConfig()
+        self._bind, self._bind6 = bind, bind6
         self._private_key = private_key or Secret(new_private_key(random_bytes))
-        self._advertise = advertise
-        self._bootstrap = tuple(bootstrap)
+        self._advertise = (advertise, advertise6)
+        self._bootstrap = tuple(_as_record(node) for node in bootstrap)
         self._fields = dict(fields or {})
         self._enr_seq = enr_seq
-        self._config = config or DiscoveryConfig()
+        self._previous = previous
+        self._nodes_file = nodes_file
+        self._on_address_changed = on_address_changed
+        self._transport = transport
         self._random_bytes = random_bytes
-        self._rng = rng or random.Random()
-        self._handlers: dict[bytes, TalkHandler] = {}
+        super().__init__(rng or random.Random())
         self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._running: tuple[DiscoveryCore, UdpSocket, Driver[DiscoveryEvent]] | None = None
+        self._streams: list[EventStream[DiscoveryEvent]] = []
+        self._save_timer: asyncio.TimerHandle | None = None
+        self._running: _Running | None = None
         self.reflexive: ReflexiveChanged | None = None
 
     async def __aenter__(self) -> Self:
-        """Open the socket and join the network."""
+        """Open the sockets and join the network."""
         self.open()
+        self.start()
         return self
 
     async def __aexit__(
@@ -105,10 +195,10 @@ class Discovery:
         trace: TracebackType | None,
     ) -> None:
         """Close."""
-        self.close()
+        await self.close_wait()
 
     def open(self) -> None:
-        """Open the socket and start, inside a running loop.
+        """Open the sockets and seed the table, inside a running loop; others get answers from now.
 
         Raises:
             SystemFailure: the address is taken or not ours.
@@ -116,136 +206,224 @@ class Discovery:
         """
         if self._running is not None:
             raise UsageError("the node is open already")
-        socket = UdpSocket.open(self._bind)
+        source, addresses = self._open_sockets()
         now = asyncio.get_running_loop().time()
+        published = [self._published(address, addresses) for address in self._advertise]
+        versions = tuple(dict.fromkeys(6 if item.is_ipv6 else 4 for item in addresses))
         core = DiscoveryCore(
-            self._config,
+            replace(self.settings, ip_versions=versions),
             self._private_key,
             fields=self._fields,
-            endpoint=self._advertise,
+            endpoint=published[0],
+            endpoint6=published[1],
             bootstrap=self._bootstrap,
+            saved=self._load(),
             random_bytes=self._random_bytes,
             rng=self._rng,
             now=now,
             enr_seq=self._enr_seq,
+            previous=self._previous,
+            records=_shared.records,
+            pool=_shared.pool,
         )
-        driver: Driver[DiscoveryEvent] = Driver(core, socket, self._on_event)
-        self._running = (core, socket, driver)
-        core.start(now)
+        driver: Driver[DiscoveryEvent] = Driver(core, source, self._on_event)
+        self._running = _Running(core, source, driver, addresses)
+        core.seed(now)
         driver.start()
+
+    def start(self) -> None:
+        """Populate the table and keep it alive; calling it again does nothing."""
+        running = self._parts()
+        running.core.start(running.driver.now())
+        running.driver.wake()
+        if self._nodes_file is not None and self._save_timer is None:
+            self._save_later(asyncio.get_running_loop())
 
     def close(self) -> None:
         """Stop at once; requests under way fail. Harmless when closed."""
-        if self._running is None:
+        running = self._running
+        if running is None:
             return
-        _, socket, driver = self._running
+        if self._save_timer is not None:
+            self._save_timer.cancel()
+            self._save_timer = None
+            self._save()
         self._running = None
-        driver.stop()
-        socket.close()
+        running.driver.stop()
+        running.source.close()
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(RequestError(Failure.CLOSED))
+                future.set_exception(RequestRefused(Failure.CLOSED))
         self._waiting.clear()
+        for stream in self._streams:
+            stream.close()
+        self._streams.clear()
 
-    @property
-    def record(self) -> Enr:
-        """Our own record."""
-        return self._core.record
+    async def close_wait(self) -> None:
+        """Close, and wait until those that wait for answers have been told."""
+        self.close()
+        await asyncio.sleep(0)
 
-    @property
-    def node_id(self) -> NodeId:
-        """Our node id."""
-        return self._core.node_id
+    # ourselves
 
     @property
     def listening_address(self) -> Address:
-        """Where the socket is bound."""
-        return self._open_parts()[1].address
+        """Where the (first) socket is bound."""
+        return self._parts().addresses[0]
 
     @property
-    def drops(self) -> Counter[Drop]:
-        """Packets and messages dropped, by reason."""
-        return self._core.drops
+    def listening_addresses(self) -> tuple[Address, ...]:
+        """Where the sockets are bound."""
+        return self._parts().addresses
 
-    def nodes(self) -> list[Enr]:
-        """Return the nodes of the table, those that answered first."""
-        return self._core.nodes()
-
-    def add_node(self, enr: Enr) -> bool:
-        """Offer a node to the table; return whether it is new there."""
-        core, _, driver = self._open_parts()
-        added = core.add_node(enr, driver.now())
-        driver.wake()
-        return added
-
-    def update_record(self, fields: Mapping[str, FieldValue]) -> None:
-        """Change fields of our record; its seq rises."""
-        core, _, driver = self._open_parts()
-        core.update_record(fields, now=driver.now())
-
-    def register_talk_protocol(self, protocol: bytes, handler: TalkHandler) -> None:
-        """Answer TALKREQs of this protocol by the handler; it must not block.
+    def update_record(self, fields: Mapping[str, FieldValue | None]) -> Enr:
+        """Change fields of our record (None removes one); its seq rises.
 
         Raises:
-            UsageError: the protocol has a handler.
+            UsageError: the record would be too long.
         """
-        if protocol in self._handlers:
-            raise UsageError(f"the talk protocol {protocol!r} has a handler already")
-        self._handlers[protocol] = handler
+        running = self._parts()
+        running.core.update_record(fields, now=running.driver.now())
+        return running.core.record
+
+    def events(self) -> EventStream[DiscoveryEvent]:
+        """Return an async iterator over what happens from now on, until the node closes.
+
+        It tells NodeAdded, NodeRemoved, SessionOpened, TalkReceived, AddressChanged,
+        AddressDiffers and ReflexiveChanged.
+        """
+        self._parts()
+        stream: EventStream[DiscoveryEvent] = EventStream()
+        self._streams = [other for other in self._streams if not other.is_closed]
+        self._streams.append(stream)
+        return stream
+
+    # the table
+
+    def add_node(self, node: Enr | str) -> bool:
+        """Offer a node, as record or its text, to the table; return whether it is new there.
+
+        Raises:
+            RemoteProtocolError: the text is no valid record.
+        """
+        running = self._parts()
+        added = running.core.add_node(_as_record(node), running.driver.now())
+        running.driver.wake()
+        return added
+
+    def seed(self) -> int:
+        """Offer the bootstrap and saved nodes to the table again; return how many were new."""
+        running = self._parts()
+        return running.core.seed(running.driver.now())
+
+    def populate(self) -> None:
+        """Begin to look up ourselves and a random target, to fill the table."""
+        running = self._parts()
+        running.core.populate(running.driver.now())
+        running.driver.wake()
+
+    def revalidate(self, enr: Enr) -> None:
+        """Begin to PING a node of the table: it is marked as seen, or replaced."""
+        running = self._parts()
+        running.core.revalidate(enr, now=running.driver.now())
+        running.driver.wake()
+
+    # requests
 
     async def ping(self, enr: Enr) -> PongReceived:
         """Ask whether the node is there.
 
         Raises:
-            RequestError: no answer.
-            UsageError: its record has no address we can send to.
+            RequestTimeout: no answer.
+            RequestRefused: a wrong answer, too many requests under way, or closed meanwhile.
+            NoAddressError: its record has no address we can send to.
         """
-        core, _, driver = self._open_parts()
-        return await self._wait(PongReceived, core.ping(self._contact(enr), now=driver.now()))
+        core, now = self.core, self._now()
+        return await self._wait(PongReceived, core.ping(self._contact(enr), now=now))
 
     async def find_node(self, enr: Enr, distances: Sequence[int]) -> tuple[Enr, ...]:
         """Ask the node for records at these log2 distances from it; errors as `ping`."""
-        core, _, driver = self._open_parts()
-        number = core.find_node(self._contact(enr), distances, now=driver.now())
+        number = self.core.find_node(self._contact(enr), distances, now=self._now())
         return (await self._wait(NodesReceived, number)).records
 
     async def talk_request(self, enr: Enr, protocol: bytes, payload: bytes) -> bytes:
         """Send a request of another protocol; empty if the node does not know it.
 
-        Errors as `ping`, and UsageError if it does not fit into a packet.
+        Errors as `ping`, and MessageTooLarge if it does not fit into a packet.
         """
-        core, _, driver = self._open_parts()
-        number = core.talk_request(self._contact(enr), protocol, payload, now=driver.now())
+        contact = self._contact(enr)
+        number = self.core.talk_request(contact, protocol, payload, now=self._now())
         return (await self._wait(TalkAnswered, number)).payload
 
-    async def lookup(self, target: NodeId) -> tuple[Enr, ...]:
-        """Find the nodes closest to the target that answer, closest first."""
-        core, _, driver = self._open_parts()
-        return (await self._wait(LookupDone, core.lookup(target, now=driver.now()))).nodes
+    async def lookup(self, target: NodeId, *, k: int | None = None) -> tuple[Enr, ...]:
+        """Find the (16) nodes closest to the target that answer, closest first."""
+        number = self.core.lookup(target, now=self._now(), count=k)
+        return (await self._wait(LookupDone, number)).nodes
 
-    async def query_random(self) -> tuple[Enr, ...]:
-        """Find nodes near a random target."""
-        return await self.lookup(NodeId(self._random_bytes(32)))
+    async def query(self, target: NodeId, *, k: int | None = None) -> tuple[Enr, ...]:
+        """Ask the (16) known nodes closest to the target; return all nodes found, alive or not."""
+        number = self.core.query(target, now=self._now(), count=k)
+        return (await self._wait(QueryDone, number)).nodes
+
+    async def query_random(self, enr_field: tuple[str, bytes] | None = None) -> tuple[Enr, ...]:
+        """Query for a random target; return the nodes found, only those with the field."""
+        found = (await self._wait(QueryDone, self.core.query_random(now=self._now()))).nodes
+        return tuple(enr for enr in found if enr_field is None or enr.contains(*enr_field))
+
+    async def resolve(self, node_id: NodeId) -> Enr | None:
+        """Return the newest record of a node: from itself, else by lookup; None if unknown."""
+        return (await self._wait(Resolved, self.core.resolve(node_id, now=self._now()))).record
+
+    # a caller's own socket
+
+    def receive(self, address: Address, packet: bytes) -> None:
+        """Take a packet that came to the caller's socket; harmless whatever it holds."""
+        running = self._parts()
+        running.core.handle_datagram(packet, address, now=running.driver.now())
+        running.driver.wake()
+
+    def send(self, address: Address, packet: bytes) -> None:
+        """Send any bytes from the node's socket."""
+        self._parts().source.send([Transmit(packet, address)])
 
     @property
-    def _core(self) -> DiscoveryCore:
-        return self._open_parts()[0]
+    def core(self) -> DiscoveryCore:
+        """The core, for what is not here; call no command of it without `wake`."""
+        return self._parts().core
 
-    def _open_parts(self) -> tuple[DiscoveryCore, UdpSocket, Driver[DiscoveryEvent]]:
+    def wake(self) -> None:
+        """Send what commands to the core have left."""
+        self._parts().driver.wake()
+
+    def _parts(self) -> _Running:
         if self._running is None:
             raise UsageError("the node is not open")
         return self._running
 
+    def _now(self) -> float:
+        return self._parts().driver.now()
+
     def _contact(self, enr: Enr) -> Contact:
-        contact = Contact.from_record(enr, self._bind.is_ipv6)
+        contact = self.core.contact_for(enr)
         if contact is None:
-            raise UsageError("the record has no address of our IP version")
+            raise NoAddressError("the record has no address of our IP version")
         return contact
+
+    def _open_sockets(self) -> tuple[_Source, tuple[Address, ...]]:
+        if self._transport is not None:
+            return CallbackSource(self._transport), (self._bind,)
+        return open_pair(self._bind, self._bind6, max_datagram=MAX_PACKET_SIZE + 1)
+
+    def _published(self, address: Address | None, bound: Sequence[Address]) -> Address | None:
+        if address is None or address.port:
+            return address
+        ports = [item.port for item in bound if item.is_ipv6 == address.is_ipv6]
+        return Address(address.ip, (ports or [bound[0].port])[0])
 
     async def _wait(self, kind: type[EventT], number: int) -> EventT:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
-        self._open_parts()[2].wake()
+        self._parts().driver.wake()
         try:
             answer = await future
         finally:
@@ -257,26 +435,34 @@ class Discovery:
         match event:
             case TalkReceived():
                 self._on_talk(event)
-            case PongReceived() | NodesReceived() | TalkAnswered():
+            case PongReceived() | NodesReceived() | TalkAnswered() | Resolved():
                 self._finish(event.request, event)
             case RequestFailed():
-                self._finish(event.request, RequestError(event.reason))
+                self._finish(event.request, error_of(event.reason))
             case LookupDone():
                 self._finish(event.lookup, event)
+            case QueryDone():
+                self._finish(event.query, event)
             case ReflexiveChanged():
                 self.reflexive = event
+            case AddressChanged() if self._on_address_changed is not None:
+                self._on_address_changed(event.address)
+        if isinstance(event, _TOLD):
+            for stream in self._streams:
+                stream.put(event)
 
     def _on_talk(self, event: TalkReceived) -> None:
-        core, _, driver = self._open_parts()
+        running = self._parts()
         handler = self._handlers.get(event.protocol)
         contact = event.contact
         answer = b""
-        if handler is not None:
-            answer = handler(contact.node_id, contact.address, event.payload)
         try:
-            core.respond_talk(event.token, answer, now=driver.now())
-        except UsageError as error:
-            log.warning("a talk handler's answer was not sent: %s", error)
+            if handler is not None:
+                answer = handler(contact.node_id, contact.address, event.payload)
+            running.core.respond_talk(event.token, answer, now=running.driver.now())
+        except Exception:  # whatever the caller's handler does, the node goes on
+            log.exception("a talk handler failed: the asker gets the empty answer")
+            running.core.respond_talk(event.token, b"", now=running.driver.now())
 
     def _finish(self, number: int, outcome: DiscoveryEvent | RequestError) -> None:
         future = self._waiting.get(number)
@@ -286,3 +472,28 @@ class Discovery:
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
+
+    def _save_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        def save() -> None:
+            self._save()
+            self._save_later(loop)
+
+        self._save_timer = loop.call_later(SAVE_INTERVAL, save)
+
+    def _save(self) -> None:
+        if self._nodes_file is None:
+            return
+        nodes = self.core.table.random_nodes(SAVED_NODES, self._rng, seen_only=True)
+        try:
+            replace_text(self._nodes_file, format_nodes(nodes))
+        except SystemFailure as error:  # it can be done without
+            log.warning("nodes were not saved: %s", error)
+
+    def _load(self) -> list[Enr]:
+        if self._nodes_file is None:
+            return []
+        return parse_nodes(read_text(self._nodes_file) or "", SAVED_NODES)
+
+
+def _as_record(node: Enr | str) -> Enr:
+    return node if isinstance(node, Enr) else Enr.from_text(node)

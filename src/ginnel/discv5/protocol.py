@@ -52,6 +52,7 @@ from ginnel.discv5.requests import Contact, Failure, Pending, Purpose
 from ginnel.discv5.responder import Responder
 from ginnel.discv5.searches import Want
 from ginnel.discv5.serve import check_message_size
+from ginnel.discv5.session import WarmPool
 from ginnel.discv5.table import Added, RoutingTable
 from ginnel.discv5.verify import check_records
 from ginnel.discv5.views import AddressWatch
@@ -76,6 +77,7 @@ class DiscoveryCore:
         enr_seq: of the first record; higher than the last run's.
         previous: the last run's record; its seq rises only if something else changed.
         records: cache of verified records, may be shared by several cores.
+        pool: contexts of sessions that are kept, may be shared by several cores.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class DiscoveryCore:
         enr_seq: int = 1,
         previous: Enr | None = None,
         records: RecordCache | None = None,
+        pool: WarmPool | None = None,
     ) -> None:
         self._config = config
         self._rng = rng
@@ -101,7 +104,7 @@ class DiscoveryCore:
         endpoints = () if config.client_mode else (endpoint, endpoint6)
         published = [address for address in endpoints if address is not None]
         self._local = LocalRecord(private_key, fields or {}, published, enr_seq, previous)
-        self._records = records or RecordCache()
+        self._records = RecordCache() if records is None else records
         self._guard = Guard(config)
         self.metrics = Metrics()
         self.drops: Counter[Drop] = Counter()
@@ -114,6 +117,7 @@ class DiscoveryCore:
             local_record=lambda: self._local.record,
             known_record=lambda node_id: self._around.known_record(node_id),
             guard=self._guard,
+            pool=pool,
         )
         self.node_id = self._wire.node_id
         self._exchange = Exchange(

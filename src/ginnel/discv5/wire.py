@@ -38,7 +38,7 @@ from ginnel.discv5.packet import (
     new_mask,
 )
 from ginnel.discv5.requests import Contact
-from ginnel.discv5.session import Session, SessionCache, SessionKey
+from ginnel.discv5.session import Session, SessionCache, SessionKey, WarmPool
 
 MAX_HANDSHAKE_ATTEMPTS = 3  # wrong handshakes for one challenge; each costs a signature check
 
@@ -77,6 +77,7 @@ class Wire:
         local_record: returns the current local record.
         known_record: returns the newest record we have of a node, or None.
         guard: says how many challenges a source gets.
+        pool: may be shared by several nodes.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Wire:
         local_record: Callable[[], Enr],
         known_record: Callable[[NodeId], Enr | None],
         guard: Guard | None = None,
+        pool: WarmPool | None = None,
     ) -> None:
         self._config = config
         self._private_key = private_key
@@ -100,6 +102,7 @@ class Wire:
         self.codec = PacketCodec(self.node_id, config.protocol_id, random_bytes)
         self.sessions = SessionCache(config.session_limit)
         self._challenges: BoundedLru[SessionKey, _Challenge] = BoundedLru(config.challenge_limit)
+        self._pool = WarmPool(config.session_limit) if pool is None else pool
         self._guard = guard or Guard(config)
 
     def open_ordinary(self, packet: OrdinaryPacket, source: Address) -> Opened | None:
@@ -159,7 +162,9 @@ class Wire:
         except RemoteProtocolError:
             raise Dropped(Drop.BAD_KEY) from None
         read_key, write_key = derive_session_keys(secret, data, packet.node_id, self.node_id)
-        session = Session(packet.node_id, record.public_key, read_key, write_key, record=record)
+        session = Session(
+            packet.node_id, record.public_key, read_key, write_key, record=record, pool=self._pool
+        )
         message = session.decrypt(packet.nonce, packet.ciphertext, packet.authenticated)
         if message is None:
             raise Dropped(Drop.BAD_HANDSHAKE_MESSAGE)
@@ -219,6 +224,7 @@ class Wire:
             read_key,
             write_key,
             record=self._known_record(contact.node_id),
+            pool=self._pool,
             challenge_data=data,
             authdata=self.codec.handshake_authdata(signature, ephemeral_public, record),
         )

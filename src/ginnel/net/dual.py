@@ -8,7 +8,8 @@ from __future__ import annotations
 import select
 from collections.abc import Sequence
 
-from ginnel.base.types import Datagram, Transmit
+from ginnel.base.errors import SystemFailure, UsageError
+from ginnel.base.types import Address, Datagram, Transmit
 from ginnel.net.udp import UdpSocket
 
 
@@ -51,3 +52,30 @@ class DualSocket:
         self._epoll.close()
         for sock in self._sockets:
             sock.close()
+
+
+def open_pair(
+    first: Address, second: Address | None, *, max_datagram: int
+) -> tuple[UdpSocket | DualSocket, tuple[Address, ...]]:
+    """Open one socket, or two as one source; return it and where it is bound.
+
+    Args:
+        first: of either IP version.
+        second: of the other one, or None.
+
+    Raises:
+        SystemFailure: an address is taken or not ours.
+        UsageError: both are of one IP version.
+    """
+    if second is not None and first.is_ipv6 == second.is_ipv6:
+        raise UsageError("two sockets of a node are of IPv4 and of IPv6")
+    one = UdpSocket.open(first, max_datagram=max_datagram)
+    if second is None:
+        return one, (one.address,)
+    try:
+        other = UdpSocket.open(second, max_datagram=max_datagram)
+    except SystemFailure:
+        one.close()
+        raise
+    ipv4, ipv6 = (other, one) if first.is_ipv6 else (one, other)
+    return DualSocket(ipv4, ipv6), (one.address, other.address)

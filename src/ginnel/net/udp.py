@@ -64,11 +64,11 @@ class UdpSocket:
     An IPv6 socket that is not `v6_only` also serves IPv4; addresses are never v4-mapped outside.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, max_datagram: int = MAX_DATAGRAM) -> None:
         self.drops: dict[SocketDrop, int] = {}
         self._socket = sock
         self._is_ipv6 = sock.family == socket.AF_INET6
-        self._buffer = bytearray(MAX_DATAGRAM)
+        self._buffer = bytearray(max_datagram)
         sock.setblocking(False)
         if self._is_ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
@@ -77,9 +77,14 @@ class UdpSocket:
 
     @classmethod
     def open(
-        cls, address: Address, *, v6_only: bool = True, receive_buffer: int = RECEIVE_BUFFER
+        cls,
+        address: Address,
+        *,
+        v6_only: bool = True,
+        receive_buffer: int = RECEIVE_BUFFER,
+        max_datagram: int = MAX_DATAGRAM,
     ) -> UdpSocket:
-        """Bind a new socket; port 0 lets the kernel choose.
+        """Bind a new socket; port 0 lets the kernel choose. Longer datagrams are dropped.
 
         Raises:
             SystemFailure: the port is in use, or the address is not ours.
@@ -93,7 +98,7 @@ class UdpSocket:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6_only))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             sock.bind(tuple(address))
-            return cls(sock)
+            return cls(sock, max_datagram=max_datagram)
         except OSError as error:
             sock.close()
             raise SystemFailure(f"can't open UDP {address}: {os.strerror(error.errno or 0)}") from (

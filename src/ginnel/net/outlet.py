@@ -1,0 +1,37 @@
+"""A `DatagramSource` of a caller who has the socket: it only sends, by a function of the caller's.
+
+What comes in is given to the core directly.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from ginnel.base.types import Address, Datagram, Transmit
+
+
+class CallbackSource:
+    """Sends by a function; nothing is ever to be read from it."""
+
+    def __init__(self, send: Callable[[Address, bytes], None]) -> None:
+        self._send = send
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # never readable
+
+    def fileno(self) -> int:
+        """Return a descriptor that is never readable."""
+        return self._fd
+
+    def receive(self, limit: int) -> Sequence[Datagram]:
+        """Return nothing."""
+        return ()
+
+    def send(self, transmits: Sequence[Transmit]) -> int:
+        """Hand each packet to the function; return how many that were."""
+        for transmit in transmits:
+            self._send(transmit.destination, transmit.data)
+        return len(transmits)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._fd)

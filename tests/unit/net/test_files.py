@@ -1,0 +1,26 @@
+"""Small text files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ginnel.base.errors import SystemFailure
+from ginnel.net.files import read_text, replace_text
+
+
+def test_text_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    assert read_text(path) is None
+    replace_text(path, "one\n")
+    replace_text(path, "two\n")
+    assert read_text(path) == "two\n"
+    assert [item.name for item in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_the_system_refuses_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SystemFailure):
+        replace_text(tmp_path / "none" / "a", "x")
+    with pytest.raises(SystemFailure):
+        read_text(tmp_path)
