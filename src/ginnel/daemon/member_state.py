@@ -10,10 +10,11 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from ginnel.base.errors import SystemFailure
+from ginnel.base.errors import RemoteProtocolError, SystemFailure
+from ginnel.base.types import MemberId
 from ginnel.mesh.derive import network_id_of, sha256
 from ginnel.mesh.membership import Membership, Status
-from ginnel.mesh.objects import Certificate, decode_object, parse_network
+from ginnel.mesh.objects import Certificate, decode_object, parse_certificate, parse_network
 from ginnel.storage.identity import NodeBundle
 from ginnel.storage.network_files import may_give_to
 from ginnel.storage.state import PastEvent, StateDatabase, open_state
@@ -82,14 +83,23 @@ class MemberState:
 
     def _check_own(self, bundle: NodeBundle, refusal: object) -> None:
         self._member_id = bundle.keys.member_id
-        if self.membership.certificate_of(self._member_id) is None:
-            reason = getattr(refusal, "value", None) or "not current"
+        is_ours = _subject(bundle.certificate) == self._member_id
+        if not is_ours or self.membership.certificate_of(self._member_id) is None:
+            reason = getattr(refusal, "value", None)
+            reason = reason or ("not current" if is_ours else "not for this machine's keys")
             raise SystemFailure(
                 f"this machine's certificate is not accepted: {reason}. Is the clock right? "
                 "Otherwise join again with a new invite"
             )
         if self.membership.epochs.newest is None:
             raise SystemFailure("no epoch of the network is known here: join again")
+
+
+def _subject(raw: bytes) -> MemberId | None:
+    try:
+        return parse_certificate(decode_object(raw)).member_id
+    except RemoteProtocolError:
+        return None
 
 
 def reset_confirmed_time(folder: Path, uid: int) -> None:
