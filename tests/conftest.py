@@ -56,7 +56,16 @@ def pytest_terminal_summary(
         terminalreporter.write_line(f"{test}: {reason}{note}")
 
 
+def _append_to_list(skips: list[tuple[str, str]]) -> None:
+    """Add to the list that `scripts/test` shows at its end, after several runs."""
+    path = os.environ.get("GINNEL_SKIPS_FILE")
+    if path:
+        with Path(path).open("a") as file:
+            file.writelines(f"{test}: {reason}\n" for test, reason in skips)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    _append_to_list(session.config.stash[_SKIPS])
     unexpected = [skip for skip in session.config.stash[_SKIPS] if not _is_expected(*skip)]
     if unexpected and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
