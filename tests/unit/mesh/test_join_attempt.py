@@ -6,7 +6,13 @@ from ginnel.base.errors import UsageError
 from ginnel.base.types import Secret
 from ginnel.mesh import derive, join
 from ginnel.mesh.join import AnswerStatus, JoinAnswer
-from ginnel.mesh.join_attempt import AnswerDrop, JoinAttempt, JoinState, require_granted
+from ginnel.mesh.join_attempt import (
+    MAX_EARLY_PARTS,
+    AnswerDrop,
+    JoinAttempt,
+    JoinState,
+    require_granted,
+)
 from support.joins import SEALER, AdminSide, ask, attempt, joiner_keys
 from support.members import NOW, MemberKeys, NetworkFactory, seed
 
@@ -128,6 +134,17 @@ def test_a_forged_second_part_in_front_does_not_spoil_the_join() -> None:
     forged = asked.answer(1, (NET.cert(LAPTOP), NET.epoch()), by=seed("another holder"))
     joiner = asked.take(forged, asked.second(), asked.first())
     assert joiner.state is JoinState.GRANTED
+
+
+def test_second_parts_that_wait_are_bounded() -> None:
+    asked = Asked()
+    forged = [
+        asked.answer(1, (NET.cert(LAPTOP), NET.epoch()), by=seed(f"holder {number}"))
+        for number in range(MAX_EARLY_PARTS)
+    ]
+    joiner = asked.take(*forged, asked.second(), asked.first())
+    assert joiner.granted is None  # the good one found no room; asking again brings it again
+    assert asked.take(asked.second()).state is JoinState.GRANTED
 
 
 def test_outer_checks() -> None:

@@ -3,6 +3,7 @@ from ginnel.base.types import Secret
 from ginnel.mesh import derive
 from ginnel.mesh.certcheck import Refusal
 from ginnel.mesh.membership import (
+    MAX_ADMINS,
     MAX_KEPT,
     MAX_PER_MEMBER,
     AlarmKind,
@@ -135,6 +136,16 @@ def test_certificates_of_one_member_are_bounded() -> None:
         add(membership, NET.cert(PI, 99, not_before=NOW - 501, not_after=NOW + 9)).refusal
         is Refusal.OLDER
     )
+
+
+def test_admins_are_bounded() -> None:
+    membership = NET.membership()
+    for number in range(1, MAX_ADMINS):
+        raw = NET.admin_object(admin_id=number.to_bytes(16, "big"))
+        assert membership.add_object(raw, unix_now=NOW).status is Status.NEW
+    extra = membership.add_object(NET.admin_object(admin_id=b"x" * 16), unix_now=NOW)
+    assert extra.refusal is Refusal.FULL
+    assert len(membership.admins()) == MAX_ADMINS
 
 
 def test_a_revoked_member_is_out_and_stays_out() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ginnel.base import rlp
-from ginnel.base.types import NodeId, Secret
+from ginnel.base.types import Address, NodeId, Secret
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
 from ginnel.mesh import derive
@@ -26,7 +26,7 @@ from ginnel.mesh.rendezvous import (
     make_deliver,
     make_register,
 )
-from ginnel.mesh.storer import MAX_PER_SOURCE, MAX_PER_SUBNET, Storer, StorerDrop
+from ginnel.mesh.storer import MAX_ENTRIES, MAX_PER_SOURCE, MAX_PER_SUBNET, Storer, StorerDrop
 from support import rdv
 
 SELF = NodeId(b"\x80" + bytes(31))
@@ -187,6 +187,21 @@ def test_bounds_per_source_and_subnet() -> None:
     ips = [f"192.0.2.{i}" for i in range(1, 6)]
     assert fill(storer, ips, 60).count(Status.DONE) == MAX_PER_SUBNET
     assert storer.drops == {StorerDrop.FULL: 300 - MAX_PER_SUBNET}
+
+
+def test_all_registrations_together_are_bounded() -> None:
+    storer = make_storer()
+    for number in range(MAX_ENTRIES + 1):
+        ip = f"{10 + number % 200}.{number // 200}.1.1"
+        sender = Contact(NodeId(number.to_bytes(32, "big")), Address(ip, 5), b"\2" * 33)
+        point = derive.invite_point(rdv.NETWORK_ID, DKEY, number)
+        raw = make_register(
+            point, storer=SELF, registrant=sender.node_id, dkey=DKEY, presence=b"presence"
+        )
+        status, _, _ = ask(storer, raw, sender, now=number / 100)
+        assert status is (Status.DONE if number < MAX_ENTRIES else Status.REFUSED)
+    assert len(storer) == MAX_ENTRIES
+    assert storer.drops == {StorerDrop.FULL: 1}
 
 
 def test_who_asks_too_often_is_slowed_down() -> None:
