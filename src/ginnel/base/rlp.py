@@ -16,6 +16,8 @@ from ginnel.base.errors import RemoteProtocolError
 MAX_DEPTH = 8  # nested lists; the deepest format (a join answer) has 5
 MAX_SIZE = 65_536  # bytes; a datagram carries less
 
+_SHORT = tuple(bytes((0x80 + size,)) for size in range(56))  # headers of short byte strings
+
 Rlp: TypeAlias = Union[bytes, "list[Rlp]"]
 Encodable: TypeAlias = Union[bytes, int, str, "Sequence[Encodable]"]
 
@@ -39,6 +41,14 @@ def encode(item: Encodable) -> bytes:
     return _header(0xC0, len(payload)) + payload
 
 
+def encode_bytes(data: bytes) -> bytes:
+    """Encode one byte string; quicker than `encode`."""
+    size = len(data)
+    if size == 1 and data[0] < 0x80:
+        return data
+    return (_SHORT[size] if size < 56 else _header(0x80, size)) + data
+
+
 def encode_list_payload(payload: bytes) -> bytes:
     """Wrap already encoded items into one list."""
     return _header(0xC0, len(payload)) + payload
@@ -56,6 +66,19 @@ def decode(data: bytes) -> Rlp:
     if end != len(data):
         raise RlpError("bytes after the item")
     return item
+
+
+def decode_bytes(data: bytes) -> bytes:
+    """Decode exactly one item that must be a byte string; quicker than `decode` for a short one."""
+    if data:
+        first = data[0]
+        size = len(data) - 1
+        if first < 0x80:
+            if not size:
+                return data
+        elif first - 0x80 == size < 56 and not (size == 1 and data[1] < 0x80):
+            return data[1:]
+    return as_bytes(decode(data))
 
 
 def decode_list(data: bytes) -> list[Rlp]:
@@ -77,8 +100,11 @@ def split_list(data: bytes) -> list[bytes]:
     items: list[bytes] = []
     while at < end:
         first = data[at]
-        stop = at + 1
-        if first >= 0x80:
+        if first < 0x80:
+            stop = at + 1
+        elif first < 0xB8 and at + first - 0x7F <= end:
+            stop = at + first - 0x7F
+        else:
             stop = _span(data, at, end, first - (0x80 if first < 0xC0 else 0xC0))[1]
         items.append(data[at:stop])
         at = stop

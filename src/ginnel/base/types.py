@@ -1,12 +1,11 @@
 """Frozen values that every layer shares.
 
-Nothing here knows a protocol. An `Address` is a NamedTuple because it is a dictionary key for each
-packet that arrives.
+Nothing here knows a protocol. What is made or looked up for each packet is a NamedTuple: that takes
+a third of a frozen dataclass's time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple, NewType
 
@@ -71,8 +70,7 @@ def parse_address(text: str) -> Address:
     return make_address(host, int(port))
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
+class Transmit(NamedTuple):
     """One datagram to send; `source_ip` is the local IP to send from, or None for the kernel's."""
 
     data: bytes
@@ -80,8 +78,7 @@ class Transmit:
     source_ip: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Datagram:
+class Datagram(NamedTuple):
     """One datagram that arrived; `local_ip` is the IP it was sent to, where the socket can tell."""
 
     data: bytes

@@ -8,9 +8,9 @@ Source: devp2p discv5-wire.md, "Protocol Messages".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ginnel.base import rlp
 from ginnel.base.errors import RemoteProtocolError
@@ -19,6 +19,7 @@ from ginnel.discv5.enr import MAX_RECORD_SIZE
 
 MAX_REQUEST_ID_SIZE = 8  # bytes ("Protocol Messages")
 MAX_DISTANCES = 256  # distances read of one FINDNODE; there are only 257
+REMEMBERED_ADDRESSES = 1024  # encoded for PONGs
 MAX_RECORDS_PER_MESSAGE = 16  # records; more don't fit in 1280 bytes with a signature each
 
 
@@ -26,16 +27,14 @@ class UnknownMessageType(RemoteProtocolError):
     """A type of a later version (topics, for one): ignore it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(NamedTuple):
     """Are you there? Carries the sender's record seq."""
 
     request_id: bytes
     enr_seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
+class Pong(NamedTuple):
     """Answer to PING; `address` is where the PING came from, as the sender sees it."""
 
     request_id: bytes
@@ -43,16 +42,14 @@ class Pong:
     address: Address
 
 
-@dataclass(frozen=True, slots=True)
-class FindNode:
+class FindNode(NamedTuple):
     """Ask for records at these log2 distances; 0 is the node's own."""
 
     request_id: bytes
     distances: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Nodes:
+class Nodes(NamedTuple):
     """Answer to FINDNODE, one of `total` packets; `records` are still encoded and unverified."""
 
     request_id: bytes
@@ -60,8 +57,7 @@ class Nodes:
     records: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TalkRequest:
+class TalkRequest(NamedTuple):
     """A request of another protocol."""
 
     request_id: bytes
@@ -69,8 +65,7 @@ class TalkRequest:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class TalkResponse:
+class TalkResponse(NamedTuple):
     """Answer to TALKREQ; empty if the protocol is unknown."""
 
     request_id: bytes
@@ -84,21 +79,8 @@ Response: TypeAlias = Pong | Nodes | TalkResponse
 
 def encode_message(message: Message) -> bytes:
     """Return the type byte and the RLP list of a message."""
-    match message:
-        case Ping(request_id, enr_seq):
-            return b"\x01" + rlp.encode([request_id, enr_seq])
-        case Pong(request_id, enr_seq, address):
-            return b"\x02" + rlp.encode([request_id, enr_seq, address.packed_ip, address.port])
-        case FindNode(request_id, distances):
-            return b"\x03" + rlp.encode([request_id, list(distances)])
-        case Nodes(request_id, total, records):
-            listed = rlp.encode_list_payload(b"".join(records))
-            head = rlp.encode(request_id) + rlp.encode(total)
-            return b"\x04" + rlp.encode_list_payload(head + listed)
-        case TalkRequest(request_id, protocol, payload):
-            return b"\x05" + rlp.encode([request_id, protocol, payload])
-        case TalkResponse(request_id, payload):
-            return b"\x06" + rlp.encode([request_id, payload])
+    kind, encode = _ENCODERS[type(message)]
+    return kind + rlp.encode_list_payload(rlp.encode_bytes(message.request_id) + encode(message))
 
 
 def decode_message(data: bytes) -> Message:
@@ -116,7 +98,7 @@ def decode_message(data: bytes) -> Message:
     parts = rlp.split_list(data[1:])
     if not parts:
         raise RemoteProtocolError("a message without request id")
-    return decode(rlp.as_bytes(rlp.decode(parts[0]), maximum=MAX_REQUEST_ID_SIZE), parts)
+    return decode(rlp.as_bytes(rlp.decode_bytes(parts[0]), maximum=MAX_REQUEST_ID_SIZE), parts)
 
 
 def _check_count(parts: list[bytes], count: int) -> None:
@@ -126,16 +108,18 @@ def _check_count(parts: list[bytes], count: int) -> None:
 
 def _decode_ping(request_id: bytes, parts: list[bytes]) -> Ping:
     _check_count(parts, 2)
-    return Ping(request_id, rlp.as_int(rlp.decode(parts[1])))
+    return Ping(request_id, rlp.as_int(rlp.decode_bytes(parts[1])))
 
 
 def _decode_pong(request_id: bytes, parts: list[bytes]) -> Pong:
     _check_count(parts, 4)
-    ip = rlp.as_bytes(rlp.decode(parts[2]))
+    ip = rlp.decode_bytes(parts[2])
     if len(ip) not in (4, 16):
         raise RemoteProtocolError("an IP that has neither 4 nor 16 bytes")
-    port = rlp.as_int(rlp.decode(parts[3]), 65535)
-    return Pong(request_id, rlp.as_int(rlp.decode(parts[1])), make_address(ip_address(ip), port))
+    port = rlp.as_int(rlp.decode_bytes(parts[3]), 65535)
+    return Pong(
+        request_id, rlp.as_int(rlp.decode_bytes(parts[1])), make_address(ip_address(ip), port)
+    )
 
 
 def _decode_find_node(request_id: bytes, parts: list[bytes]) -> FindNode:
@@ -153,20 +137,56 @@ def _decode_nodes(request_id: bytes, parts: list[bytes]) -> Nodes:
         raise RemoteProtocolError("too many records in one message")
     if any(len(record) > MAX_RECORD_SIZE for record in records):
         raise RemoteProtocolError("a record too long")
-    return Nodes(request_id, rlp.as_int(rlp.decode(parts[1])), tuple(records))
+    return Nodes(request_id, rlp.as_int(rlp.decode_bytes(parts[1])), tuple(records))
 
 
 def _decode_talk_request(request_id: bytes, parts: list[bytes]) -> TalkRequest:
     _check_count(parts, 3)
-    return TalkRequest(
-        request_id, rlp.as_bytes(rlp.decode(parts[1])), rlp.as_bytes(rlp.decode(parts[2]))
-    )
+    return TalkRequest(request_id, rlp.decode_bytes(parts[1]), rlp.decode_bytes(parts[2]))
 
 
 def _decode_talk_response(request_id: bytes, parts: list[bytes]) -> TalkResponse:
     _check_count(parts, 2)
-    return TalkResponse(request_id, rlp.as_bytes(rlp.decode(parts[1])))
+    return TalkResponse(request_id, rlp.decode_bytes(parts[1]))
 
+
+def _rest_of_ping(message: Ping) -> bytes:
+    return rlp.encode(message.enr_seq)
+
+
+def _rest_of_pong(message: Pong) -> bytes:
+    return rlp.encode(message.enr_seq) + _encode_address(message.address)
+
+
+def _rest_of_find_node(message: FindNode) -> bytes:
+    return rlp.encode(list(message.distances))
+
+
+def _rest_of_nodes(message: Nodes) -> bytes:
+    return rlp.encode(message.total) + rlp.encode_list_payload(b"".join(message.records))
+
+
+def _rest_of_talk_request(message: TalkRequest) -> bytes:
+    return rlp.encode_bytes(message.protocol) + rlp.encode_bytes(message.payload)
+
+
+def _rest_of_talk_response(message: TalkResponse) -> bytes:
+    return rlp.encode_bytes(message.payload)
+
+
+@lru_cache(maxsize=REMEMBERED_ADDRESSES)
+def _encode_address(address: Address) -> bytes:
+    return rlp.encode(address.packed_ip) + rlp.encode(address.port)
+
+
+_ENCODERS: dict[type[Message], tuple[bytes, Callable[[Any], bytes]]] = {
+    Ping: (b"\x01", _rest_of_ping),
+    Pong: (b"\x02", _rest_of_pong),
+    FindNode: (b"\x03", _rest_of_find_node),
+    Nodes: (b"\x04", _rest_of_nodes),
+    TalkRequest: (b"\x05", _rest_of_talk_request),
+    TalkResponse: (b"\x06", _rest_of_talk_response),
+}
 
 _DECODERS: dict[int, Callable[[bytes, list[bytes]], Message]] = {
     1: _decode_ping,

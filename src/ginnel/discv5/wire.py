@@ -188,26 +188,25 @@ class Wire:
         if session is None or session.challenge_data != packet.challenge_data:
             session = self._initiate(packet, contact, record)
             self.sessions.put(contact.key, session)
-        data, nonce = self._seal(session, Flag.HANDSHAKE, session.authdata, message)
+        nonce = session.next_nonce(self._random_bytes)
+        header = self.codec.header(Flag.HANDSHAKE, nonce, session.authdata)
+        data = self._encrypt(session, nonce, header, message)
         return Transmit(data, contact.address), nonce
 
     def seal(self, session: Session, message: bytes) -> tuple[bytes, bytes]:
         """Return the packet that carries a message inside a session, and its nonce."""
-        return self._seal(session, Flag.ORDINARY, self.node_id, message)
+        nonce = session.next_nonce(self._random_bytes)
+        return self._encrypt(session, nonce, self.codec.ordinary_header(nonce), message), nonce
 
     def knock(self, node_id: NodeId, mask: Mask | None = None) -> tuple[bytes, bytes]:
         """Return a packet that asks a node for a challenge, and its nonce."""
         nonce = self._random_bytes(NONCE_SIZE)
         return self.codec.encode_random(mask or new_mask(node_id), nonce), nonce
 
-    def _seal(
-        self, session: Session, flag: Flag, authdata: bytes, message: bytes
-    ) -> tuple[bytes, bytes]:
-        nonce = session.next_nonce(self._random_bytes)
-        header = self.codec.header(flag, nonce, authdata)
+    def _encrypt(self, session: Session, nonce: bytes, header: bytes, message: bytes) -> bytes:
         iv = self.codec.make_iv(IV_SIZE + len(header) + len(message) + TAG_SIZE)
         ciphertext = session.encrypt(nonce, message, iv + header)
-        return self.codec.finish(session.mask, iv, header, ciphertext), nonce
+        return self.codec.finish(session.mask, iv, header, ciphertext)
 
     def _initiate(self, packet: WhoAreYouPacket, contact: Contact, record: bytes) -> Session:
         data = packet.challenge_data
