@@ -29,6 +29,7 @@ _RANGES = {
     "signer_uid": (0, LAST_UID),
     "mtu": (1280, 9000),
 }
+_SWITCHES = ("dns", "debug")
 _HELP = {
     "port": "UDP port of WireGuard, ICE and discv5",
     "tunnel_uid": "the tunnel runs under this uid",
@@ -38,6 +39,7 @@ _HELP = {
     "advertise": "IP or IP:PORT under which this machine is reached from outside; empty: find out",
     "protocol_id": "`ginnel` is a DHT of Ginnel's own, `discv5` the public one",
     "nodes": "nodes to start from: enr:... or KEY-HEX@NAME:PORT",
+    "dns": "tell this machine's resolver of the network's names",
     "debug": "log each packet's way",
 }
 
@@ -54,6 +56,7 @@ class Settings:
     advertise: str = ""
     protocol_id: str = "ginnel"
     nodes: tuple[str, ...] = ()
+    dns: bool = True
     debug: bool = False
 
 
@@ -107,9 +110,9 @@ def _check(name: str, value: object) -> object:
                 f"{name} = {value!r}: a whole number from {low} to {high} belongs here"
             )
         return value
-    if name == "debug":
+    if name in _SWITCHES:
         if not isinstance(value, bool):
-            raise UsageError(f"debug = {value!r}: true or false belongs here")
+            raise UsageError(f"{name} = {value!r}: true or false belongs here")
         return value
     if name == "nodes":
         if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
@@ -140,7 +143,7 @@ def _check_prefix(text: str) -> None:
 def _from_environment(name: str, text: str) -> object:
     if name in _RANGES:
         return int(text) if text.isascii() and text.isdigit() else text
-    if name == "debug":
+    if name in _SWITCHES:
         return {"1": True, "true": True, "0": False, "false": False, "": False}.get(text, text)
     return tuple(text.split()) if name == "nodes" else text
 

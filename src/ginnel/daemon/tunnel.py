@@ -29,6 +29,7 @@ from ginnel.daemon.channel import Channel
 from ginnel.daemon.control import ControlServer
 from ginnel.daemon.logs import SinkHandler
 from ginnel.daemon.member_state import MemberState
+from ginnel.daemon.name_service import NameService
 from ginnel.daemon.node_core import NodeCore, WallClock
 from ginnel.daemon.node_shell import NodeShell, parse_advertised, record_fields
 from ginnel.daemon.paths import NetworkPaths
@@ -68,6 +69,8 @@ class TunnelOptions:
     udp6_fd: int | None
     listen_fd: int | None
     signer_fd: int | None
+    dns_fds: tuple[int, ...] = ()  # on port 53 of our overlay addresses
+    name_servers: tuple[str, ...] = ()  # of the system, before ours
 
 
 def run_tunnel(options: TunnelOptions, separation: Separation) -> str | None:
@@ -184,16 +187,26 @@ class _Running:
             advertised=advertised,
         )
         self._control = ControlServer(service.handlers())
+        self._names: NameService | None = None
 
     def settings_request(self) -> pb.NetworkSettingsRequest:
         """Return what the manager is asked to set up."""
-        return settings_for(self._state.certificate, self._state.membership, self._settings.mtu)
+        return settings_for(
+            self._state.certificate,
+            self._state.membership,
+            self._settings.mtu,
+            with_dns=bool(self._options.dns_fds),
+        )
 
     async def start(self) -> None:
         """Begin: the control socket, discovery, the mesh."""
         if self._options.listen_fd is not None:
             listener = socket.socket(fileno=os.dup(self._options.listen_fd))
             await self._control.start(listener)
+        if self._options.dns_fds:
+            servers = self._options.name_servers
+            members = self._state.membership
+            self._names = NameService(self._options.dns_fds, members, servers)
         self._rpc.upsert([workspace_for(self._state.membership)])
         self._shell.start([*self._options.hints, *self._known_nodes()])
 
@@ -213,6 +226,8 @@ class _Running:
     def close(self) -> None:
         """End everything; harmless when partly begun."""
         self._control.close()
+        if self._names is not None:
+            self._names.close()
         self._shell.stop()
         self._events.close()
         self._state.save()

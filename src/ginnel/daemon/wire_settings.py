@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from ginnel.base.errors import RemoteProtocolError, SystemFailure
 from ginnel.codervpn import messages
@@ -10,8 +10,9 @@ from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.mesh.derive import network_id_of, overlay_prefix
 from ginnel.mesh.events import PeerChanged
 from ginnel.mesh.membership import Membership
-from ginnel.mesh.names import allowed_ips, overlay_addresses
+from ginnel.mesh.names import DOMAIN, allowed_ips, hosts, overlay_addresses
 from ginnel.mesh.objects import Certificate, decode_object, parse_certificate, parse_network
+from ginnel.net.dns_answers import Zone
 from ginnel.storage.identity import NodeBundle
 
 OVERHEAD = 80  # bytes of WireGuard, UDP and IPv6 around a packet
@@ -41,14 +42,42 @@ def bundle_addresses(bundle: NodeBundle) -> tuple[tuple[str, ...], tuple[str, ..
     return (ipv4, overlay_prefix(network_id)), overlay_addresses(certificate)
 
 
+def bundle_domain(bundle: NodeBundle) -> str:
+    """Return the domain of the network's names.
+
+    Raises:
+        SystemFailure: the files are damaged.
+    """
+    try:
+        return f"{parse_network(decode_object(bundle.network)).name}.{DOMAIN}"
+    except RemoteProtocolError as error:
+        raise SystemFailure(f"this network's objects are damaged: {error}") from None
+
+
+def zone_of(membership: Membership) -> Zone:
+    """Return the names that the network's name server answers for."""
+    assert membership.network is not None
+    return Zone(
+        f"{membership.network.name}.{DOMAIN}",
+        {host.full_name: host.addresses for host in hosts(membership)},
+        tuple(map(ip_network, overlay_prefixes(membership))),
+    )
+
+
 def settings_for(
-    certificate: Certificate, membership: Membership, mtu: int
+    certificate: Certificate, membership: Membership, mtu: int, *, with_dns: bool = False
 ) -> pb.NetworkSettingsRequest:
     """Return the request for our addresses and the routes of our network only."""
     prefixes = overlay_prefixes(membership)
     routes = prefixes if certificate.ipv4 else [text for text in prefixes if ":" in text]
     settings = messages.make_settings(allowed_ips(certificate), routes, mtu=mtu)
     settings.tunnel_overhead_bytes = OVERHEAD
+    if with_dns:
+        assert membership.network is not None
+        dns = settings.dns_settings
+        dns.servers.extend(overlay_addresses(certificate))
+        dns.match_domains.append(f"{membership.network.name}.{DOMAIN}")
+        dns.match_domains_no_search = True
     return settings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,11 +12,15 @@ from ginnel.base.errors import GinnelError
 from ginnel.cli.launch import tell_ready
 from ginnel.daemon.paths import NetworkPaths
 
+if TYPE_CHECKING:
+    from ginnel.daemon.manager import ManagerConfig
+
 
 @click.command(hidden=True)
 @click.argument("network")
 @click.option("--port", type=click.IntRange(1, 65535))
 @click.option("--no-tun", is_flag=True)
+@click.option("--no-dns", is_flag=True)
 @click.option("--debug", is_flag=True)
 @click.option("--reset-clock", is_flag=True)
 @click.option("--ready-fd", type=int, help="Where to tell that it listens, or why it can't.")
@@ -23,6 +28,7 @@ def manager(
     network: str,
     port: int | None,
     no_tun: bool,
+    no_dns: bool,
     debug: bool,
     reset_clock: bool,
     ready_fd: int | None,
@@ -32,6 +38,7 @@ def manager(
         NetworkPaths(network),
         port=port,
         use_tun=not no_tun,
+        use_dns=not no_dns,
         debug=debug,
         reset_clock=reset_clock,
         ready_fd=ready_fd,
@@ -43,6 +50,7 @@ def run(
     *,
     port: int | None = None,
     use_tun: bool = True,
+    use_dns: bool = True,
     debug: bool = False,
     reset_clock: bool = False,
     ready_fd: int | None = None,
@@ -52,27 +60,29 @@ def run(
     Raises:
         GinnelError: it can't run; also told on `ready_fd`.
     """
+    from ginnel.daemon.manager import run_manager
+
     try:
-        _run(paths, port, use_tun, debug, reset_clock, ready_fd)
+        config = _config(paths, port, reset_clock)
+        config = replace(
+            config,
+            use_tun=use_tun,
+            use_dns=use_dns and config.use_dns,
+            debug=debug or config.debug,
+        )
+        run_manager(config, on_ready=lambda: tell_ready(ready_fd))
     except GinnelError as error:
         tell_ready(ready_fd, str(error))
         raise
 
 
-def _run(
-    paths: NetworkPaths,
-    port: int | None,
-    use_tun: bool,
-    debug: bool,
-    reset_clock: bool,
-    ready_fd: int | None,
-) -> None:
+def _config(paths: NetworkPaths, port: int | None, reset_clock: bool) -> ManagerConfig:
     from ginnel.base.config import format_settings
-    from ginnel.daemon.manager import ManagerConfig, run_manager
+    from ginnel.daemon.manager import ManagerConfig
     from ginnel.daemon.member_state import reset_confirmed_time
     from ginnel.daemon.settings_check import Allowance
     from ginnel.daemon.signer import read_settings
-    from ginnel.daemon.wire_settings import bundle_addresses
+    from ginnel.daemon.wire_settings import bundle_addresses, bundle_domain
     from ginnel.storage.files import write_atomic
     from ginnel.storage.network_files import has_admin_key, load_bundle
 
@@ -84,15 +94,14 @@ def _run(
     prefixes, addresses = bundle_addresses(bundle)
     if reset_clock:
         reset_confirmed_time(paths.state, settings.tunnel_uid)
-    config = ManagerConfig(
+    return ManagerConfig(
         paths=paths,
         port=settings.port,
         make_token=lambda: load_bundle(paths).to_bundle(),
         url=f"ginnel:{paths.name}",
         tunnel_uid=settings.tunnel_uid,
         signer_uid=settings.signer_uid if has_admin_key(paths) else None,
-        allowance=Allowance.of(prefixes, addresses),
-        use_tun=use_tun,
-        debug=debug or settings.debug,
+        allowance=Allowance.of(prefixes, addresses, bundle_domain(bundle)),
+        use_dns=settings.dns,
+        debug=settings.debug,
     )
-    run_manager(config, on_ready=lambda: tell_ready(ready_fd))

@@ -20,6 +20,7 @@ from ginnel.daemon.paths import NetworkPaths
 @click.option("--udp6-fd", type=int)
 @click.option("--listen-fd", type=int)
 @click.option("--signer-fd", type=int)
+@click.option("--dns-fd", "dns_fds", type=int, multiple=True)
 @click.option("--uid", type=int, help="With --join: the uid to run under.")
 @click.option("--node", "nodes", multiple=True, help="With --join: hints to start from.")
 def tunnel(
@@ -31,6 +32,7 @@ def tunnel(
     udp6_fd: int | None,
     listen_fd: int | None,
     signer_fd: int | None,
+    dns_fds: tuple[int, ...],
     uid: int | None,
     nodes: tuple[str, ...],
 ) -> None:
@@ -44,6 +46,7 @@ def tunnel(
     if rpc_read_fd is None or rpc_write_fd is None:
         raise click.UsageError("--rpc-read-fd and --rpc-write-fd: the manager names them")
     # All imports and all reading of root's files come before the rights go.
+    from ginnel.daemon.name_service import read_upstream
     from ginnel.daemon.node_shell import read_hints
     from ginnel.daemon.signer import read_settings
     from ginnel.daemon.tunnel import TunnelOptions, run_tunnel
@@ -60,6 +63,8 @@ def tunnel(
         udp6_fd=udp6_fd,
         listen_fd=listen_fd,
         signer_fd=signer_fd,
+        dns_fds=dns_fds,
+        name_servers=read_upstream() if dns_fds else (),
     )
     uid = settings.tunnel_uid
     separation = privileges.drop(privileges.Confinement(uid, uid, [paths.state]))

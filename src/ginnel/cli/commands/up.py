@@ -20,6 +20,7 @@ POLL_S = 0.5  # seconds between two looks at the progress
 @network_argument
 @click.option("--port", type=click.IntRange(1, 65535), help="UDP port, kept in the settings.")
 @click.option("--no-tun", is_flag=True, help="Without a network device: `ginnel ping` only.")
+@click.option("--no-dns", is_flag=True, help="Leave this machine's resolver alone.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as it runs.")
 @click.option(
     "--timeout",
@@ -37,6 +38,7 @@ def up(
     network: str | None,
     port: int | None,
     no_tun: bool,
+    no_dns: bool,
     no_wait: bool,
     timeout: int,
     foreground: bool,
@@ -55,13 +57,25 @@ def up(
     """
     require_root("up")
     paths = find_network(network)
-    flags = {"--no-tun": no_tun, "--debug": debug, "--reset-clock": reset_clock}
+    flags = {
+        "--no-tun": no_tun,
+        "--no-dns": no_dns,
+        "--debug": debug,
+        "--reset-clock": reset_clock,
+    }
     options = [flag for flag, is_set in flags.items() if is_set]
     options += [] if port is None else ["--port", str(port)]
     if foreground:
         from ginnel.cli.commands.manager import run
 
-        run(paths, port=port, use_tun=not no_tun, debug=debug, reset_clock=reset_clock)
+        run(
+            paths,
+            port=port,
+            use_tun=not no_tun,
+            use_dns=not no_dns,
+            debug=debug,
+            reset_clock=reset_clock,
+        )
         return
     if is_running(paths):
         click.echo(f"{paths.name} is up already")
