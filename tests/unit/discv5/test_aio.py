@@ -3,79 +3,264 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ginnel.base.errors import UsageError
-from ginnel.base.types import Address, NodeId
-from ginnel.discv5 import Discovery
-from ginnel.discv5.aio import RequestError
-from ginnel.discv5.config import DiscoveryConfig
+from ginnel.base.errors import RemoteProtocolError, SystemFailure, UsageError
+from ginnel.base.types import Address, NodeId, Secret
+from ginnel.discv5 import (
+    Discovery,
+    DiscoveryConfig,
+    EnrBuilder,
+    MessageTooLarge,
+    NoAddressError,
+    RequestRefused,
+    RequestTimeout,
+)
+from ginnel.discv5.aio import lookup_distances
 from ginnel.discv5.enr import sign_enr
-from ginnel.discv5.events import PongReceived
+from ginnel.discv5.events import NodeAdded, PongReceived, SessionOpened, TalkReceived
 
 ANY = Address("127.0.0.1", 0)
+ANY6 = Address("::1", 0)
+SILENT = sign_enr(b"\x01" * 32, 1, {"ip": b"\x7f\x00\x00\x01", "udp": 9})
+QUICK = DiscoveryConfig(response_timeout=0.05, retransmit_after=0.02)
 
 
-async def reachable() -> Discovery:
-    """Return an open node that publishes where it listens."""
-    node = Discovery(ANY)
-    node.open()
-    port = node.listening_address.port
-    node.close()
-    node = Discovery(Address("127.0.0.1", port), advertise=Address("127.0.0.1", port))
-    node.open()
-    return node
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run it and see that no task is left."""
+
+    async def outer() -> None:
+        await main
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(outer())
 
 
 def test_two_nodes_talk() -> None:
     async def main() -> None:
-        server = await reachable()
-        server.register_talk_protocol(b"echo", lambda node_id, address, payload: payload[::-1])
-        with pytest.raises(UsageError):
-            server.register_talk_protocol(b"echo", lambda node_id, address, payload: b"")
-        async with Discovery(ANY, bootstrap=[server.record], fields={"k": b"v"}) as client:
-            pong = await client.ping(server.record)
-            assert isinstance(pong, PongReceived)
-            assert pong.address == client.listening_address
-            assert await client.talk_request(server.record, b"echo", b"abc") == b"cba"
-            assert await client.talk_request(server.record, b"other", b"abc") == b""
-            assert await client.find_node(server.record, [0]) == (server.record,)
-            assert await client.lookup(NodeId(bytes(32))) == (server.record,)
-            assert await client.query_random() == (server.record,)
-            assert client.nodes() == [server.record]
-            assert client.reflexive is not None
-            client.update_record({"k": b"w"})
-            assert client.record.get("k") == b"w"
-            assert not client.add_node(server.record)
-            assert server.nodes() == []
+        async with Discovery(ANY, advertise=ANY) as server:
+            assert server.record.address() == server.listening_address
+            server.register_talk_protocol(b"echo", lambda node_id, address, data: data[::-1])
+            assert server.talk_protocols == (b"echo",)
+            async with Discovery(ANY, bootstrap=[server.record.to_text()]) as client:
+                pong = await client.ping(server.record)
+                assert isinstance(pong, PongReceived)
+                assert pong.address == client.listening_address
+                assert await client.talk_request(server.record, b"echo", b"abc") == b"cba"
+                assert await client.talk_request(server.record, b"other", b"abc") == b""
+                assert await client.find_node(server.record, [0]) == (server.record,)
+                assert client.reflexive is not None
+                assert client.reflexive.address == client.listening_address
+                with pytest.raises(MessageTooLarge):
+                    await client.talk_request(server.record, b"echo", bytes(1200))
+                with pytest.raises(NoAddressError):
+                    await server.ping(client.record)
+                assert client.bootstrap_records == (server.record,)
+                assert server.nodes() == []
             with pytest.raises(UsageError):
-                await client.talk_request(server.record, b"echo", bytes(1200))
-            with pytest.raises(UsageError):
-                await server.ping(client.record)
-        server.close()
-        server.close()
-        with pytest.raises(UsageError):
-            _ = server.record
+                _ = client.record
 
-    asyncio.run(main())
+    run(main())
+
+
+def test_searches() -> None:
+    async def main() -> None:
+        async with Discovery(ANY, advertise=ANY, fields={"k": b"1"}) as server:
+            boot = [server.record]
+            async with Discovery(ANY, bootstrap=boot) as client:
+                assert await client.lookup(NodeId(bytes(32))) == (server.record,)
+                assert await client.query(NodeId(bytes(32)), k=3) == (server.record,)
+                assert await client.query_random() == (server.record,)
+                assert await client.query_random(("k", b"1")) == (server.record,)
+                assert await client.query_random(("k", b"2")) == ()
+                assert await client.resolve(client.node_id) == client.record
+                newer = server.update_record({"k": b"2"})
+                assert await client.resolve(server.node_id) == newer
+                assert await client.resolve(NodeId(bytes(32))) is None
+                assert client.nodes_discovered == 1
+                assert client.get_node(server.node_id) == newer
+                assert not client.add_node(server.record)
+                assert client.add_node(SILENT.to_text())
+                with pytest.raises(RemoteProtocolError):
+                    client.add_node("enr:no")
+                client.revalidate(newer)
+                client.populate()
+                assert client.seed() == 0
+
+    run(main())
+
+
+def test_events_are_told_until_the_end() -> None:
+    async def main() -> None:
+        async with Discovery(ANY, advertise=ANY) as server:
+            told = server.events()
+            async with Discovery(ANY, advertise=ANY, bootstrap=[server.record]) as client:
+                await client.talk_request(server.record, b"hi", b"x")
+                ping = await server.ping(client.record)
+                assert ping.contact.node_id == client.node_id
+        kinds = {type(event) for event in [event async for event in told]}
+        assert {NodeAdded, SessionOpened, TalkReceived} <= kinds
+
+    run(main())
 
 
 def test_a_silent_node_and_closing() -> None:
     async def main() -> None:
-        silent = sign_enr(b"\x01" * 32, 1, {"ip": b"\x7f\x00\x00\x01", "udp": 9})
-        config = DiscoveryConfig(response_timeout=0.05, retransmit_after=0.02)
-        async with Discovery(ANY, config=config) as node:
-            with pytest.raises(RequestError):
-                await node.ping(silent)
+        async with Discovery(ANY, config=QUICK) as node:
+            with pytest.raises(RequestTimeout):
+                await node.ping(SILENT)
+            assert 'response="no_response"} 1' in node.metrics_text()
         node = Discovery(ANY)
         node.open()
         with pytest.raises(UsageError):
             node.open()
-        waiting = asyncio.ensure_future(node.ping(silent))
+        node.start()
+        node.start()
+        waiting = asyncio.ensure_future(node.ping(SILENT))
         await asyncio.sleep(0)
+        await node.close_wait()
         node.close()
-        with pytest.raises(RequestError):
+        with pytest.raises(RequestRefused):
             await waiting
+        with pytest.raises(UsageError):
+            node.events()
 
-    asyncio.run(main())
+    run(main())
+
+
+def test_an_open_node_answers_before_it_starts() -> None:
+    async def main() -> None:
+        server = Discovery(ANY, advertise=ANY, bootstrap=[SILENT])
+        server.open()
+        assert server.nodes_discovered == 1
+        async with Discovery(ANY) as client:
+            assert (await client.ping(server.record)).enr_seq == server.record.seq
+        server.close()
+
+    run(main())
+
+
+def test_dual_stack() -> None:
+    async def main() -> None:
+        async with Discovery(ANY, bind6=ANY6, advertise=ANY, advertise6=ANY6) as server:
+            four, six = server.listening_addresses
+            assert (server.record.address(), server.record.address(ipv6=True)) == (four, six)
+            for bind in (ANY, ANY6):
+                async with Discovery(bind, bootstrap=[server.record]) as client:
+                    pong = await client.ping(server.record)
+                    assert pong.address == client.listening_address
+                    assert await client.lookup(NodeId(bytes(32))) == (server.record,)
+        taken = Discovery(ANY, bind6=Address("2001:db8::1", 9))
+        with pytest.raises(SystemFailure):
+            taken.open()
+        with pytest.raises(UsageError):
+            Discovery(ANY, bind6=ANY).open()
+
+    run(main())
+
+
+def test_a_callers_own_socket() -> None:
+    async def main() -> None:
+        nodes: dict[Address, Discovery] = {}
+        here, there = Address("10.0.0.1", 1), Address("10.0.0.2", 2)
+
+        def pipe(source: Address) -> Callable[[Address, bytes], object]:
+            return lambda to, packet: loop.call_soon(carry, source, to, packet)
+
+        def carry(source: Address, to: Address, packet: bytes) -> None:
+            nodes[to].receive(source, packet)
+
+        loop = asyncio.get_running_loop()
+        for address in (here, there):
+            nodes[address] = Discovery(address, advertise=address, transport=pipe(address))
+            nodes[address].open()
+        pong = await nodes[here].ping(nodes[there].record)
+        assert pong.address == here
+        nodes[here].receive(there, b"anything")
+        nodes[here].send(there, b"anything")
+        for node in nodes.values():
+            node.close()
+
+    run(main())
+
+
+def test_nodes_are_saved_and_read(tmp_path: Path) -> None:
+    path = tmp_path / "nodes"
+
+    async def main() -> None:
+        async with Discovery(ANY, advertise=ANY) as server:
+            async with Discovery(ANY, bootstrap=[server.record], nodes_file=path) as client:
+                await client.lookup(client.node_id)
+            assert path.read_text() == server.record.to_text() + "\n"
+            async with Discovery(ANY, nodes_file=path) as client:
+                assert await client.lookup(NodeId(bytes(32))) == (server.record,)
+        async with Discovery(ANY, nodes_file=tmp_path / "no" / "nodes"):
+            pass  # that it can't be saved is no reason to fail
+
+    run(main())
+
+
+def test_the_previous_record_goes_on() -> None:
+    async def main() -> None:
+        key = Secret(b"\x05" * 32)
+        previous = EnrBuilder(key, 9).set("k", b"v").build()
+        async with Discovery(ANY, private_key=key, fields={"k": b"v"}, previous=previous) as node:
+            assert node.record == previous
+        async with Discovery(ANY, private_key=key, fields={"k": b"w"}, previous=previous) as node:
+            assert node.record.seq == 10
+
+    run(main())
+
+
+def test_the_record_follows_what_others_see() -> None:
+    async def main() -> None:
+        told: list[Address] = []
+        config = DiscoveryConfig(auto_update=True)
+        async with Discovery(ANY, advertise=ANY) as server:
+            node = Discovery(
+                ANY, bootstrap=[server.record], config=config, on_address_changed=told.append
+            )
+            async with node:
+                await node.ping(server.record)
+                assert told == [node.listening_address]
+                assert node.record.address() == node.listening_address
+
+    run(main())
+
+
+def test_a_handler_that_fails_gives_the_empty_answer(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(node_id: NodeId, address: Address, payload: bytes) -> bytes:
+        raise ValueError("no")
+
+    async def main() -> None:
+        async with Discovery(ANY, advertise=ANY) as server, Discovery(ANY) as client:
+            server.register_talk_protocol(b"bad", fail)
+            server.register_talk_protocol(b"big", lambda *_: bytes(2000))
+            assert await client.talk_request(server.record, b"bad", b"") == b""
+            assert await client.talk_request(server.record, b"big", b"") == b""
+        assert "handler failed" in caplog.text
+
+    run(main())
+
+
+def test_metrics_for_prometheus() -> None:
+    client = pytest.importorskip("prometheus_client")
+
+    async def main() -> None:
+        registry = client.CollectorRegistry()
+        async with Discovery(ANY, advertise=ANY) as server, Discovery(ANY) as node:
+            registry.register(server.metrics_collector())
+            await node.ping(server.record)
+            value = registry.get_sample_value("discovery_handshakes_accepted_total")
+            assert value == 1
+
+    run(main())
+
+
+def test_lookup_distances() -> None:
+    target, node = NodeId(bytes(32)), NodeId(bytes(31) + b"\x08")
+    assert lookup_distances(target, node, 3) == (4, 5, 3)

@@ -10,8 +10,15 @@ from sha3 import keccak_256
 
 from ginnel.base import rlp
 from ginnel.base.errors import RemoteProtocolError, UsageError
-from ginnel.base.types import Address
-from ginnel.discv5.enr import Enr, RecordCache, address_fields, decode_enr, sign_enr
+from ginnel.base.types import Address, Secret
+from ginnel.discv5.enr import (
+    Enr,
+    EnrBuilder,
+    RecordCache,
+    address_fields,
+    decode_enr,
+    sign_enr,
+)
 from ginnel.discv5.keys import public_key_of, sign_digest
 
 VECTOR = json.loads((Path(__file__).parents[2] / "vectors/discv5-vectors.json").read_text())["enr"]
@@ -106,3 +113,50 @@ def test_the_cache_gives_the_same_record() -> None:
     assert cache.decode(raw) is cache.decode(raw)
     with pytest.raises(RemoteProtocolError):
         cache.decode(raw[:-1])
+
+
+def test_builder_and_typed_fields() -> None:
+    key = Secret(b"\x07" * 32)
+    built = EnrBuilder(key, 3).ip("192.0.2.1").udp(9000).tcp(9001).ip("2001:db8::1").set("k", b"v")
+    record = built.build()
+    assert (record.ip, record.udp, record.tcp) == ("192.0.2.1", 9000, 9001)
+    assert (record.ip6, record.udp6, record.tcp6) == ("2001:db8::1", 9000, 9001)
+    assert record.addresses == (Address("192.0.2.1", 9000), Address("2001:db8::1", 9000))
+    assert record.contains("k")
+    assert record.contains("k", b"v")
+    assert not record.contains("k", b"w")
+    changed = EnrBuilder.from_record(key, record).udp6(9).tcp6(10).remove("k").build()
+    assert changed.is_newer_than(record)
+    assert not record.is_newer_than(changed)
+    assert (changed.seq, changed.udp6, changed.tcp6, changed.get("k")) == (4, 9, 10, None)
+    assert changed != record
+    assert (
+        record
+        == EnrBuilder(key, 3)
+        .set("k", b"v")
+        .ip("2001:db8::1")
+        .tcp(9001)
+        .udp(9000)
+        .ip("192.0.2.1")
+        .build()
+    )
+
+
+def test_builder_keeps_lists_and_refuses_nonsense() -> None:
+    key = Secret(b"\x07" * 32)
+    record = EnrBuilder(key).set("list", [b"a", [b"b"]]).build()
+    assert EnrBuilder.from_record(key, record).build().get("list") == record.get("list")
+    with pytest.raises(UsageError):
+        EnrBuilder.from_record(Secret(b"\x08" * 32), record)
+    with pytest.raises(UsageError):
+        EnrBuilder(key).udp(70000)
+    with pytest.raises(UsageError):
+        EnrBuilder(key).ip("nowhere")
+    with pytest.raises(UsageError):
+        EnrBuilder(key).set("k", bytes(300)).build()
+
+
+def test_typed_fields_of_odd_records() -> None:
+    record = sign_enr(b"\x07" * 32, 1, {"ip": b"\x01", "udp": b"\x00\x01", "tcp": b"\x01\x02\x03"})
+    assert (record.ip, record.udp, record.tcp, record.ip6, record.tcp6) == (None,) * 5
+    assert record.addresses == ()

@@ -1,0 +1,90 @@
+"""`ginnel discv5 ...`, as a user runs it, over loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ginnel.discv5.enr import Enr
+
+COMMAND = [sys.executable, "-m", "ginnel.cli.main", "discv5"]
+LIMIT = 60  # seconds until a command is given up
+
+
+def discv5(*words: str, code: int = 0) -> str:
+    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == code, done.stderr
+    return done.stdout or done.stderr
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The ENR of a node that runs meanwhile: its first line."""
+    key = tmp_path_factory.mktemp("node") / "key"
+    words = ["listen", "--listen", "127.0.0.1", "--key-file", str(key), "--echo", "echo"]
+    with subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline().strip()
+        yield first
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT) == 0
+    assert (key.stat().st_mode & 0o777) == 0o600
+    assert key.with_name("key.enr").read_text().strip() == first
+
+
+def test_listening_on_one_address_publishes_it(node: str) -> None:
+    record = Enr.from_text(node)
+    assert record.ip == "127.0.0.1"
+    assert record.udp
+
+
+def test_ping(node: str) -> None:
+    assert "sees us at 127.0.0.1:" in discv5("ping", node, "--count", "2")
+    facts = json.loads(discv5("ping", node, "--json"))
+    assert facts["enr_seq"] == Enr.from_text(node).seq
+    assert "no answer" in discv5("ping", node, "--protocol-id", "other5", code=1)
+
+
+def test_findnode_and_lookup(node: str) -> None:
+    facts = json.loads(discv5("findnode", node, "0", "--json"))
+    assert [item["enr"] for item in facts["nodes"]] == [node]
+    assert node in discv5("lookup", "--bootnodes", node)
+    assert node in discv5("lookup", "ab" * 32, "--bootnodes", f"{node},{node}")
+    assert "--bootnodes" in discv5("lookup", code=2)
+
+
+def test_talk(node: str) -> None:
+    assert discv5("talk", node, "echo", "hello") == "hello\n"
+    assert discv5("talk", node, "echo", "0x00ff") == "0x00ff\n"
+    assert json.loads(discv5("talk", node, "other", "x", "--json"))["answer"] == ""
+
+
+def test_crawl(node: str, tmp_path: Path) -> None:
+    output = tmp_path / "found"
+    assert "1 found, 1 asked, 1 answered" in discv5(
+        "crawl", "--bootnodes", node, "--output", str(output)
+    )
+    assert output.read_text() == f"answered {node}\n"
+    facts = json.loads(discv5("crawl", "--bootnodes", node, "--json"))
+    assert facts["nodes"] == [{"enr": node, "answered": True, "named": 0}]
+
+
+def test_enr(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    words = ["--ip", "192.0.2.1", "--udp", "9000", "--set", "hi=0x0102", "--seq", "7"]
+    made = json.loads(discv5("enr", "--key-file", str(key), *words, "--json"))
+    assert made["fields"]["hi"] == "0x0102"
+    assert (made["seq"], made["addresses"]) == (7, ["192.0.2.1:9000"])
+    shown = discv5("enr", made["enr"])
+    assert f"node id  {made['node_id']}" in shown
+    assert discv5("enr", "--key-file", str(key), *words).startswith(made["enr"])
+    assert "not a valid ENR" in discv5("enr", "enr:nonsense", code=2)
+    os.truncate(key, 5)
+    assert "no secp256k1 key" in discv5("enr", "--key-file", str(key), code=2)

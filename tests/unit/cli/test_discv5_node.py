@@ -1,0 +1,67 @@
+"""Options and the crawl of `ginnel discv5`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ginnel.base.errors import UsageError
+from ginnel.base.types import Address
+from ginnel.cli.discv5_node import crawl, make_options, parse_listen
+from ginnel.discv5.aio import Discovery
+from ginnel.discv5.enr import sign_enr
+
+ANY = Address("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("192.0.2.1:9", Address("192.0.2.1", 9)),
+        ("192.0.2.1", Address("192.0.2.1", 0)),
+        ("9000", Address("0.0.0.0", 9000)),
+        ("[::1]:9", Address("::1", 9)),
+        ("::1", Address("::1", 0)),
+    ],
+)
+def test_where_to_listen(text: str, address: Address) -> None:
+    assert parse_listen(text) == address
+
+
+def test_options() -> None:
+    one, two = (sign_enr(bytes([i]) * 32, 1, {}) for i in (1, 2))
+    options = make_options(None, [f"{one.to_text()},{two.to_text()}"], "discv5", None)
+    assert options.bootnodes == (one, two)
+    with pytest.raises(UsageError):
+        make_options(None, [], "short", None)
+    with pytest.raises(UsageError):
+        make_options(None, ["enr:x"], "discv5", None)
+    with pytest.raises(UsageError):
+        make_options("nowhere", [], "discv5", None)
+
+
+def test_a_crawl_finds_everybody_and_ends() -> None:
+    async def main() -> None:
+        boot = Discovery(ANY, advertise=ANY)
+        boot.open()
+        boot.start()
+        nodes = [Discovery(ANY, advertise=ANY, bootstrap=[boot.record]) for _ in range(7)]
+        for node in nodes:
+            node.open()
+            node.start()
+            await node.lookup(node.node_id)
+            await boot.ping(node.record)  # what it answers makes it one that is named to others
+        steps: list[tuple[int, int, int]] = []
+        async with Discovery(ANY, bootstrap=[boot.record]) as crawler:
+            found = await crawl(crawler, lambda *step: steps.append(step), 100)
+            few = await crawl(crawler, lambda *step: None, 3)
+        everyone = {node.node_id for node in [boot, *nodes]}
+        assert {item.record.node_id for item in found} == everyone
+        assert all(item.answered for item in found)
+        assert steps[-1] == (8, 8, 8)
+        assert len(few) == 3
+        for node in [boot, *nodes]:
+            await node.close_wait()
+
+    asyncio.run(main())
