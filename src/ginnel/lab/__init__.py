@@ -8,7 +8,7 @@ Ginnel only as a command.
 """
 
 from ginnel.lab.enter import enter_namespaces
-from ginnel.lab.networks import Lab, Machine, requirements
+from ginnel.lab.networks import Lab, Machine, requirements, tun_problem
 from ginnel.lab.topology import (
     Home,
     LabTopology,
@@ -31,4 +31,5 @@ __all__ = [
     "make_topology",
     "parse_home",
     "requirements",
+    "tun_problem",
 ]

@@ -293,13 +293,19 @@ def requirements() -> list[str]:
             f"{error} (as an ordinary user the kernel must allow user namespaces: sysctl "
             "user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns=0; or use root)"
         )
+    problem = tun_problem()
+    return [*lacking, problem] if problem else lacking
+
+
+def tun_problem() -> str | None:
+    """Return why no network device can be made here, with its remedy, or None."""
     try:
         os.close(os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
-        lacking.append(f"no {TUN_DEVICE}: modprobe tun (in a container: --device {TUN_DEVICE})")
+        return f"no {TUN_DEVICE}: modprobe tun (in a container: --device {TUN_DEVICE})"
     except OSError as error:
-        lacking.append(f"{TUN_DEVICE}: {error.strerror}: chmod 666 {TUN_DEVICE} as root")
-    return lacking
+        return f"{TUN_DEVICE}: {error.strerror}: chmod 666 {TUN_DEVICE} as root"
+    return None
 
 
 def start_time(pid: int) -> int | None:

@@ -26,9 +26,10 @@ POLL_S = 0.3  # seconds between two looks at a machine's status
 class Scenario:
     """Ginnel on the machines of one lab; a command that fails raises SystemFailure."""
 
-    def __init__(self, lab: Lab, say: Say, network: str = "demo") -> None:
+    def __init__(self, lab: Lab, say: Say, network: str = "demo", *, use_tun: bool = True) -> None:
         self.lab = lab
         self.network = network
+        self.use_tun = use_tun
         self.records: list[str] = []  # of the public nodes
         self.say = say
         self._nodes: list[subprocess.Popen[str]] = []
@@ -73,7 +74,8 @@ class Scenario:
 
     def up(self, name: str) -> None:
         """Start Ginnel on a machine."""
-        self.ginnel(name, "up", self.network, "--no-wait")
+        options = [] if self.use_tun else ["--no-tun"]
+        self.ginnel(name, "up", self.network, "--no-wait", *options)
         own = self.status(name)["self"]
         self.say(name, f"ginnel up: {', '.join(own['addresses'])}")
 

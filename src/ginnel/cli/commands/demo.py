@@ -32,6 +32,7 @@ def demo(keep: bool, as_json: bool) -> None:
       ginnel demo --keep
       ginnel demo --json
     """
+    from ginnel.lab import tun_problem
     from ginnel.lab.demo import Demo, make_demo_lab
 
     if keep and running_lab() is not None:
@@ -48,7 +49,10 @@ def demo(keep: bool, as_json: bool) -> None:
 
         raise SystemFailure("\n".join(requirements()) or str(error)) from None
     try:
-        run = Demo(lab, say)
+        problem = tun_problem()
+        if problem:
+            say("lab", f"without network devices ({problem}): pings only, no transfers")
+        run = Demo(lab, say, use_tun=problem is None)
         result = run.run()
         if keep:
             keep_lab(lab)
