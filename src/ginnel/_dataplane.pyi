@@ -46,6 +46,8 @@ class DataPlane:
     def peer_stats(self) -> list[tuple[bytes, _Address | None, int, int, float | None]]:
         """Return for each peer: key, endpoint, bytes in, bytes out, age of the handshake."""
     def peer_count(self) -> int: ...
+    def offloads(self) -> Sequence[tuple[str, bool]]:
+        """Return which offloads of the kernel are in use, by name."""
     def counters(self) -> list[tuple[str, int]]: ...
     def close(self) -> None:
         """End the threads and wait for them; harmless when closed."""

@@ -62,6 +62,7 @@ counters! {
     DropStaged = "staged_full": "packets that waited for a handshake for which there was no room",
     DropStagedLost = "staged_lost": "packets that waited for a handshake that never came",
     DropNoTun = "no_tun": "inner packets without a TUN to write to",
+    DropBadOffload = "bad_offload": "packets of the TUN whose virtio header does not fit",
     TunReadError = "tun_read_error": "failed reads from the TUN",
     TunWriteError = "tun_write_error": "packets that the TUN did not take",
     UdpReceiveError = "udp_receive_error": "errors reported when receiving",

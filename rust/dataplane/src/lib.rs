@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`demux`] tells datagrams apart, [`inner`] reads the packets inside the tunnel,
 //! [`machine`] is the state of all peers (no IO, time passed in), [`inbox`] holds what waits for
-//! the application, and [`io`] moves bytes between sockets, TUN and machine on two threads.
+//! the application, [`offload`] splits and merges what the kernel takes in large pieces, and [`io`]
+//! moves bytes between sockets, TUN and machine on two threads.
 //!
 //! The handshake, its cookies and timers, and the transport keys come from `gotatun::noise`.
 //! Its timers read a clock of their own; all other time comes in as `now`.
@@ -13,6 +14,7 @@ pub mod inbox;
 pub mod inner;
 pub mod io;
 pub mod machine;
+pub mod offload;
 mod peer;
 mod routes;
 

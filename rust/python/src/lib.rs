@@ -224,6 +224,18 @@ impl DataPlane {
         })
     }
 
+    fn offloads(&self) -> PyResult<[(&'static str, bool); 4]> {
+        self.with(|engine| {
+            let offloads = engine.offloads();
+            Ok([
+                ("tun_tcp", offloads.tun_tcp),
+                ("tun_udp", offloads.tun_udp),
+                ("udp_send", offloads.udp_send),
+                ("udp_receive", offloads.udp_receive),
+            ])
+        })
+    }
+
     fn close(&self, py: Python<'_>) {
         py.detach(|| {
             let taken = match self.engine.write() {

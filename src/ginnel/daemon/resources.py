@@ -77,7 +77,7 @@ def open_resources(
             stack.enter_context(udp6)
         device = None
         if use_tun:
-            device = _patiently(lambda: open_tun(device_name(paths.name)))
+            device = _patiently(lambda: open_tun(device_name(paths.name), vnet_header=True))
             stack.callback(os.close, device.fd)
         listener = stack.enter_context(listen_unix(paths.tunnel_socket, mode=0o666))
         stack.callback(paths.tunnel_socket.unlink, missing_ok=True)

@@ -71,6 +71,7 @@ class TunnelService:
             "port": self._shell.port,
             "reachable": self._reachable(),
             "separation": self._separation,
+            "offloads": dict(self._engine.offloads()),
             "discovery": {"node_id": core.discovery.node_id.hex(), "nodes": len(self._nodes())},
             "peers": [
                 describe_peer(peer, stats.get(peer.state.remote_key), now=self._shell.now)

@@ -62,6 +62,14 @@ class Engine(DatagramSource, Protocol):
         """Return how much was dropped or failed, by reason; reasons never seen are left out."""
         ...
 
+    def offloads(self) -> Mapping[str, bool]:
+        """Return which offloads of the kernel are in use.
+
+        `tun_tcp` and `tun_udp`: trains of segments cross the TUN; `udp_send` and `udp_receive`:
+        trains of datagrams cross the sockets. All works without them, slower.
+        """
+        ...
+
     def close(self) -> None:
         """End the engine and wait for its threads; harmless when closed."""
         ...

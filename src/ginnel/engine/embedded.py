@@ -62,7 +62,7 @@ class EmbeddedEngine:
         Args:
             udp4_fd: a bound UDP socket of IPv4, or None.
             udp6_fd: a bound UDP socket of IPv6 with IPV6_V6ONLY, or None.
-            tun_fd: a TUN device (IFF_NO_PI), or None to work without.
+            tun_fd: a TUN device (IFF_NO_PI, quicker with IFF_VNET_HDR), or None to work without.
             private_key: WireGuard's private key, 32 bytes.
             control_ips: our own overlay addresses, where the control port is.
             mtu: of the TUN, 576 to 65535 bytes.
@@ -178,6 +178,11 @@ class EmbeddedEngine:
         with _errors():
             counters = self._plane.counters()
         return {name: count for name, count in counters if count and name not in _TRAFFIC}
+
+    def offloads(self) -> dict[str, bool]:
+        """Return which offloads of the kernel are in use: see `Engine.offloads`."""
+        with _errors():
+            return dict(self._plane.offloads())
 
     def close(self) -> None:
         """End the threads and wait for them; harmless when closed."""

@@ -47,6 +47,9 @@ def device_name(network: str) -> str:
 def open_tun(name: str, *, vnet_header: bool = False, path: Path = TUN_PATH) -> TunDevice:
     """Create the device `name` and return its descriptor, non-blocking and close-on-exec.
 
+    `vnet_header` asks for a virtio header in front of each packet, which a data plane needs for
+    offloads; a system that has none gives a plain device.
+
     Raises:
         UsageError: the name is empty or longer than 15 bytes.
         SystemFailure: the system has no TUN for us; the text names the remedy.
@@ -57,14 +60,24 @@ def open_tun(name: str, *, vnet_header: bool = False, path: Path = TUN_PATH) -> 
         fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise SystemFailure(_explain_open(path, error)) from None
-    flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if vnet_header else 0)
     try:
-        answer = fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
+        answer = _create(fd, name, vnet_header=vnet_header)
     except OSError as error:
         os.close(fd)
         raise SystemFailure(_explain_create(name, error)) from None
     given = _IFREQ.unpack(answer)[0].rstrip(b"\0").decode()
     return TunDevice(fd, given)
+
+
+def _create(fd: int, name: str, *, vnet_header: bool) -> bytes:
+    flags = _IFF_TUN | _IFF_NO_PI
+    if vnet_header:
+        try:
+            return fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), flags | _IFF_VNET_HDR))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+    return fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
 
 
 def _explain_open(path: Path, error: OSError) -> str:

@@ -31,6 +31,7 @@ def test_status_has_what_people_ask_for(tmp_path: Path) -> None:
         "port",
         "reachable",
         "separation",
+        "offloads",
         "discovery",
         "peers",
         "warnings",

@@ -30,6 +30,8 @@ from ginnel.base.dataplane import (
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Address, Datagram, Secret, Transmit
 from ginnel.engine.embedded import EmbeddedEngine
+from ginnel.net.tun import open_tun
+from support.confined import can_enter_namespaces, enter_namespaces, in_child
 
 PATIENCE_S = 10.0  # seconds; the longest wait of a test, on a machine that is busy
 CONTROL_PORT = 41641
@@ -387,6 +389,37 @@ def test_packets_go_from_tun_to_tun_whole_and_in_order(tun_pair: tuple[Host, Hos
     assert [right.host_end.recv(2000) for _ in packets] == packets
     right.host_end.send(inner_packet(right.overlay, left.overlay, 80, b"back"))
     assert left.host_end.recv(2000).endswith(b"back")
+
+
+def test_a_tun_without_virtio_header_works_plainly(tun_pair: tuple[Host, Host]) -> None:
+    offloads = tun_pair[0].engine.offloads()
+    assert sorted(offloads) == ["tun_tcp", "tun_udp", "udp_receive", "udp_send"]
+    assert not offloads["tun_tcp"]
+    assert not offloads["tun_udp"]
+
+
+@pytest.mark.skipif(
+    not (can_enter_namespaces() and os.access("/dev/net/tun", os.R_OK | os.W_OK)),
+    reason="no user namespaces or no TUN here",
+)
+def test_a_device_with_virtio_header_gets_offloads() -> None:
+    def child() -> None:
+        enter_namespaces()
+        for vnet_header in (True, False):
+            device = open_tun("gn-test", vnet_header=vnet_header)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+                engine = EmbeddedEngine(
+                    udp4_fd=udp.fileno(),
+                    tun_fd=device.fd,
+                    private_key=Secret(bytes(32)),
+                    control_ips=[],
+                    mtu=1420,
+                )
+                assert engine.offloads()["tun_tcp"] == vnet_header
+                engine.close()
+            os.close(device.fd)
+
+    in_child(child)
 
 
 def test_the_control_port_is_closed_to_the_host(tun_pair: tuple[Host, Host]) -> None:

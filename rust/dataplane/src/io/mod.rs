@@ -2,7 +2,8 @@
 //!
 //! `udp -> tun` waits for the sockets, drains them in batches, and ticks the timers. `tun -> udp`
 //! does the same for the TUN. Both hold the machine for a batch only, never during a system call.
-//! Batches are where segmentation offloads fit in.
+//! Each drains what waits and flushes at the end of a batch, so that segmentation offloads have
+//! something to join.
 
 mod signal;
 mod tun;
@@ -22,6 +23,7 @@ use nix::sys::signal::SigSet;
 use crate::counters::{Counter, Counters};
 use crate::inbox::{Inbox, Passed};
 use crate::machine::{CommandError, Config, Event, Machine, Output, Path, PeerConfig, PeerStats};
+use crate::offload::Trains;
 use signal::Signal;
 use tun::Tun;
 use udp::{SendError, Sockets};
@@ -32,7 +34,7 @@ pub struct Descriptors<'fd> {
     pub udp4: Option<BorrowedFd<'fd>>,
     /// A bound UDP socket of IPv6.
     pub udp6: Option<BorrowedFd<'fd>>,
-    /// A TUN device without packet information.
+    /// A TUN device without packet information, with a virtio header (IFF_VNET_HDR) or without.
     pub tun: Option<BorrowedFd<'fd>>,
 }
 
@@ -50,6 +52,19 @@ struct Shared {
     /// Readable once the threads are to end.
     stop: Signal,
     failed: AtomicBool,
+}
+
+/// Which offloads of the kernel are in use; all work without them, slower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offloads {
+    /// TCP crosses the TUN in trains of segments.
+    pub tun_tcp: bool,
+    /// UDP crosses the TUN in trains of datagrams.
+    pub tun_udp: bool,
+    /// `UDP_SEGMENT`: the sockets send in trains.
+    pub udp_send: bool,
+    /// `UDP_GRO`: the sockets receive in trains.
+    pub udp_receive: bool,
 }
 
 /// A running data plane; dropping it ends its threads.
@@ -160,7 +175,7 @@ impl Engine {
     pub fn start_handshake(&self, public_key: &[u8; 32]) -> Result<(), CommandError> {
         let mut out = Output::default();
         lock(&self.shared.machine).start_handshake(public_key, &mut out)?;
-        self.shared.flush(&mut out);
+        self.shared.flush(&mut out, &mut Trains::default());
         Ok(())
     }
 
@@ -168,7 +183,7 @@ impl Engine {
     pub fn send_inner(&self, public_key: &[u8; 32], packet: &[u8]) -> Result<(), CommandError> {
         let mut out = Output::default();
         lock(&self.shared.machine).send_inner(public_key, packet, clock(), &mut out)?;
-        self.shared.flush(&mut out);
+        self.shared.flush(&mut out, &mut Trains::default());
         Ok(())
     }
 
@@ -180,6 +195,18 @@ impl Engine {
     /// How many peers there are.
     pub fn peer_count(&self) -> usize {
         lock(&self.shared.machine).peer_count()
+    }
+
+    /// Which offloads are in use just now.
+    pub fn offloads(&self) -> Offloads {
+        let (udp_send, udp_receive) = self.shared.sockets.carries_trains();
+        let tun = self.shared.tun.as_ref();
+        Offloads {
+            tun_tcp: tun.is_some_and(Tun::splits_tcp),
+            tun_udp: tun.is_some_and(Tun::splits_udp),
+            udp_send,
+            udp_receive,
+        }
     }
 
     /// Counters of the whole engine.
@@ -205,15 +232,14 @@ impl Drop for Engine {
 
 impl Shared {
     /// Sends, writes and queues what the machine put out.
-    fn flush(&self, out: &mut Output) {
-        for transmit in out.transmits.drain(..) {
-            self.sockets
-                .send_patiently(&transmit.data, transmit.path, &self.counters);
-        }
-        for packet in out.inner.drain(..) {
-            match &self.tun {
-                Some(tun) => tun.write(&packet, &self.counters),
-                None => self.counters.count(Counter::DropNoTun),
+    fn flush(&self, out: &mut Output, trains: &mut Trains) {
+        self.sockets
+            .send_all(&mut out.transmits, trains, &self.counters);
+        match &self.tun {
+            Some(tun) => tun.write(&mut out.inner, &self.counters),
+            None => {
+                let lost = out.inner.drain(..).len();
+                self.counters.add(Counter::DropNoTun, lost as u64);
             }
         }
         if !out.events.is_empty() {

@@ -1,44 +1,166 @@
-//! The TUN device: one packet for each read and write (IFF_NO_PI, no virtio header).
+//! The TUN device (IFF_NO_PI), with a virtio header in front of each packet where it was made so.
+//!
+//! With that header one read or write moves a whole train of segments. A device without it, or
+//! anything else that carries packets, moves one at a time.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
+use gotatun::packet::Packet;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::uio::{readv, writev};
 
 use crate::counters::{Counter, Counters};
+use crate::offload::{HEADER_SIZE, Merger, VirtioHeader, split};
 
-pub(super) struct Tun(OwnedFd);
+/// No packet is larger: an IPv6 header and 16 bits of payload.
+const BUFFER_SIZE: usize = 40 + 65_535;
+
+// linux/if_tun.h
+const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54D0;
+const TUNGETIFF: libc::c_ulong = 0x8004_54D2;
+const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54D8;
+const IFF_VNET_HDR: libc::c_short = 0x4000;
+const TUN_F_CSUM: libc::c_ulong = 0x01;
+const TUN_F_TSO4: libc::c_ulong = 0x02;
+const TUN_F_TSO6: libc::c_ulong = 0x04;
+const TUN_F_USO4: libc::c_ulong = 0x20;
+const TUN_F_USO6: libc::c_ulong = 0x40;
+
+pub(super) struct Tun {
+    fd: OwnedFd,
+    has_header: bool,
+    /// None where the device splits nothing; only one thread merges for long.
+    merger: Option<Mutex<Merger>>,
+    splits_udp: bool,
+}
+
+/// Where a read goes.
+pub(super) struct ReadBuffer(Vec<u8>);
+
+impl ReadBuffer {
+    pub(super) fn new() -> Self {
+        Self(vec![0; BUFFER_SIZE])
+    }
+}
 
 impl Tun {
     pub(super) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let fd = super::duplicate(fd)?;
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self(fd))
+        let has_header = has_virtio_header(&fd);
+        if has_header {
+            set_header_size(&fd)?;
+        }
+        let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
+        let splits_udp = has_header && set_offload(&fd, tcp | TUN_F_USO4 | TUN_F_USO6);
+        let splits_tcp = splits_udp || has_header && set_offload(&fd, tcp);
+        Ok(Self {
+            fd,
+            has_header,
+            merger: splits_tcp.then(|| Mutex::new(Merger::new(splits_udp))),
+            splits_udp,
+        })
     }
 
-    /// Reads one packet; `None` if there is none.
-    pub(super) fn read(&self, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
-        match nix::unistd::read(&self.0, buffer) {
-            Ok(0) => Err(Errno::EIO), // the other end is gone
-            Ok(size) => Ok(Some(size)),
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// Whether TCP segments cross in trains.
+    pub(super) fn splits_tcp(&self) -> bool {
+        self.merger.is_some()
     }
 
-    /// Writes one packet; a device that is down or full loses it, as a network would.
-    pub(super) fn write(&self, packet: &[u8], counters: &Counters) {
-        match nix::unistd::write(&self.0, packet) {
-            Ok(_) => counters.count(Counter::TunTxPackets),
-            Err(_) => counters.count(Counter::TunWriteError),
+    /// Whether UDP datagrams cross in trains.
+    pub(super) fn splits_udp(&self) -> bool {
+        self.splits_udp
+    }
+
+    /// Reads once and appends the packets that came; false if there is nothing.
+    pub(super) fn read(
+        &self,
+        buffer: &mut ReadBuffer,
+        packets: &mut Vec<Packet>,
+        counters: &Counters,
+    ) -> Result<bool, Errno> {
+        let mut header = [0; HEADER_SIZE];
+        let header_size = if self.has_header { HEADER_SIZE } else { 0 };
+        let mut slices = [
+            IoSliceMut::new(&mut header[..header_size]),
+            IoSliceMut::new(&mut buffer.0),
+        ];
+        let size = match readv(&self.fd, &mut slices) {
+            Ok(0) => return Err(Errno::EIO), // the other end is gone
+            Ok(size) => size.saturating_sub(header_size),
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let before = packets.len();
+        let header = VirtioHeader::decode(&header);
+        let emit = |packet| packets.push(packet);
+        if split(header, &mut buffer.0[..size], emit).is_err() {
+            counters.count(Counter::DropBadOffload);
         }
+        counters.add(Counter::TunRxPackets, (packets.len() - before) as u64);
+        Ok(true)
+    }
+
+    /// Writes packets; a device that is down or full loses them, as a network would.
+    pub(super) fn write(&self, packets: &mut Vec<Packet>, counters: &Counters) {
+        match &self.merger {
+            Some(merger) if packets.len() > 1 => {
+                let mut merger = merger.lock().unwrap_or_else(PoisonError::into_inner);
+                merger.merge(packets, |parts, count| {
+                    self.write_parts(parts, count, counters);
+                });
+            }
+            _ => {
+                let header = VirtioHeader::default().encode();
+                let header: &[u8] = if self.has_header { &header } else { &[] };
+                for packet in packets.iter() {
+                    let parts = [IoSlice::new(header), IoSlice::new(packet)];
+                    self.write_parts(&parts, 1, counters);
+                }
+            }
+        }
+        packets.clear();
+    }
+
+    fn write_parts(&self, parts: &[IoSlice<'_>], count: usize, counters: &Counters) {
+        let counter = match writev(&self.fd, parts) {
+            Ok(_) => Counter::TunTxPackets,
+            Err(_) => Counter::TunWriteError,
+        };
+        counters.add(counter, count as u64);
     }
 }
 
 impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
+}
+
+/// Asks the device; what is none (a socket in a test) has no header.
+fn has_virtio_header(fd: &OwnedFd) -> bool {
+    // SAFETY: an ifreq is plain data, for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, and TUNGETIFF writes one ifreq.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETIFF as _, &raw mut request) };
+    // SAFETY: TUNGETIFF has set this member; before, it was zeroed.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    result == 0 && flags & IFF_VNET_HDR != 0
+}
+
+fn set_header_size(fd: &OwnedFd) -> io::Result<()> {
+    let size = HEADER_SIZE as libc::c_int;
+    // SAFETY: the descriptor is open, and TUNSETVNETHDRSZ reads one int.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETHDRSZ as _, &raw const size) };
+    Ok(Errno::result(result).map(drop)?)
+}
+
+/// Says what the device may leave to us; false if it knows less.
+fn set_offload(fd: &OwnedFd, flags: libc::c_ulong) -> bool {
+    // SAFETY: the descriptor is open, and TUNSETOFFLOAD takes a number.
+    unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD as _, flags) == 0 }
 }

@@ -1,20 +1,23 @@
 //! The shared UDP sockets, one for each family, with the local address of each datagram.
 //!
-//! They stay as they are (blocking or not): each call says `MSG_DONTWAIT`.
+//! They stay as they are (blocking or not): each call says `MSG_DONTWAIT`. Where the kernel can, one
+//! call carries a train of datagrams of one size: `UDP_SEGMENT` out, `UDP_GRO` in.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage,
-    recvmsg, sendmsg, setsockopt, sockopt,
+    getsockopt, recvmsg, sendmsg, setsockopt, sockopt,
 };
 
 use crate::counters::{Counter, Counters};
-use crate::machine::Path;
+use crate::machine::{Path, Transmit};
+use crate::offload::Trains;
 
 /// Wanted socket buffers, both ways: 5 ms at 3 Gbit/s. The kernel may give less.
 const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
@@ -30,19 +33,37 @@ pub(super) enum SendError {
     Lost,
 }
 
-pub(super) struct Socket(OwnedFd);
+pub(super) struct Socket {
+    fd: OwnedFd,
+    /// Whether trains may be sent; turned off when a device refuses them.
+    sends_trains: AtomicBool,
+    receives_trains: bool,
+}
 
 pub(super) struct Sockets {
     v4: Option<Socket>,
     v6: Option<Socket>,
 }
 
-/// Space for one control message of either family.
+/// What one call received.
+pub(super) struct Received {
+    /// All bytes.
+    pub(super) size: usize,
+    /// Bytes of each datagram but the last.
+    pub(super) segment: usize,
+    pub(super) path: Path,
+}
+
+/// Space for the control messages of one call.
 pub(super) struct ControlBuffer(Vec<u8>);
 
 impl ControlBuffer {
     pub(super) fn new() -> Self {
-        Self(nix::cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo))
+        Self(nix::cmsg_space!(
+            libc::in_pktinfo,
+            libc::in6_pktinfo,
+            libc::c_int
+        ))
     }
 }
 
@@ -51,16 +72,95 @@ impl Sockets {
         let v4 = v4.map(Socket::new).transpose()?;
         let v6 = v6.map(Socket::new).transpose()?;
         if let Some(socket) = &v4 {
-            setsockopt(&socket.0, sockopt::Ipv4PacketInfo, &true)?;
+            setsockopt(&socket.fd, sockopt::Ipv4PacketInfo, &true)?;
         }
         if let Some(socket) = &v6 {
-            setsockopt(&socket.0, sockopt::Ipv6RecvPacketInfo, &true)?;
+            setsockopt(&socket.fd, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
         Ok(Self { v4, v6 })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Socket> {
         self.v4.iter().chain(&self.v6)
+    }
+
+    /// Whether every socket sends trains, and whether every one receives them.
+    pub(super) fn carries_trains(&self) -> (bool, bool) {
+        let sends = |socket: &Socket| socket.sends_trains.load(Ordering::Relaxed);
+        (
+            self.iter().all(sends),
+            self.iter().all(|socket| socket.receives_trains),
+        )
+    }
+
+    /// Sends datagrams in trains, waiting a moment for room.
+    pub(super) fn send_all(
+        &self,
+        transmits: &mut Vec<Transmit>,
+        trains: &mut Trains,
+        counters: &Counters,
+    ) {
+        for members in trains.plan(transmits) {
+            if members.len() > 1 && self.send_train(transmits, members, counters) {
+                continue;
+            }
+            for number in members {
+                let Transmit { data, path } = &transmits[*number];
+                self.send_patiently(data, *path, counters);
+            }
+        }
+        transmits.clear();
+    }
+
+    /// Sends a train; false if its datagrams must go one by one.
+    fn send_train(&self, transmits: &[Transmit], members: &[usize], counters: &Counters) -> bool {
+        let first = &transmits[members[0]];
+        let Some(socket) = self.of(first.path.remote) else {
+            return false;
+        };
+        if !socket.sends_trains.load(Ordering::Relaxed) {
+            return false;
+        }
+        let slices: Vec<IoSlice<'_>> = members
+            .iter()
+            .map(|number| IoSlice::new(&transmits[*number].data))
+            .collect();
+        let Ok(size) = u16::try_from(first.data.len()) else {
+            return false;
+        };
+        let mut result = socket.send(&slices, first.path, Some(size));
+        if matches!(result, Err(Errno::EAGAIN)) {
+            counters.count(Counter::SendFull);
+            socket.wait_for_room();
+            result = socket.send(&slices, first.path, Some(size));
+        }
+        match result {
+            Ok(()) => {
+                let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
+                counters.add(Counter::UdpTxPackets, members.len() as u64);
+                counters.add(Counter::UdpTxBytes, bytes as u64);
+                true
+            }
+            Err(Errno::EAGAIN) => {
+                counters.add(Counter::SendFull, members.len() as u64);
+                true
+            }
+            Err(error) => {
+                if matches!(error, Errno::EIO | Errno::EOPNOTSUPP | Errno::ENOPROTOOPT) {
+                    // The way out has no checksum offload (udp(7)), now or for good.
+                    socket.sends_trains.store(false, Ordering::Relaxed);
+                }
+                // Else perhaps one is too large for the path: each datagram's own send will tell.
+                false
+            }
+        }
+    }
+
+    fn of(&self, remote: SocketAddr) -> Option<&Socket> {
+        match remote {
+            SocketAddr::V4(_) => self.v4.as_ref(),
+            SocketAddr::V6(_) => self.v6.as_ref(),
+        }
     }
 
     /// Sends without waiting.
@@ -70,11 +170,7 @@ impl Sockets {
         path: Path,
         counters: &Counters,
     ) -> Result<(), SendError> {
-        let socket = match path.remote {
-            SocketAddr::V4(_) => &self.v4,
-            SocketAddr::V6(_) => &self.v6,
-        };
-        let Some(socket) = socket else {
+        let Some(socket) = self.of(path.remote) else {
             counters.count(Counter::SendNoSocket);
             return Err(SendError::Lost);
         };
@@ -99,17 +195,10 @@ impl Sockets {
     }
 
     /// Sends, waiting a moment for room.
-    pub(super) fn send_patiently(&self, data: &[u8], path: Path, counters: &Counters) {
+    fn send_patiently(&self, data: &[u8], path: Path, counters: &Counters) {
         if self.send(data, path, counters) == Err(SendError::Full) {
-            let sockets = if path.remote.is_ipv4() {
-                &self.v4
-            } else {
-                &self.v6
-            };
-            if let Some(socket) = sockets {
-                let mut wanted = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-                // Whatever it says, the second try shows whether there is room.
-                let _ = poll(&mut wanted, PollTimeout::from(SEND_PATIENCE_MS));
+            if let Some(socket) = self.of(path.remote) {
+                socket.wait_for_room();
             }
             // Both tries are counted: `send_full` says how often there was no room.
             let _ = self.send(data, path, counters);
@@ -123,19 +212,31 @@ impl Socket {
         // Best effort: the kernel caps them by its own limits.
         let _ = setsockopt(&fd, sockopt::RcvBuf, &SOCKET_BUFFER);
         let _ = setsockopt(&fd, sockopt::SndBuf, &SOCKET_BUFFER);
-        Ok(Self(fd))
+        let sends_trains = AtomicBool::new(getsockopt(&fd, sockopt::UdpGsoSegment).is_ok());
+        let receives_trains = setsockopt(&fd, sockopt::UdpGroSegment, &true).is_ok();
+        Ok(Self {
+            fd,
+            sends_trains,
+            receives_trains,
+        })
     }
 
-    /// Receives one datagram; `None` if there is none.
+    fn wait_for_room(&self) {
+        let mut wanted = [PollFd::new(self.as_fd(), PollFlags::POLLOUT)];
+        // Whatever it says, the second try shows whether there is room.
+        let _ = poll(&mut wanted, PollTimeout::from(SEND_PATIENCE_MS));
+    }
+
+    /// Receives one datagram or one train; `None` if there is none.
     pub(super) fn receive(
         &self,
         buffer: &mut [u8],
         control: &mut ControlBuffer,
-    ) -> Result<Option<(usize, Path)>, Errno> {
+    ) -> Result<Option<Received>, Errno> {
         let mut slices = [IoSliceMut::new(buffer)];
         let flags = MsgFlags::MSG_DONTWAIT;
         let message = match recvmsg::<SockaddrStorage>(
-            self.0.as_raw_fd(),
+            self.fd.as_raw_fd(),
             &mut slices,
             Some(&mut control.0),
             flags,
@@ -147,58 +248,86 @@ impl Socket {
         let Some(remote) = message.address.as_ref().and_then(socket_address) else {
             return Err(Errno::EAFNOSUPPORT);
         };
-        let local = message.cmsgs()?.find_map(|message| match message {
-            ControlMessageOwned::Ipv4PacketInfo(info) => {
-                Some(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)).into())
+        let size = message.bytes;
+        let (mut local, mut segment) = (None, size);
+        for message in message.cmsgs()? {
+            match message {
+                ControlMessageOwned::Ipv4PacketInfo(info) => {
+                    local = Some(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)).into());
+                }
+                ControlMessageOwned::Ipv6PacketInfo(info) => {
+                    local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).to_canonical());
+                }
+                ControlMessageOwned::UdpGroSegments(bytes) => {
+                    segment = usize::try_from(bytes).unwrap_or(size).clamp(1, size.max(1));
+                }
+                _ => {}
             }
-            ControlMessageOwned::Ipv6PacketInfo(info) => {
-                Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).to_canonical())
-            }
-            _ => None,
-        });
-        Ok(Some((message.bytes, Path { remote, local })))
+        }
+        Ok(Some(Received {
+            size,
+            segment,
+            path: Path { remote, local },
+        }))
     }
 
     /// Sends; an earlier datagram's error, or a source address that is gone, earns a second try.
     fn send_retrying(&self, data: &[u8], path: Path) -> Result<(), Errno> {
-        match self.send(data, path) {
-            Err(Errno::ECONNREFUSED | Errno::EINTR) => self.send(data, path),
-            Err(Errno::EINVAL | Errno::EADDRNOTAVAIL) if path.local.is_some() => self.send(
-                data,
-                Path {
-                    local: None,
-                    ..path
-                },
-            ),
+        let slices = [IoSlice::new(data)];
+        match self.send(&slices, path, None) {
+            Err(Errno::ECONNREFUSED | Errno::EINTR) => self.send(&slices, path, None),
+            Err(Errno::EINVAL | Errno::EADDRNOTAVAIL) if path.local.is_some() => {
+                let local = None;
+                self.send(&slices, Path { local, ..path }, None)
+            }
             result => result,
         }
     }
 
-    fn send(&self, data: &[u8], path: Path) -> Result<(), Errno> {
-        let fd = self.0.as_raw_fd();
-        let slices = [IoSlice::new(data)];
+    /// Sends one datagram, or several of `segment` bytes each.
+    fn send(&self, slices: &[IoSlice<'_>], path: Path, segment: Option<u16>) -> Result<(), Errno> {
+        let fd = self.fd.as_raw_fd();
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let (info4, info6) = (
+            path.local.and_then(source_ipv4),
+            path.local.and_then(source_ipv6),
+        );
+        let source = match path.remote {
+            SocketAddr::V4(_) => info4.as_ref().map(ControlMessage::Ipv4PacketInfo),
+            SocketAddr::V6(_) => info6.as_ref().map(ControlMessage::Ipv6PacketInfo),
+        };
+        let segment = segment.as_ref().map(ControlMessage::UdpGsoSegments);
+        let both;
+        let control = match (&source, &segment) {
+            (Some(source), Some(segment)) => {
+                both = [*source, *segment];
+                both.as_slice()
+            }
+            (Some(_), None) => source.as_slice(),
+            (None, _) => segment.as_slice(),
+        };
         match path.remote {
             SocketAddr::V4(remote) => {
-                let remote = SockaddrIn::from(remote);
-                let info = path.local.and_then(source_ipv4);
-                let control = info.as_ref().map(ControlMessage::Ipv4PacketInfo);
-                sendmsg(fd, &slices, control.as_slice(), flags, Some(&remote))?;
+                sendmsg(fd, slices, control, flags, Some(&SockaddrIn::from(remote)))?
             }
             SocketAddr::V6(remote) => {
-                let remote = SockaddrIn6::from(remote);
-                let info = path.local.and_then(source_ipv6);
-                let control = info.as_ref().map(ControlMessage::Ipv6PacketInfo);
-                sendmsg(fd, &slices, control.as_slice(), flags, Some(&remote))?;
+                sendmsg(fd, slices, control, flags, Some(&SockaddrIn6::from(remote)))?
             }
-        }
+        };
         Ok(())
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // The socket is also the caller's, who need not know of trains.
+        let _ = setsockopt(&self.fd, sockopt::UdpGroSegment, &false);
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 

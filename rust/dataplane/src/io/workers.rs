@@ -6,23 +6,26 @@ use std::time::Duration;
 use gotatun::packet::Packet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::udp::{ControlBuffer, Socket};
+use super::tun::ReadBuffer;
+use super::udp::{ControlBuffer, Received, Socket};
 use super::{ERROR_PAUSE, Shared, clock, lock};
 use crate::counters::Counter;
 use crate::demux::{Kind, classify};
 use crate::inbox::Passed;
 use crate::machine::{Output, Path, TICK_INTERVAL};
+use crate::offload::Trains;
 
-/// Packets that are taken before the machine is locked and the results are sent: few enough that
-/// the first of them does not wait long.
-const BATCH: usize = 64;
-/// No datagram and no TUN packet is larger.
+/// Packets after which a batch ends: few enough that the first of them does not wait long, and that
+/// a batch with the last train that it took has at most 400 KiB.
+const BATCH: usize = 128;
+/// No datagram and no train of them is larger.
 const BUFFER_SIZE: usize = 65_536;
 
 /// Moves datagrams to the machine, the TUN and the application, and ticks the timers.
 pub(super) fn udp_to_tun(shared: &Shared) {
     let mut receiver = Receiver::new();
     let mut out = Output::default();
+    let mut trains = Trains::default();
     let mut tick_at = clock() + TICK_INTERVAL;
     loop {
         let wait = tick_at.saturating_duration_since(clock());
@@ -33,13 +36,13 @@ pub(super) fn udp_to_tun(shared: &Shared) {
             if receiver.drain(shared, socket) && wait_for::<Socket>(shared, [], ERROR_PAUSE) {
                 return;
             }
-            receiver.hand_over(shared, &mut out);
+            receiver.hand_over(shared, &mut out, &mut trains);
         }
         let now = clock();
         if now >= tick_at {
             tick_at = now + TICK_INTERVAL;
             lock(&shared.machine).handle_timers(now, &mut out);
-            shared.flush(&mut out);
+            shared.flush(&mut out, &mut trains);
         }
     }
 }
@@ -47,27 +50,25 @@ pub(super) fn udp_to_tun(shared: &Shared) {
 /// Moves packets of the TUN to the machine and the sockets.
 pub(super) fn tun_to_udp(shared: &Shared) {
     let Some(tun) = &shared.tun else { return };
-    let mut buffer = vec![0; BUFFER_SIZE];
+    let mut buffer = ReadBuffer::new();
     let mut batch = Vec::with_capacity(BATCH);
     let mut out = Output::default();
+    let mut trains = Trains::default();
     loop {
         if wait_for(shared, [tun], Duration::MAX) {
             return;
         }
         let mut broken = false;
         while batch.len() < BATCH {
-            match tun.read(&mut buffer) {
-                Ok(Some(size)) => batch.push(Packet::copy_from(&buffer[..size])),
-                Ok(None) => break,
+            match tun.read(&mut buffer, &mut batch, &shared.counters) {
+                Ok(true) => {}
+                Ok(false) => break,
                 Err(_) => {
                     broken = true;
                     break;
                 }
             }
         }
-        shared
-            .counters
-            .add(Counter::TunRxPackets, batch.len() as u64);
         if !batch.is_empty() {
             let now = clock();
             let mut machine = lock(&shared.machine);
@@ -75,7 +76,7 @@ pub(super) fn tun_to_udp(shared: &Shared) {
                 machine.handle_inner(packet, now, &mut out);
             }
         }
-        shared.flush(&mut out);
+        shared.flush(&mut out, &mut trains);
         if broken {
             shared.counters.count(Counter::TunReadError);
             if wait_for::<Socket>(shared, [], ERROR_PAUSE) {
@@ -106,8 +107,11 @@ impl Receiver {
     /// Takes what waits in a socket, a batch at most; true if errors came in a row.
     fn drain(&mut self, shared: &Shared, socket: &Socket) -> bool {
         for _ in 0..BATCH {
+            if self.wireguard.len() + self.passed.len() >= BATCH {
+                return false;
+            }
             match socket.receive(&mut self.buffer, &mut self.control) {
-                Ok(Some((size, path))) => self.sort(shared, size, path),
+                Ok(Some(received)) => self.sort_all(shared, &received),
                 Ok(None) => return false,
                 Err(_) => {
                     // The error of an earlier send (RFC 1122 4.1.3.3); the next call is new.
@@ -121,14 +125,29 @@ impl Receiver {
         false
     }
 
-    fn sort(&mut self, shared: &Shared, size: usize, path: Path) {
-        let data = &self.buffer[..size];
-        shared.counters.count(Counter::UdpRxPackets);
-        shared.counters.add(Counter::UdpRxBytes, size as u64);
-        if data.is_empty() {
-            shared.counters.count(Counter::DropEmpty);
+    /// Sorts the datagrams of one call.
+    fn sort_all(&mut self, shared: &Shared, received: &Received) {
+        let Received {
+            size,
+            segment,
+            path,
+        } = *received;
+        let counters = &shared.counters;
+        counters.add(Counter::UdpRxBytes, size as u64);
+        if size == 0 {
+            counters.count(Counter::UdpRxPackets);
+            counters.count(Counter::DropEmpty);
             return;
         }
+        let buffer = std::mem::take(&mut self.buffer);
+        for data in buffer[..size].chunks(segment) {
+            counters.count(Counter::UdpRxPackets);
+            self.sort(shared, data, path);
+        }
+        self.buffer = buffer;
+    }
+
+    fn sort(&mut self, shared: &Shared, data: &[u8], path: Path) {
         if path
             .local
             .is_some_and(|ip| shared.overlay_ips.contains(&ip))
@@ -145,7 +164,7 @@ impl Receiver {
         }
     }
 
-    fn hand_over(&mut self, shared: &Shared, out: &mut Output) {
+    fn hand_over(&mut self, shared: &Shared, out: &mut Output, trains: &mut Trains) {
         if !self.wireguard.is_empty() {
             let now = clock();
             let mut machine = lock(&shared.machine);
@@ -153,7 +172,7 @@ impl Receiver {
                 machine.handle_datagram(data, path, now, out);
             }
         }
-        shared.flush(out);
+        shared.flush(out, trains);
         if !self.passed.is_empty() {
             let mut inbox = lock(&shared.inbox);
             for (kind, passed) in self.passed.drain(..) {

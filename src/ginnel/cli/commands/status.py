@@ -53,6 +53,7 @@ def format_status(answer: Json) -> str:
         f"reachable from outside: {answer['reachable']}   UDP port {answer['port']}   "
         f"nodes known: {answer['discovery']['nodes']}",
         f"tunnel process: {answer['separation']}",
+        f"offloads: {format_offloads(answer['offloads'])}",
     ]
     lines += [f"warning: {text}" for text in answer.get("warnings", [])]
     lines.append("")
@@ -65,6 +66,13 @@ def format_status(answer: Json) -> str:
     )
     reasons = [f"{peer['name']}: {peer['reason']}" for peer in answer["peers"] if _has_more(peer)]
     return "\n".join([*lines, *([""] if reasons else []), *reasons])
+
+
+def format_offloads(offloads: Json) -> str:
+    """Return the offloads in use, and those that this system lacks."""
+    used = ", ".join(name for name, works in offloads.items() if works)
+    lacking = ", ".join(name for name, works in offloads.items() if not works)
+    return (used or "none") + (f" (not here: {lacking})" if lacking else "")
 
 
 def format_path(path: Json | None) -> str:

@@ -44,6 +44,7 @@ def tunnel_status(*peers: dict[str, Any], warnings: tuple[str, ...] = ()) -> dic
         "port": 41000,
         "discovery": {"nodes": 2},
         "separation": "uid 64100",
+        "offloads": {"tun_tcp": True, "tun_udp": False},
         "warnings": list(warnings),
         "peers": list(peers),
     }

@@ -1,0 +1,227 @@
+//! Packets of one flow that follow each other become one large packet for the TUN.
+
+use std::io::IoSlice;
+
+use gotatun::packet::Packet;
+
+use super::transport::{
+    FLAG_ACK, FLAG_PSH, Layout, TCP, TCP_FLAGS, UDP, UDP_CHECKSUM, long, put, short,
+};
+use super::{GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER_SIZE, NEEDS_CHECKSUM, VirtioHeader};
+
+/// Packets in one large one; Linux splits no UDP train of more.
+const MAX_MEMBERS: usize = 64;
+/// Groups that are looked at for a packet's flow, latest first: more flows merge less.
+const MAX_LOOK_BACK: usize = 32;
+/// Don't fragment (RFC 791 3.1), the only fragment bit of a packet that is merged: its
+/// identification has no meaning then (RFC 6864 4.1).
+const DONT_FRAGMENT: u16 = 0x4000;
+
+/// Merges batches; keeps its memory between them.
+pub struct Merger {
+    merges_udp: bool,
+    groups: Vec<Group>,
+    used: usize,
+}
+
+/// Packets that go to the TUN together, by their places in the batch.
+#[derive(Default)]
+struct Group {
+    members: Vec<usize>,
+    /// Headers of the first, if its kind can be merged at all.
+    layout: Option<Layout>,
+    /// Payload bytes of each but the last.
+    size: usize,
+    /// Bytes of the whole packet.
+    total: usize,
+    is_open: bool,
+    /// Whether the first's checksums are known to be right.
+    is_verified: bool,
+}
+
+impl Merger {
+    /// Makes a merger; UDP is merged only where the kernel can split it.
+    pub fn new(merges_udp: bool) -> Self {
+        Self {
+            merges_udp,
+            groups: Vec::new(),
+            used: 0,
+        }
+    }
+
+    /// Merges packets without padding and hands each result on as `(header and parts, packets)`.
+    ///
+    /// `packets` is changed: the first of each group gets the headers of the whole.
+    pub fn merge(&mut self, packets: &mut [Packet], mut emit: impl FnMut(&[IoSlice<'_>], usize)) {
+        self.used = 0;
+        for number in 0..packets.len() {
+            self.place(packets, number);
+        }
+        for group in &self.groups[..self.used] {
+            let header = group.finish(packets).encode();
+            let mut parts = Vec::with_capacity(group.members.len() + 1);
+            parts.push(IoSlice::new(&header));
+            let skip = group.layout.map_or(0, |layout| layout.headers);
+            for (place, number) in group.members.iter().enumerate() {
+                let packet = &packets[*number];
+                parts.push(IoSlice::new(if place == 0 {
+                    packet
+                } else {
+                    &packet[skip..]
+                }));
+            }
+            debug_assert_eq!(header.len(), HEADER_SIZE);
+            emit(&parts, group.members.len());
+        }
+    }
+
+    fn place(&mut self, packets: &[Packet], number: usize) {
+        let packet = &packets[number];
+        let layout = Layout::of(packet).filter(|layout| self.is_candidate(layout, packet));
+        if let Some(layout) = layout {
+            let start = self.used.saturating_sub(MAX_LOOK_BACK);
+            let flow = self.groups[start..self.used]
+                .iter_mut()
+                .rev()
+                .find(|group| group.has_flow(packets, &layout, packet));
+            if let Some(group) = flow
+                && group.append(packets, &layout, number)
+            {
+                return;
+            }
+        }
+        if self.used == self.groups.len() {
+            self.groups.push(Group::default());
+        }
+        self.groups[self.used].start(layout, number, packet);
+        self.used += 1;
+    }
+
+    /// Says whether a packet's headers allow to merge it, whatever its flow.
+    fn is_candidate(&self, layout: &Layout, packet: &[u8]) -> bool {
+        let length_fits = if layout.is_ipv6 {
+            usize::from(short(packet, 4)) + 40 == packet.len()
+        } else {
+            packet[0] == 0x45
+                && usize::from(short(packet, 2)) == packet.len()
+                && short(packet, 6) == DONT_FRAGMENT
+        };
+        let transport = &packet[layout.transport..];
+        length_fits
+            && (layout.protocol == TCP
+                || self.merges_udp
+                    && usize::from(short(transport, 4)) == transport.len()
+                    && short(transport, UDP_CHECKSUM) != 0)
+    }
+}
+
+impl Group {
+    fn start(&mut self, layout: Option<Layout>, number: usize, packet: &[u8]) {
+        self.members.clear();
+        self.members.push(number);
+        self.layout = layout;
+        self.total = packet.len();
+        self.size = layout.map_or(0, |layout| packet.len() - layout.headers);
+        self.is_verified = false;
+        self.is_open = self.size > 0
+            && layout.is_some_and(|layout| {
+                layout.protocol == UDP || packet[layout.transport + TCP_FLAGS] == FLAG_ACK
+            });
+    }
+
+    fn has_flow(&self, packets: &[Packet], layout: &Layout, packet: &[u8]) -> bool {
+        let first = &packets[self.members[0]];
+        let ports = layout.transport..layout.transport + 4;
+        self.layout.is_some_and(|own| {
+            own.protocol == layout.protocol
+                && own.is_ipv6 == layout.is_ipv6
+                && own.addresses(first) == layout.addresses(packet)
+                && first[ports.clone()] == packet[ports]
+        })
+    }
+
+    /// Takes the next packet of the flow if it continues this group; if not, nothing else will.
+    fn append(&mut self, packets: &[Packet], layout: &Layout, number: usize) -> bool {
+        let taken = self.is_open && self.continues(packets, layout, &packets[number]);
+        if !taken {
+            self.is_open = false;
+            return false;
+        }
+        let packet = &packets[number];
+        let length = packet.len() - layout.headers;
+        let pushed = layout.protocol == TCP && packet[layout.transport + TCP_FLAGS] != FLAG_ACK;
+        self.members.push(number);
+        self.total += length;
+        self.is_open = length == self.size && !pushed && self.members.len() < MAX_MEMBERS;
+        true
+    }
+
+    fn continues(&mut self, packets: &[Packet], layout: &Layout, packet: &[u8]) -> bool {
+        let first: &[u8] = &packets[self.members[0]];
+        let length = packet.len() - layout.headers;
+        let fits = self.layout == Some(*layout)
+            && (1..=self.size).contains(&length)
+            && self.total + length <= usize::from(u16::MAX)
+            && has_same_ip(layout, first, packet)
+            && (layout.protocol == UDP
+                || continues_tcp(layout, first, packet, self.total - layout.headers));
+        if !fits || !layout.verify(packet) {
+            return false;
+        }
+        self.is_verified = self.is_verified || layout.verify(first);
+        self.is_verified
+    }
+
+    /// Gives the first packet the headers of the whole, and says how to split it again.
+    fn finish(&self, packets: &mut [Packet]) -> VirtioHeader {
+        let (Some(layout), [first, .., last]) = (self.layout, self.members.as_slice()) else {
+            return VirtioHeader::default();
+        };
+        let is_tcp = layout.protocol == TCP;
+        let flags_at = layout.transport + TCP_FLAGS;
+        let pushed = is_tcp && packets[*last][flags_at] & FLAG_PSH != 0;
+        let bytes: &mut [u8] = packets[*first].buf_mut();
+        // `continues` kept the whole within 16 bits.
+        let total = self.total as u16;
+        layout.set_lengths(bytes, total);
+        if pushed {
+            bytes[flags_at] |= FLAG_PSH;
+        }
+        let pseudo = layout.pseudo_sum(bytes, total - layout.transport as u16);
+        put(bytes, layout.transport + layout.checksum_offset(), pseudo);
+        VirtioHeader {
+            flags: NEEDS_CHECKSUM,
+            gso_type: match (is_tcp, layout.is_ipv6) {
+                (true, false) => GSO_TCP4,
+                (true, true) => GSO_TCP6,
+                (false, _) => GSO_UDP,
+            },
+            header_length: layout.headers as u16,
+            gso_size: self.size as u16,
+            checksum_start: layout.transport as u16,
+            checksum_offset: layout.checksum_offset() as u16,
+        }
+    }
+}
+
+/// Compares what both IP headers must share: ECN, DSCP, flow label, hop limit.
+fn has_same_ip(layout: &Layout, first: &[u8], packet: &[u8]) -> bool {
+    if layout.is_ipv6 {
+        first[..4] == packet[..4] && first[6..8] == packet[6..8]
+    } else {
+        first[1] == packet[1] && first[8] == packet[8]
+    }
+}
+
+/// Says whether a segment comes right behind `received` payload bytes, with equal fields else.
+fn continues_tcp(layout: &Layout, first: &[u8], packet: &[u8], received: usize) -> bool {
+    let (first, packet) = (
+        &first[layout.transport..layout.headers],
+        &packet[layout.transport..layout.headers],
+    );
+    long(first, 4).wrapping_add(received as u32) == long(packet, 4)
+        && first[8..13] == packet[8..13] // acknowledgment, data offset
+        && packet[TCP_FLAGS] & !FLAG_PSH == FLAG_ACK
+        && first[14..16] == packet[14..16] // window
+        && first[18..] == packet[18..] // urgent pointer, options
+}

@@ -1,0 +1,83 @@
+//! Datagrams to one place, of one size, that one `UDP_SEGMENT` send carries.
+
+use crate::machine::{Path, Transmit};
+
+/// Datagrams of one send: older kernels take no more (`UDP_MAX_SEGMENTS`).
+const MAX_MEMBERS: usize = 64;
+/// Bytes of one send: what an IPv4 packet holds besides its headers.
+const MAX_BYTES: usize = 65_507;
+/// Trains that are looked at for a datagram's destination, latest first.
+const MAX_LOOK_BACK: usize = 32;
+
+/// Plans sends; keeps its memory between batches.
+#[derive(Default)]
+pub struct Trains {
+    trains: Vec<Train>,
+    used: usize,
+}
+
+/// Datagrams of one send, by their places in the batch.
+struct Train {
+    path: Path,
+    members: Vec<usize>,
+    size: usize,
+    total: usize,
+    is_open: bool,
+}
+
+impl Trains {
+    /// Groups datagrams; those to one place keep their order from train to train.
+    ///
+    /// All of a train have the size of the first, but the last may be smaller.
+    pub fn plan(&mut self, transmits: &[Transmit]) -> impl Iterator<Item = &[usize]> {
+        self.used = 0;
+        for (number, transmit) in transmits.iter().enumerate() {
+            let start = self.used.saturating_sub(MAX_LOOK_BACK);
+            let train = self.trains[start..self.used]
+                .iter_mut()
+                .rev()
+                .find(|train| train.path == transmit.path);
+            if !train.is_some_and(|train| train.append(number, transmit.data.len())) {
+                self.start(number, transmit);
+            }
+        }
+        self.trains[..self.used]
+            .iter()
+            .map(|train| train.members.as_slice())
+    }
+
+    fn start(&mut self, number: usize, transmit: &Transmit) {
+        let size = transmit.data.len();
+        let is_open = size > 0;
+        let path = transmit.path;
+        match self.trains.get_mut(self.used) {
+            Some(train) => {
+                train.members.clear();
+                train.members.push(number);
+                (train.path, train.size, train.total) = (path, size, size);
+                train.is_open = is_open;
+            }
+            None => self.trains.push(Train {
+                path,
+                members: vec![number],
+                size,
+                total: size,
+                is_open,
+            }),
+        }
+        self.used += 1;
+    }
+}
+
+impl Train {
+    fn append(&mut self, number: usize, size: usize) -> bool {
+        if !self.is_open || size == 0 || size > self.size || self.total + size > MAX_BYTES {
+            self.is_open = false;
+            return false;
+        }
+        self.members.push(number);
+        self.total += size;
+        self.is_open = size == self.size && self.members.len() < MAX_MEMBERS;
+        true
+    }
+}

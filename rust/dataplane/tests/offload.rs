@@ -1,0 +1,435 @@
+//! Splitting and merging against a simple model: what goes in comes out again, in order.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use ginnel_dataplane::offload::{
+    GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER_SIZE, Malformed, Merger, NEEDS_CHECKSUM, Trains,
+    VirtioHeader, internet_checksum, pseudo_header_sum, split,
+};
+use ginnel_dataplane::{Packet, Path, Transmit};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+const ACK: u8 = 0x10;
+const PSH: u8 = 0x08;
+const FIN: u8 = 0x01;
+const CWR: u8 = 0x80;
+
+/// A packet as a host would send it, with right checksums.
+#[derive(Clone, Debug)]
+struct Spec {
+    ipv6: bool,
+    tcp: bool,
+    port: u16,
+    traffic_class: u8,
+    sequence: u32,
+    flags: u8,
+    timestamp: Option<u32>,
+    payload: Vec<u8>,
+}
+
+impl Spec {
+    fn build(&self) -> Vec<u8> {
+        let transport = self.transport();
+        let length = u16::try_from(transport.len()).unwrap();
+        let protocol = if self.tcp { 6 } else { 17 };
+        let mut packet = if self.ipv6 {
+            let mut header = vec![
+                0x60 | self.traffic_class >> 4,
+                self.traffic_class << 4,
+                0,
+                0,
+            ];
+            header.extend(length.to_be_bytes());
+            header.extend([protocol, 64]);
+            header.extend([0xFD; 16]);
+            header.extend([0xFE; 16]);
+            header
+        } else {
+            let mut header = vec![0x45, self.traffic_class];
+            header.extend((length + 20).to_be_bytes());
+            header.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
+            header.extend([100, 64, 0, 1, 100, 64, 0, 2]);
+            let checksum = internet_checksum(&header, 0);
+            header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            header
+        };
+        let start = packet.len();
+        packet.extend(transport);
+        let at = start + if self.tcp { 16 } else { 6 };
+        let checksum = match transport_checksum(&packet) {
+            0 if !self.tcp => 0xFFFF,
+            checksum => checksum,
+        };
+        packet[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+        packet
+    }
+
+    fn transport(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(self.port.to_be_bytes());
+        bytes.extend(5201u16.to_be_bytes());
+        if self.tcp {
+            bytes.extend(self.sequence.to_be_bytes());
+            bytes.extend(7u32.to_be_bytes());
+            let words: u8 = if self.timestamp.is_some() { 8 } else { 5 };
+            bytes.extend([words << 4, self.flags, 1, 0, 0, 0, 0, 0]);
+            if let Some(timestamp) = self.timestamp {
+                bytes.extend([1, 1, 8, 10]);
+                bytes.extend(timestamp.to_be_bytes());
+                bytes.extend([0; 4]);
+            }
+        } else {
+            let length = u16::try_from(8 + self.payload.len()).unwrap();
+            bytes.extend(length.to_be_bytes());
+            bytes.extend([0, 0]);
+        }
+        bytes.extend(&self.payload);
+        bytes
+    }
+}
+
+/// RFC 1071 word by word, apart from the crate's.
+fn slow_sum(bytes: &[u8]) -> u16 {
+    let mut sum = 0u32;
+    for pair in bytes.chunks(2) {
+        sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+        sum = (sum & 0xFFFF) + (sum >> 16);
+    }
+    sum as u16
+}
+
+fn transport_checksum(packet: &[u8]) -> u16 {
+    let (addresses, protocol, start) = if packet[0] >> 4 == 6 {
+        (&packet[8..40], packet[6], 40)
+    } else {
+        (&packet[12..20], packet[9], 20)
+    };
+    let mut covered = addresses.to_vec();
+    covered.extend([0, protocol]);
+    covered.extend(u16::try_from(packet.len() - start).unwrap().to_be_bytes());
+    covered.extend(&packet[start..]);
+    !slow_sum(&covered)
+}
+
+fn merge(packets: &[Vec<u8>], udp: bool) -> Vec<(VirtioHeader, Vec<u8>, usize)> {
+    let mut owned: Vec<Packet> = packets
+        .iter()
+        .map(|packet| Packet::copy_from(packet.as_slice()))
+        .collect();
+    let mut merged = Vec::new();
+    Merger::new(udp).merge(&mut owned, |parts, count| {
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let (header, packet) = bytes.split_first_chunk::<HEADER_SIZE>().unwrap();
+        merged.push((VirtioHeader::decode(header), packet.to_vec(), count));
+    });
+    merged
+}
+
+fn split_all(merged: &[(VirtioHeader, Vec<u8>, usize)]) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    for (header, packet, _) in merged {
+        let mut packet = packet.clone();
+        split(*header, &mut packet, |part| packets.push(part.to_vec())).unwrap();
+    }
+    packets
+}
+
+/// The packets of one flow, without what may change: IPv4's identification and header checksum.
+fn flow(packets: &[Vec<u8>], key: &[u8]) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    for packet in packets.iter().filter(|packet| flow_key(packet) == key) {
+        let mut packet = packet.clone();
+        if packet[0] >> 4 == 4 {
+            packet[4..6].fill(0);
+            packet[10..12].fill(0);
+        }
+        found.push(packet);
+    }
+    found
+}
+
+fn flow_key(packet: &[u8]) -> Vec<u8> {
+    let (protocol, start) = if packet[0] >> 4 == 6 {
+        (packet[6], 40)
+    } else {
+        (packet[9], 20)
+    };
+    vec![packet[0] >> 4, protocol, packet[start], packet[start + 1]]
+}
+
+fn train(tcp: bool, ipv6: bool, count: usize, size: usize) -> Vec<Spec> {
+    (0..count)
+        .map(|number| Spec {
+            ipv6,
+            tcp,
+            port: 4000,
+            traffic_class: 0,
+            sequence: (u32::MAX - 6000).wrapping_add(u32::try_from(number * size).unwrap()),
+            flags: ACK,
+            timestamp: Some(9),
+            payload: vec![number as u8; size],
+        })
+        .collect()
+}
+
+fn build(specs: &[Spec]) -> Vec<Vec<u8>> {
+    specs.iter().map(Spec::build).collect()
+}
+
+prop_compose! {
+    /// Mostly continuing segments of a few flows, with surprises.
+    fn batches()(steps in vec((0u16..3, any::<[bool; 2]>(), 0u8..40, 0usize..4, any::<u8>()), 1..80))
+        -> Vec<Vec<u8>>
+    {
+        let mut next = std::collections::HashMap::new();
+        let mut packets = Vec::new();
+        for (port, [ipv6, tcp], surprise, size, byte) in steps {
+            let sequence = next.entry((port, ipv6)).or_insert(u32::MAX - 2000);
+            let spec = Spec {
+                ipv6,
+                tcp,
+                port,
+                traffic_class: if surprise == 1 { 3 } else { 0 },
+                sequence: if surprise == 2 { sequence.wrapping_add(1) } else { *sequence },
+                flags: match surprise { 3 => ACK | PSH, 4 => ACK | FIN, 5 => ACK | CWR, _ => ACK },
+                timestamp: (surprise != 6).then_some(if surprise == 7 { 2 } else { 1 }),
+                payload: vec![byte; [0, 1368, 1368, 500][size]],
+            };
+            if tcp {
+                *sequence = spec.sequence.wrapping_add(spec.payload.len() as u32);
+            }
+            let mut packet = spec.build();
+            if surprise == 8 && let Some(last) = packet.last_mut() {
+                *last ^= 0x55;
+            }
+            packets.push(packet);
+        }
+        packets
+    }
+}
+
+proptest! {
+    #[test]
+    fn checksum_is_the_slow_one(bytes in vec(any::<u8>(), 0..3000), before in any::<u16>()) {
+        let mut with = before.to_be_bytes().to_vec();
+        with.extend(&bytes);
+        prop_assert_eq!(internet_checksum(&bytes, before), !slow_sum(&with));
+    }
+
+    #[test]
+    fn merged_and_split_again_is_the_same(packets in batches(), udp in any::<bool>()) {
+        let merged = merge(&packets, udp);
+        prop_assert_eq!(merged.iter().map(|(_, _, count)| count).sum::<usize>(), packets.len());
+        for (header, packet, count) in &merged {
+            prop_assert!(packet.len() <= 65_535);
+            prop_assert_eq!(*count > 1, header.gso_type != GSO_NONE);
+            prop_assert!(udp || header.gso_type != GSO_UDP);
+        }
+        let again = split_all(&merged);
+        for packet in &packets {
+            let key = flow_key(packet);
+            prop_assert_eq!(flow(&again, &key), flow(&packets, &key));
+        }
+    }
+
+    #[test]
+    fn split_parts_have_right_checksums(
+        ipv6 in any::<bool>(), tcp in any::<bool>(), size in 1usize..9000, id in any::<u16>(),
+        flags in any::<u8>(), payload in vec(any::<u8>(), 0..20_000),
+    ) {
+        let spec = Spec { payload: payload.clone(), flags, ..train(tcp, ipv6, 1, 0)[0].clone() };
+        let mut packet = spec.build();
+        if !ipv6 {
+            packet[4..6].copy_from_slice(&id.to_be_bytes());
+        }
+        let header = VirtioHeader {
+            flags: NEEDS_CHECKSUM,
+            gso_type: match (tcp, ipv6) { (true, false) => GSO_TCP4, (true, true) => GSO_TCP6, _ => GSO_UDP },
+            gso_size: size as u16,
+            ..VirtioHeader::default()
+        };
+        let mut parts = Vec::new();
+        split(header, &mut packet, |part| parts.push(part.to_vec())).unwrap();
+        let headers = spec.build().len() - payload.len();
+        let mut joined = Vec::<u8>::new();
+        for (number, part) in parts.iter().enumerate() {
+            let last = number + 1 == parts.len();
+            prop_assert_eq!(part.len() == headers + size || last, true);
+            prop_assert!([0, 0xFFFF].contains(&transport_checksum(part)));
+            let ip = if ipv6 { 40 } else { 20 };
+            if ipv6 {
+                prop_assert_eq!(usize::from(u16::from_be_bytes([part[4], part[5]])), part.len() - 40);
+            } else {
+                prop_assert_eq!(internet_checksum(&part[..20], 0), 0);
+                prop_assert_eq!(usize::from(u16::from_be_bytes([part[2], part[3]])), part.len());
+                prop_assert_eq!(u16::from_be_bytes([part[4], part[5]]), id.wrapping_add(number as u16));
+            }
+            if tcp {
+                let found = u32::from_be_bytes(part[ip + 4..ip + 8].try_into().unwrap());
+                prop_assert_eq!(found, spec.sequence.wrapping_add(joined.len() as u32));
+                let mut wanted = flags;
+                if !last { wanted &= !(FIN | PSH); }
+                if number > 0 { wanted &= !CWR; }
+                prop_assert_eq!(part[ip + 13], wanted);
+            } else {
+                prop_assert_eq!(usize::from(u16::from_be_bytes([part[ip + 4], part[ip + 5]])), part.len() - ip);
+                prop_assert_ne!(&part[ip + 6..ip + 8], &[0, 0]);
+            }
+            joined.extend(&part[headers..]);
+        }
+        prop_assert_eq!(joined, payload);
+    }
+
+    #[test]
+    fn nothing_panics(bytes in vec(any::<u8>(), 0..200), header in any::<[u8; HEADER_SIZE]>(), first in any::<u8>()) {
+        let mut bytes = bytes;
+        let _ = split(VirtioHeader::decode(&header), &mut bytes, drop);
+        if let Some(byte) = bytes.first_mut() {
+            *byte = if first & 1 == 0 { 0x45 } else { 0x60 };
+        }
+        if bytes.len() > 9 {
+            bytes[if first & 1 == 0 { 9 } else { 6 }] = if first & 2 == 0 { 6 } else { 17 };
+        }
+        let mut kind = header;
+        kind[1] = [GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP][usize::from(first >> 6)];
+        let _ = split(VirtioHeader::decode(&kind), &mut bytes.clone(), drop);
+        let _ = merge(&[bytes.clone(), bytes], true);
+    }
+
+    #[test]
+    fn trains_keep_the_order_to_each_place(datagrams in vec((0u16..4, 0usize..3), 0..200)) {
+        let transmits: Vec<Transmit> = datagrams.iter().map(|(port, size)| Transmit {
+            data: Packet::copy_from(vec![0; [0, 1452, 96][*size]].as_slice()),
+            path: Path { remote: ([192, 0, 2, 1], 1000 + port).into(), local: None },
+        }).collect();
+        let mut trains = Trains::default();
+        let planned: Vec<Vec<usize>> = trains.plan(&transmits).map(<[usize]>::to_vec).collect();
+        let mut seen: Vec<Vec<usize>> = vec![Vec::new(); 4];
+        for train in &planned {
+            let first = &transmits[train[0]];
+            prop_assert!(train.len() <= 64);
+            for (place, number) in train.iter().enumerate() {
+                let transmit = &transmits[*number];
+                prop_assert_eq!(transmit.path, first.path);
+                let size = transmit.data.len();
+                prop_assert!(size == first.data.len() || place + 1 == train.len() && size < first.data.len());
+                seen[usize::from(transmit.path.remote.port() - 1000)].push(*number);
+            }
+        }
+        for (port, numbers) in seen.iter().enumerate() {
+            let wanted: Vec<usize> = (0..datagrams.len())
+                .filter(|number| usize::from(datagrams[*number].0) == port)
+                .collect();
+            prop_assert_eq!(numbers, &wanted);
+        }
+    }
+}
+
+#[test]
+fn a_train_becomes_one_packet() {
+    for (tcp, ipv6, kind) in [
+        (true, false, GSO_TCP4),
+        (true, true, GSO_TCP6),
+        (false, false, GSO_UDP),
+        (false, true, GSO_UDP),
+    ] {
+        let mut specs = train(tcp, ipv6, 40, 1300);
+        specs[39].payload.truncate(17);
+        specs[39].flags |= PSH;
+        let packets = build(&specs);
+        let merged = merge(&packets, true);
+        let [(header, packet, 40)] = merged.as_slice() else {
+            panic!("{} packets", merged.len());
+        };
+        assert_eq!((header.gso_type, header.gso_size), (kind, 1300));
+        assert_eq!(header.flags, NEEDS_CHECKSUM);
+        let start = usize::from(header.checksum_start);
+        let at = start + usize::from(header.checksum_offset);
+        let (addresses, protocol) = if ipv6 {
+            (&packet[8..40], packet[6])
+        } else {
+            (&packet[12..20], packet[9])
+        };
+        let pseudo = pseudo_header_sum(addresses, protocol, (packet.len() - start) as u16);
+        assert_eq!(packet[at..at + 2], pseudo.to_be_bytes());
+        assert_eq!(tcp, tcp && packet[start + 13] == ACK | PSH);
+    }
+}
+
+#[test]
+fn a_wrong_checksum_is_left_alone() {
+    for broken in [0, 1] {
+        let mut packets = build(&train(true, false, 2, 1000));
+        packets[broken][100] ^= 1;
+        let merged = merge(&packets, true);
+        assert_eq!(merged.len(), 2);
+        assert_eq!(split_all(&merged), packets);
+    }
+}
+
+#[test]
+fn a_datagram_without_checksum_stays_so() {
+    let mut packets = build(&train(false, false, 2, 1000));
+    for packet in &mut packets {
+        packet[26..28].fill(0);
+    }
+    assert_eq!(split_all(&merge(&packets, true)), packets);
+}
+
+#[test]
+fn udp_waits_for_a_kernel_that_splits_it() {
+    assert_eq!(merge(&build(&train(false, false, 5, 1000)), false).len(), 5);
+}
+
+#[test]
+fn a_large_train_stays_below_the_limits() {
+    let merged = merge(&build(&train(false, true, 200, 20)), true);
+    assert!(merged.iter().all(|(_, _, count)| *count <= 64));
+    let merged = merge(&build(&train(true, true, 100, 1400)), true);
+    assert!(merged.iter().all(|(_, packet, _)| packet.len() <= 65_535));
+    assert!(merged.len() <= 3);
+}
+
+#[test]
+fn checksum_left_to_us_is_completed() {
+    let spec = &train(true, false, 1, 333)[0];
+    let whole = spec.build();
+    let mut packet = whole.clone();
+    let pseudo = pseudo_header_sum(&packet[12..20], 6, (packet.len() - 20) as u16);
+    packet[36..38].copy_from_slice(&pseudo.to_be_bytes());
+    let mut header = VirtioHeader {
+        flags: NEEDS_CHECKSUM,
+        checksum_start: 20,
+        checksum_offset: 16,
+        ..VirtioHeader::default()
+    };
+    split(header, &mut packet, |part| assert_eq!(part.to_vec(), whole)).unwrap();
+    header.checksum_start = 2000;
+    assert_eq!(split(header, &mut packet, drop), Err(Malformed));
+}
+
+#[test]
+fn headers_that_do_not_fit_are_refused() {
+    let packet = train(true, false, 1, 333)[0].build();
+    for (gso_type, gso_size) in [(GSO_TCP6, 100), (GSO_UDP, 100), (GSO_TCP4, 0), (77, 100)] {
+        let header = VirtioHeader {
+            gso_type,
+            gso_size,
+            ..VirtioHeader::default()
+        };
+        assert_eq!(split(header, &mut packet.clone(), drop), Err(Malformed));
+    }
+}
+
+#[test]
+fn header_survives() {
+    let header = VirtioHeader {
+        flags: 1,
+        gso_type: 5,
+        header_length: 40,
+        gso_size: 1368,
+        checksum_start: 20,
+        checksum_offset: 16,
+    };
+    assert_eq!(VirtioHeader::decode(&header.encode()), header);
+}
