@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from functools import lru_cache
 
+from ginnel.base.addresses import Scope, scope_of
 from ginnel.base.errors import SystemFailure
 from ginnel.base.types import Address, Datagram, Transmit, make_address
 
@@ -69,7 +70,11 @@ class UdpSocket:
         self._socket = sock
         self._is_ipv6 = sock.family == socket.AF_INET6
         self._buffer = bytearray(max_datagram)
+        self._view = memoryview(self._buffer)
+        self._only_ip = _bound_ip(sock)
         sock.setblocking(False)
+        if self._only_ip is not None:
+            return  # the kernel sends from there, and nothing arrives elsewhere
         if self._is_ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         else:
@@ -165,14 +170,21 @@ class UdpSocket:
         return taken
 
     def _receive_one(self) -> Datagram | None:
+        if self._only_ip is not None and not self._is_ipv6:  # the quickest way
+            size, (ip, port) = self._socket.recvfrom_into(self._buffer, 0, socket.MSG_TRUNC)
+            if size > len(self._buffer):
+                self._add(SocketDrop.TRUNCATED)
+                return None
+            return Datagram(bytes(self._view[:size]), Address(ip, port), self._only_ip)
         size, control, flags, source = self._socket.recvmsg_into([self._buffer], CONTROL_SIZE)
         if flags & socket.MSG_TRUNC:
             self._add(SocketDrop.TRUNCATED)
             return None
-        data = bytes(memoryview(self._buffer)[:size])
+        data = bytes(self._view[:size])
+        local_ip = self._only_ip or _local_ip(control)
         if self._is_ipv6:
-            return Datagram(data, _canonical(source[0], source[1]), _local_ip(control))
-        return Datagram(data, Address(source[0], source[1]), _local_ip(control))
+            return Datagram(data, _canonical(source[0], source[1]), local_ip)
+        return Datagram(data, Address(source[0], source[1]), local_ip)
 
     def _send_one(self, transmit: Transmit) -> None:
         ip, port = transmit.destination
@@ -181,7 +193,7 @@ class UdpSocket:
             ip = ip if ":" in ip else _V4_MAPPED + ip
         elif ":" in ip:
             raise OSError(errno.ENETUNREACH, "IPv6 over an IPv4 socket")
-        if source_ip is None:
+        if source_ip is None or source_ip == self._only_ip:
             self._socket.sendto(transmit.data, (ip, port))
             return
         control = _control_for(source_ip, is_ipv6=self._is_ipv6)
@@ -211,12 +223,26 @@ def _control_for(source_ip: str, *, is_ipv6: bool) -> tuple[int, int, bytes]:
     return socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO4.pack(0, packed, bytes(4))
 
 
+def _bound_ip(sock: socket.socket) -> str | None:
+    """Return the one IP that the socket is bound to, None where it takes datagrams to several."""
+    ip = make_address(*sock.getsockname()[:2]).ip
+    return None if scope_of(ip) is Scope.UNSPECIFIED else ip
+
+
 def _local_ip(control: Iterable[tuple[int, int, bytes]]) -> str | None:
     for level, kind, data in control:
-        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= _PKTINFO4.size:
-            return socket.inet_ntop(socket.AF_INET, _PKTINFO4.unpack_from(data)[1])
-        is_v6 = level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO
-        if is_v6 and len(data) >= _PKTINFO6.size:
-            text = socket.inet_ntop(socket.AF_INET6, _PKTINFO6.unpack_from(data)[0])
-            return text.removeprefix(_V4_MAPPED) if "." in text else text
+        ip = _ip_of(level, kind, data)
+        if ip is not None:
+            return ip
+    return None
+
+
+@lru_cache(maxsize=64)
+def _ip_of(level: int, kind: int, data: bytes) -> str | None:
+    if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= _PKTINFO4.size:
+        return socket.inet_ntop(socket.AF_INET, _PKTINFO4.unpack_from(data)[1])
+    is_v6 = level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO
+    if is_v6 and len(data) >= _PKTINFO6.size:
+        text = socket.inet_ntop(socket.AF_INET6, _PKTINFO6.unpack_from(data)[0])
+        return text.removeprefix(_V4_MAPPED) if "." in text else text
     return None

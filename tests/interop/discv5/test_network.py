@@ -35,17 +35,20 @@ def closest(target: NodeId, records: list[Enr]) -> list[NodeId]:
 
 async def until_joined(nodes: list[Discovery], peers: list[Peer]) -> None:
     """Wait until every node knows 16 others; peers that know fewer look around once more."""
-    async with asyncio.timeout(JOIN_LIMIT):
-        while True:
-            few = [node for node in nodes if len(node.nodes()) < WANTED]
-            tables = [(peer, await peer.ask_records("table")) for peer in peers]
-            short = [peer for peer, table in tables if len(table) < WANTED]
-            if not few and not short:
-                return
-            searches = [node.query_random() for node in few]
-            asked = [peer.ask("lookup", target=peer.enr.node_id.hex()) for peer in short]
-            await asyncio.gather(*searches, *asked, return_exceptions=True)
-            await asyncio.sleep(0.2)
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + JOIN_LIMIT
+    while True:
+        few = [node for node in nodes if len(node.nodes()) < WANTED]
+        tables = [(peer, await peer.ask_records("table")) for peer in peers]
+        short = [(peer, len(table)) for peer, table in tables if len(table) < WANTED]
+        if not few and not short:
+            return
+        state = [len(node.nodes()) for node in few], [(peer.kind, n) for peer, n in short]
+        assert loop.time() < ends_at, f"these know too few others: {state}"
+        searches = [node.query_random() for node in few]
+        asked = [peer.ask("lookup", target=peer.enr.node_id.hex()) for peer, _ in short]
+        await asyncio.gather(*searches, *asked, return_exceptions=True)
+        await asyncio.sleep(0.2)
 
 
 @pytest.mark.parametrize("first", ["ours", "go", "rust"])
