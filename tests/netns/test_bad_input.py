@@ -366,7 +366,8 @@ def test_a_clock_that_is_a_day_off_is_said_by_status_and_up(mesh: MeshLab) -> No
     def is_told() -> bool:
         return any("clock" in text for text in mesh.scenario.status("dave")["warnings"])
 
-    assert mesh.scenario.wait_until(is_told, CLOCK_S)
+    told = mesh.scenario.wait_until(is_told, CLOCK_S)
+    assert told, (mesh.scenario.status("dave"), mesh.events("dave")[-12:])
     code, text = said(mesh, "dave", "ginnel", "up", "--timeout", "1")
     assert code == 1
     assert "clock" in text
