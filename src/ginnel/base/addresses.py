@@ -56,6 +56,7 @@ def scope_of(ip: str) -> Scope:
     return Scope.PUBLIC
 
 
+@lru_cache(maxsize=4096)
 def is_public(ip: str) -> bool:
     """Say whether the IP can be reached from the Internet as far as its prefix tells."""
     return scope_of(ip) is Scope.PUBLIC

@@ -11,6 +11,32 @@ from typing import Any, Protocol, TypeAlias
 
 RandomBytes: TypeAlias = Callable[[int], bytes]
 
+DRAW_SIZE = 960  # bytes drawn at once: IV and nonce of forty packets
+
+
+class DrawnAhead:
+    """Random bytes drawn from another source in large pieces: one system call for many packets.
+
+    For what is sent in the open (IVs, nonces), not for keys: bytes stay in memory after use.
+    """
+
+    __slots__ = ("_at", "_bytes", "_source")
+
+    def __init__(self, source: RandomBytes) -> None:
+        self._source = source
+        self._bytes = b""
+        self._at = 0
+
+    def __call__(self, size: int) -> bytes:
+        """Return fresh bytes."""
+        end = self._at + size
+        if end > len(self._bytes):
+            self._bytes = self._source(max(size, DRAW_SIZE))
+            self._at, end = 0, size
+        drawn = self._bytes[self._at : end]
+        self._at = end
+        return drawn
+
 
 class Rng(Protocol):
     """Chance without secrets; `random.Random` fits."""

@@ -41,6 +41,7 @@ class Guard:
         self._messages = _Limit(config.request_rate, config.request_burst, factor)
         self._strikes: BoundedLru[NodeId | str, tuple[int, float]] = BoundedLru(MAX_OFFENDERS)
         self._bans: BoundedLru[NodeId | str, float] = BoundedLru(MAX_OFFENDERS)
+        self._has_banned = False  # anybody, ever
 
     def may_send(self, ip: str, now: float) -> bool:
         """Say whether a packet of this source is looked at."""
@@ -56,6 +57,8 @@ class Guard:
 
     def is_banned(self, offender: NodeId | str, now: float) -> bool:
         """Say whether a node id or an IP is banned."""
+        if not self._has_banned:
+            return False
         until = self._bans.peek(offender)
         if until is None:
             return False
@@ -77,6 +80,7 @@ class Guard:
             if count >= self._config.ban_strikes:
                 self._strikes.pop(offender)
                 self._bans.put(offender, now + self._config.ban_time)
+                self._has_banned = True
                 banned = True
             else:
                 self._strikes.put(offender, (count, since))

@@ -155,7 +155,7 @@ def _rest_of_ping(message: Ping) -> bytes:
 
 
 def _rest_of_pong(message: Pong) -> bytes:
-    return rlp.encode(message.enr_seq) + _encode_address(message.address)
+    return rlp.encode_bytes(rlp.encode_int(message.enr_seq)) + _encode_address(message.address)
 
 
 def _rest_of_find_node(message: FindNode) -> bytes:

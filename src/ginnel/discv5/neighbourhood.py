@@ -21,7 +21,7 @@ from ginnel.discv5.enr import Enr
 from ginnel.discv5.events import DiscoveryEvent, NodeAdded, NodeRemoved
 from ginnel.discv5.exchange import Exchange
 from ginnel.discv5.guard import Guard
-from ginnel.discv5.messages import FindNode, Ping, Pong
+from ginnel.discv5.messages import FindNode
 from ginnel.discv5.requests import Contact, Failure, Pending, Purpose
 from ginnel.discv5.searches import Searches, Want
 from ginnel.discv5.table import Added, RoutingTable, TableLimits
@@ -190,12 +190,15 @@ class Neighbourhood:
         if record is not None and record.address(contact.address.is_ipv6) == contact.address:
             self.offer(record, seen=True)
 
-    def on_seq(self, contact: Contact, message: Ping | Pong, now: float) -> None:
-        """Fetch the record of a node of the table that tells of a newer one."""
-        node = self.table.get(contact.node_id)
-        if node is not None and message.enr_seq > node.record.seq:
-            request = FindNode(self._exchange.new_request_id(), (0,))
-            self._exchange.submit(contact, request, Purpose.UPDATE, now)
+    def is_outdated(self, node_id: NodeId, enr_seq: int) -> bool:
+        """Say whether the table's record of a node is older than what the node tells of."""
+        node = self.table.get(node_id)
+        return node is not None and enr_seq > node.record.seq
+
+    def fetch_record(self, contact: Contact, now: float) -> None:
+        """Ask a node for its own record."""
+        request = FindNode(self._exchange.new_request_id(), (0,))
+        self._exchange.submit(contact, request, Purpose.UPDATE, now)
 
     def on_records(self, pending: Pending, records: Sequence[Enr], now: float) -> None:
         """Take the verified records of an answer to a request of ours."""

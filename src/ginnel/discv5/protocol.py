@@ -99,10 +99,9 @@ class DiscoveryCore:
         pool: WarmPool | None = None,
     ) -> None:
         self._config = config
-        self._rng = rng
         self._random_bytes = random_bytes
-        endpoints = () if config.client_mode else (endpoint, endpoint6)
-        published = [address for address in endpoints if address is not None]
+        both = () if config.client_mode else (endpoint, endpoint6)
+        published = [address for address in both if address is not None]
         self._local = LocalRecord(private_key, fields or {}, published, enr_seq, previous)
         self._records = RecordCache() if records is None else records
         self._guard = Guard(config)
@@ -433,7 +432,8 @@ class DiscoveryCore:
         if pending.purpose is Purpose.CALLER:
             self._events.append(PongReceived(pending.token, contact, pong.address, pong.enr_seq))
         self._watch.on_pong(contact.address, pong.address, now)
-        self._around.on_seq(contact, pong, now)
+        if self._around.is_outdated(contact.node_id, pong.enr_seq):
+            self._around.fetch_record(contact, now)
 
     def _on_nodes(self, pending: Pending, now: float) -> None:
         """Take a NODES response, or what came of it."""

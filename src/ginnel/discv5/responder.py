@@ -67,7 +67,8 @@ class Responder:
             case Ping():
                 pong = Pong(message.request_id, self._local.record.seq, source)
                 self._exchange.respond(session, source, pong)
-                self._around.on_seq(contact_of(session, source), message, now)
+                if self._around.is_outdated(session.node_id, message.enr_seq):
+                    self._around.fetch_record(contact_of(session, source), now)
             case FindNode():
                 for nodes in self._nodes(message, session.node_id, source):
                     self._exchange.respond(session, source, nodes)

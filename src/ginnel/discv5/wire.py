@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ginnel.base.chance import RandomBytes
+from ginnel.base.chance import DrawnAhead, RandomBytes
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, NodeId, Secret, Transmit
@@ -60,8 +61,7 @@ class _Challenge:
     attempts: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """A message that was decrypted: by which session, and the record of a new session's node."""
 
     session: Session
@@ -95,11 +95,12 @@ class Wire:
         self._config = config
         self._private_key = private_key
         self._random_bytes = random_bytes
+        self._open_bytes = DrawnAhead(random_bytes)  # for what is no secret
         self._records = records
         self._local_record = local_record
         self._known_record = known_record
         self.node_id = node_id_of(public_key_of(private_key.reveal()))
-        self.codec = PacketCodec(self.node_id, config.protocol_id, random_bytes)
+        self.codec = PacketCodec(self.node_id, config.protocol_id, self._open_bytes)
         self.sessions = SessionCache(config.session_limit)
         self._challenges: BoundedLru[SessionKey, _Challenge] = BoundedLru(config.challenge_limit)
         self._pool = WarmPool(config.session_limit) if pool is None else pool
@@ -188,19 +189,19 @@ class Wire:
         if session is None or session.challenge_data != packet.challenge_data:
             session = self._initiate(packet, contact, record)
             self.sessions.put(contact.key, session)
-        nonce = session.next_nonce(self._random_bytes)
+        nonce = session.next_nonce(self._open_bytes)
         header = self.codec.header(Flag.HANDSHAKE, nonce, session.authdata)
         data = self._encrypt(session, nonce, header, message)
         return Transmit(data, contact.address), nonce
 
     def seal(self, session: Session, message: bytes) -> tuple[bytes, bytes]:
         """Return the packet that carries a message inside a session, and its nonce."""
-        nonce = session.next_nonce(self._random_bytes)
+        nonce = session.next_nonce(self._open_bytes)
         return self._encrypt(session, nonce, self.codec.ordinary_header(nonce), message), nonce
 
     def knock(self, node_id: NodeId, mask: Mask | None = None) -> tuple[bytes, bytes]:
         """Return a packet that asks a node for a challenge, and its nonce."""
-        nonce = self._random_bytes(NONCE_SIZE)
+        nonce = self._open_bytes(NONCE_SIZE)
         return self.codec.encode_random(mask or new_mask(node_id), nonce), nonce
 
     def _encrypt(self, session: Session, nonce: bytes, header: bytes, message: bytes) -> bytes:
