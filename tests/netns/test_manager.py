@@ -189,7 +189,8 @@ def check_threads(pid: int) -> None:
         fields = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
         for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
             assert int(fields[name], 16) == 0, name
-        assert fields["NoNewPrivs"] == "1"
+        assert fields["NoNewPrivs"].strip() == "1"
+        assert fields["Seccomp"].strip() == "2"
 
 
 @pytest.mark.parametrize("enter", ROOMS)

@@ -26,6 +26,7 @@ COMMANDS = {
     "down": "Stop Ginnel on this machine.",
     "node": "Run a public node that helps others meet and learns nothing.",
     "discv5": "Speak discv5: find nodes, ask them, be one.",
+    "codervpn": "Check programs that speak CoderVPN.",
     "demo": "Show machines behind NATs finding each other, in a lab on this machine.",
     "lab": "Make networks with NATs on this machine, to look around in.",
     "version": "Print the version.",

@@ -47,6 +47,17 @@ STOP_TIMEOUT = 5.0  # seconds for a tunnel to say goodbye to its peers
 SETTINGS_PER_SECOND = 1.0  # requests that a tunnel may make, with a burst
 SETTINGS_BURST = 10.0
 
+# For the network's settings; to start processes that change their uid, and to end them.
+KEPT = (
+    privileges.CAP_NET_ADMIN,
+    privileges.CAP_SETUID,
+    privileges.CAP_SETGID,
+    privileges.CAP_SETPCAP,
+    privileges.CAP_KILL,
+)
+# Namespaces of their own, and files of another uid, before they drop all.
+FOR_CHILDREN = (privileges.CAP_SYS_ADMIN, privileges.CAP_DAC_OVERRIDE, privileges.CAP_CHOWN)
+
 COMMAND = (sys.executable, "-m", "ginnel.cli.main")
 
 log = logging.getLogger(__name__)
@@ -65,6 +76,7 @@ class ManagerConfig:
     allowance: Allowance = field(default_factory=Allowance)
     command: Sequence[str] = COMMAND  # what `tunnel NAME ...` and `signer NAME ...` follow
     use_tun: bool = True
+    has_sandbox: bool = True  # False: children without Landlock and seccomp, to debug
     use_dns: bool = False  # serve the network's names and tell the resolver
     debug: bool = False
 
@@ -92,6 +104,7 @@ def run_manager(config: ManagerConfig, *, on_ready: Callable[[], None] | None = 
             use_tun=config.use_tun,
             dns_addresses=config.allowance.addresses if config.use_dns else (),
         ) as resources:
+            privileges.keep_only(KEPT, for_children=FOR_CHILDREN)
             asyncio.run(_serve(config, resources, sink, on_ready))
     finally:
         logging.getLogger("ginnel").removeHandler(handler)
@@ -133,7 +146,7 @@ class _Manager:
         self._last_error: str | None = None
         self._signer: SignerLink | None = None
         if config.signer_uid is not None:
-            argv = [*config.command, "signer", config.paths.name]
+            argv = [*config.command, "signer", config.paths.name, *self._sandbox_options()]
             self._signer = SignerLink(argv, sink)
 
     async def run(self, on_ready: Callable[[], None] | None) -> None:
@@ -262,6 +275,7 @@ class _Manager:
         descriptors = {3: theirs.fileno(), 5: resources.udp4.fileno()}
         argv = [*self._config.command, "tunnel", self._config.paths.name]
         argv += ["--rpc-read-fd", "3", "--rpc-write-fd", "3", "--udp4-fd", "5"]
+        argv += self._sandbox_options()
         if resources.device is not None:
             descriptors[Resources.TUN_FD] = resources.device.fd
         if resources.udp6 is not None:
@@ -278,6 +292,9 @@ class _Manager:
             descriptors[8] = channel.fileno()
             argv += ["--signer-fd", "8"]
             return start_child("tunnel", argv, descriptors, self._on_output)
+
+    def _sandbox_options(self) -> list[str]:
+        return [] if self._config.has_sandbox else ["--no-sandbox"]
 
     async def _take_back(self) -> None:
         if self._applier is not None:

@@ -19,11 +19,12 @@ import signal
 import stat
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ginnel.base.errors import SystemFailure
+from ginnel.daemon import seccomp
 
 FIRST_UID = 64100  # uids without a passwd entry, one for each unprivileged process
 LAST_UID = 64199
@@ -38,6 +39,14 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 # capabilities(7)
 _CAPABILITY_VERSION_3 = 0x20080522
+CAP_CHOWN = 0
+CAP_DAC_OVERRIDE = 1
+CAP_KILL = 5
+CAP_SETGID = 6
+CAP_SETUID = 7
+CAP_SETPCAP = 8
+CAP_NET_ADMIN = 12
+CAP_SYS_ADMIN = 21
 # clone(2), mount(2)
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
@@ -94,12 +103,13 @@ class Separation:
     uid: int | None  # its own uid, or None where only one is mapped
     landlock_abi: int  # 0: this kernel has none
     has_empty_run: bool = False
+    has_filter: bool = False  # seccomp
 
     def describe(self) -> str:
         """Say it in a line, for status and logs."""
         parts = [f"uid {self.uid}" if self.uid is not None else "no uid of its own"]
         parts.append(f"Landlock {self.landlock_abi}" if self.landlock_abi else "no Landlock")
-        parts.append("no capabilities, no_new_privs")
+        parts.append("no capabilities, no_new_privs" + (", seccomp" if self.has_filter else ""))
         if self.has_empty_run:
             parts.append("empty /run")
         return ", ".join(parts)
@@ -113,6 +123,7 @@ class Confinement:
     gid: int | None
     write_paths: Sequence[Path]
     read_paths: Sequence[Path] = ()  # besides those that every process needs
+    has_sandbox: bool = True  # False: neither Landlock nor seccomp, to debug
     has_network: bool = True  # False: a network namespace of its own, empty, and no TCP
 
 
@@ -124,8 +135,8 @@ def drop(confinement: Confinement) -> Separation:
     """
     _check_one_thread()
     uid = confinement.uid if confinement.uid is not None and can_become(confinement.uid) else None
-    abi = landlock_abi()
-    if uid is None and abi == 0:
+    abi = landlock_abi() if confinement.has_sandbox else 0
+    if uid is None and abi == 0 and confinement.has_sandbox:
         raise SystemFailure(
             "this process can't be separated: only one uid is mapped and the kernel has no "
             "Landlock (5.13 or newer with `landlock` in lsm=); run as root instead"
@@ -143,8 +154,10 @@ def drop(confinement: Confinement) -> Separation:
     die_with_parent()  # a change of uid cleared it
     _check_dropped(uid)
     if abi:
-        _restrict(confinement, abi)  # last: it also hides /proc
-    return Separation(uid, abi, has_empty_run)
+        _restrict(confinement, abi)  # late: it also hides /proc
+    if confinement.has_sandbox:
+        seccomp.install_filter()  # last: it forbids steps above
+    return Separation(uid, abi, has_empty_run, has_filter=confinement.has_sandbox)
 
 
 def can_become(uid: int) -> bool:
@@ -174,6 +187,22 @@ def forbid_inspection() -> None:
 def die_with_parent() -> None:
     """Have the kernel kill this process when the one that started it dies."""
     _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+def keep_only(kept: Sequence[int], *, for_children: Sequence[int] = ()) -> None:
+    """Drop all capabilities but `kept`; programs that we start may also have `for_children`.
+
+    Call it with one thread.
+
+    Raises:
+        SystemFailure: the kernel refused.
+    """
+    _drop_bounding_set({*kept, *for_children})
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    masks = [sum(1 << number for number in kept) >> shift & 0xFFFFFFFF for shift in (0, 32)]
+    data = b"".join(struct.pack("=III", mask, mask, 0) for mask in masks)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    _call("capset", ctypes.create_string_buffer(header), ctypes.create_string_buffer(data, 24))
 
 
 def adopt_orphans() -> None:
@@ -209,9 +238,11 @@ def _leave_network() -> None:
         raise SystemFailure(f"no empty network namespace: {_last_error()}")
 
 
-def _drop_bounding_set() -> None:
+def _drop_bounding_set(kept: Container[int] = ()) -> None:
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     for capability in range(last + 1):
+        if capability in kept:
+            continue
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 and os.geteuid() == 0:
             raise SystemFailure(f"capability {capability} can't be dropped: {_last_error()}")
 

@@ -64,7 +64,12 @@ class Clock:
 
 
 def run_signer(
-    paths: NetworkPaths, *, manager_fd: int, tunnel_fd: int, environ: Mapping[str, str]
+    paths: NetworkPaths,
+    *,
+    manager_fd: int,
+    tunnel_fd: int,
+    environ: Mapping[str, str],
+    has_sandbox: bool = True,
 ) -> None:
     """Read the keys as root, give up every right, and serve until a channel closes.
 
@@ -77,7 +82,11 @@ def run_signer(
     uid = settings.signer_uid or None
     separation = privileges.drop(
         privileges.Confinement(
-            uid=uid, gid=uid, write_paths=[paths.signer_state], has_network=False
+            uid=uid,
+            gid=uid,
+            write_paths=[paths.signer_state],
+            has_sandbox=has_sandbox,
+            has_network=False,
         )
     )
     log.info("signer: %s", separation.describe())

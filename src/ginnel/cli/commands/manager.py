@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--port", type=click.IntRange(1, 65535))
 @click.option("--no-tun", is_flag=True)
 @click.option("--no-dns", is_flag=True)
+@click.option("--no-sandbox", is_flag=True)
 @click.option("--debug", is_flag=True)
 @click.option("--reset-clock", is_flag=True)
 @click.option("--ready-fd", type=int, help="Where to tell that it listens, or why it can't.")
@@ -29,6 +30,7 @@ def manager(
     port: int | None,
     no_tun: bool,
     no_dns: bool,
+    no_sandbox: bool,
     debug: bool,
     reset_clock: bool,
     ready_fd: int | None,
@@ -39,6 +41,7 @@ def manager(
         port=port,
         use_tun=not no_tun,
         use_dns=not no_dns,
+        has_sandbox=not no_sandbox,
         debug=debug,
         reset_clock=reset_clock,
         ready_fd=ready_fd,
@@ -51,6 +54,7 @@ def run(
     port: int | None = None,
     use_tun: bool = True,
     use_dns: bool = True,
+    has_sandbox: bool = True,
     debug: bool = False,
     reset_clock: bool = False,
     ready_fd: int | None = None,
@@ -68,6 +72,7 @@ def run(
             config,
             use_tun=use_tun,
             use_dns=use_dns and config.use_dns,
+            has_sandbox=has_sandbox,
             debug=debug or config.debug,
         )
         run_manager(config, on_ready=lambda: tell_ready(ready_fd))

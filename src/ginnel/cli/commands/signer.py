@@ -14,11 +14,16 @@ from ginnel.daemon.paths import NetworkPaths
 @click.argument("network")
 @click.option("--manager-fd", type=int, required=True)
 @click.option("--tunnel-fd", type=int, required=True)
-def signer(network: str, manager_fd: int, tunnel_fd: int) -> None:
+@click.option("--no-sandbox", is_flag=True, help="Without Landlock and seccomp, to debug.")
+def signer(network: str, manager_fd: int, tunnel_fd: int, no_sandbox: bool) -> None:
     """Run the signer; its descriptors come from the manager."""
     privileges.die_with_parent()  # at once: what follows imports for a while
     from ginnel.daemon.signer import run_signer
 
     run_signer(
-        NetworkPaths(network), manager_fd=manager_fd, tunnel_fd=tunnel_fd, environ=os.environ
+        NetworkPaths(network),
+        manager_fd=manager_fd,
+        tunnel_fd=tunnel_fd,
+        environ=os.environ,
+        has_sandbox=not no_sandbox,
     )

@@ -21,6 +21,7 @@ from ginnel.daemon.paths import NetworkPaths
 @click.option("--listen-fd", type=int)
 @click.option("--signer-fd", type=int)
 @click.option("--dns-fd", "dns_fds", type=int, multiple=True)
+@click.option("--no-sandbox", is_flag=True, help="Without Landlock and seccomp, to debug.")
 @click.option("--uid", type=int, help="With --join: the uid to run under.")
 @click.option("--node", "nodes", multiple=True, help="With --join: hints to start from.")
 def tunnel(
@@ -33,6 +34,7 @@ def tunnel(
     listen_fd: int | None,
     signer_fd: int | None,
     dns_fds: tuple[int, ...],
+    no_sandbox: bool,
     uid: int | None,
     nodes: tuple[str, ...],
 ) -> None:
@@ -67,7 +69,9 @@ def tunnel(
         name_servers=read_upstream() if dns_fds else (),
     )
     uid = settings.tunnel_uid
-    separation = privileges.drop(privileges.Confinement(uid, uid, [paths.state]))
+    separation = privileges.drop(
+        privileges.Confinement(uid, uid, [paths.state], has_sandbox=not no_sandbox)
+    )
     error = run_tunnel(options, separation)
     if error is not None:
         click.echo(f"tunnel: {error}", err=True)

@@ -21,6 +21,7 @@ POLL_S = 0.5  # seconds between two looks at the progress
 @click.option("--port", type=click.IntRange(1, 65535), help="UDP port, kept in the settings.")
 @click.option("--no-tun", is_flag=True, help="Without a network device: `ginnel ping` only.")
 @click.option("--no-dns", is_flag=True, help="Leave this machine's resolver alone.")
+@click.option("--no-sandbox", is_flag=True, help="No Landlock, no seccomp: only to debug.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as it runs.")
 @click.option(
     "--timeout",
@@ -39,6 +40,7 @@ def up(
     port: int | None,
     no_tun: bool,
     no_dns: bool,
+    no_sandbox: bool,
     no_wait: bool,
     timeout: int,
     foreground: bool,
@@ -60,6 +62,7 @@ def up(
     flags = {
         "--no-tun": no_tun,
         "--no-dns": no_dns,
+        "--no-sandbox": no_sandbox,
         "--debug": debug,
         "--reset-clock": reset_clock,
     }
@@ -73,6 +76,7 @@ def up(
             port=port,
             use_tun=not no_tun,
             use_dns=not no_dns,
+            has_sandbox=not no_sandbox,
             debug=debug,
             reset_clock=reset_clock,
         )

@@ -1,0 +1,71 @@
+"""`ginnel codervpn`: a conformance check for programs that speak CoderVPN."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import click
+
+from ginnel.base.errors import UsageError
+
+
+@click.group()
+def codervpn() -> None:
+    """Check programs that speak CoderVPN, the protocol between a VPN's manager and its tunnel.
+
+    \b
+    Examples:
+      ginnel codervpn probe --spawn './my-tunnel'
+      ginnel codervpn probe --spawn './my-manager --debug' --role manager --dialect shipped
+    """
+
+
+@codervpn.command()
+@click.option("--spawn", required=True, metavar="CMD", help="The program, as in a shell.")
+@click.option(
+    "--role",
+    type=click.Choice(["tunnel", "manager"]),
+    default="tunnel",
+    show_default=True,
+    help="What the program is.",
+)
+@click.option(
+    "--dialect",
+    type=click.Choice(["seed", "shipped"]),
+    default="seed",
+    show_default=True,
+    help="The form of our header.",
+)
+@click.option(
+    "--speak",
+    default="1.3",
+    show_default=True,
+    metavar="MAJOR.MINOR",
+    help="The protocol version that we speak.",
+)
+def probe(spawn: str, role: str, dialect: str, speak: str) -> None:
+    """Run a program as a child and check the whole conversation, step by step.
+
+    It gets `--rpc-read-fd 3 --rpc-write-fd 4`. Exit code 1 if a step failed.
+
+    \b
+    Examples:
+      ginnel codervpn probe --spawn './my-tunnel'
+      ginnel codervpn probe --spawn './my-tunnel' --speak 1.0 --dialect shipped
+    """
+    from ginnel.codervpn.header import Dialect, Role, Version
+    from ginnel.daemon.codervpn_probe import Probe
+
+    parts = speak.split(".")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"--speak {speak!r}: MAJOR.MINOR belongs here, as 1.3")
+    version = Version(int(parts[0]), int(parts[1]))
+    steps = Probe(shlex.split(spawn), Role(role), Dialect(dialect), version).run()
+    for step in steps:
+        click.echo(
+            f"{'ok    ' if step.problem is None else 'FAILED'} {step.name}"
+            + (f": {step.problem}" if step.problem else "")
+        )
+    if any(step.problem for step in steps):
+        sys.exit(1)
