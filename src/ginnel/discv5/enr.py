@@ -304,7 +304,7 @@ def _decode_pairs(parts: Sequence[bytes]) -> tuple[tuple[str, rlp.Rlp], ...]:
     pairs: list[tuple[str, rlp.Rlp]] = []
     last: bytes | None = None
     for at in range(0, len(parts), 2):
-        key = rlp.as_bytes(rlp.decode(parts[at]))
+        key = rlp.decode_bytes(parts[at])
         if last is not None and key <= last:
             raise RemoteProtocolError("a record's keys are not sorted or not unique")
         last = key

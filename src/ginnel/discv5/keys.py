@@ -7,6 +7,8 @@ Source: EIP-778, "v4" Identity Scheme; discv5-theory.md, "Identity-Specific Cryp
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from coincurve import PrivateKey, PublicKey
 from sha3 import keccak_256
 
@@ -18,6 +20,7 @@ PRIVATE_KEY_SIZE = 32  # bytes
 PUBLIC_KEY_SIZE = 33  # bytes, compressed
 SIGNATURE_SIZE = 64  # bytes, r || s
 NODE_ID_SIZE = 32  # bytes
+PARSED_KEYS = 64  # points kept: a new node's key is needed three times in a row
 NODE_ID_BITS = 256  # the greatest log2 distance
 
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -88,6 +91,7 @@ def _private(private_key: bytes) -> PrivateKey:
         raise UsageError("not a valid secp256k1 private key") from None
 
 
+@lru_cache(maxsize=PARSED_KEYS)
 def _public(public_key: bytes) -> PublicKey:
     if len(public_key) != PUBLIC_KEY_SIZE:
         raise RemoteProtocolError(f"a public key of {len(public_key)} bytes")

@@ -19,6 +19,7 @@ from ginnel.base.chance import RandomBytes
 from ginnel.base.dataplane import DatagramKind
 from ginnel.base.demux import classify
 from ginnel.base.errors import RemoteProtocolError
+from ginnel.base.limits import BoundedLru
 from ginnel.base.types import NodeId
 from ginnel.discv5.keys import NODE_ID_SIZE, PUBLIC_KEY_SIZE, SIGNATURE_SIZE
 
@@ -31,6 +32,7 @@ ID_NONCE_SIZE = 16  # bytes
 TAG_SIZE = 16  # bytes of AES-GCM
 PROTOCOL_ID_SIZE = 6  # bytes
 DEFAULT_PROTOCOL_ID = b"discv5"
+KEPT_MASKS = 32  # masking contexts of nodes challenged lately; 3 kB each
 MAX_IV_DRAWS = 64  # draws; each is refused with a chance below 1/16
 FIRST_FREE_BYTE = 0x50  # IVs from here on are neither WireGuard, STUN nor ChannelData (DESIGN)
 
@@ -138,6 +140,7 @@ class PacketCodec:
         self._protocol_id = protocol_id
         self._random_bytes = random_bytes
         self._inbound = new_mask(node_id)
+        self._masks: BoundedLru[NodeId, Mask] = BoundedLru(KEPT_MASKS)
         header = self.header(Flag.ORDINARY, bytes(NONCE_SIZE), node_id)
         self._ordinary_start = header[:_NONCE_AT]
         self._ordinary_end = header[_NONCE_AT + NONCE_SIZE :]
@@ -178,6 +181,14 @@ class PacketCodec:
             return _handshake(nonce, authdata, iv + head, message)
         raise PacketError(PacketFault.FLAG)
 
+    def mask_to(self, node_id: NodeId) -> Mask:
+        """Return the masking context of packets to a node, kept from its challenge if lately."""
+        mask = self._masks.get(node_id)
+        if mask is None:
+            mask = new_mask(node_id)
+            self._masks.put(node_id, mask)
+        return mask
+
     def header(self, flag: Flag, nonce: bytes, authdata: bytes) -> bytes:
         """Return the unmasked header."""
         return _STATIC.pack(self._protocol_id, VERSION, flag, nonce, len(authdata)) + authdata
@@ -216,7 +227,7 @@ class PacketCodec:
         """Return a challenge to a node, and its challenge data."""
         iv = self.make_iv(MIN_PACKET_SIZE)
         header = self.header(Flag.WHOAREYOU, request_nonce, id_nonce + enr_seq.to_bytes(8, "big"))
-        return self.finish(new_mask(node_id), iv, header, b""), iv + header
+        return self.finish(self.mask_to(node_id), iv, header, b""), iv + header
 
     def handshake_authdata(self, id_signature: bytes, ephemeral_key: bytes, record: bytes) -> bytes:
         """Return the authdata of a handshake packet from the local node."""

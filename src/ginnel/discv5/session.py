@@ -69,6 +69,7 @@ class Session:
         challenge_data: the challenge we answered, if we are the initiator.
         authdata: of the handshake packet we sent, to answer the same challenge again.
         pool: bounds the memory of contexts; without it they are kept for good.
+        mask: the masking context, if there is one already.
     """
 
     __slots__ = (
@@ -100,6 +101,7 @@ class Session:
         challenge_data: bytes = b"",
         authdata: bytes = b"",
         pool: WarmPool | None = None,
+        mask: Mask | None = None,
     ) -> None:
         self.node_id = node_id
         self.public_key = public_key
@@ -112,7 +114,7 @@ class Session:
         self._pool = pool
         self._read_key = read_key
         self._write_key = write_key
-        self._mask: Mask | None = None
+        self._mask = mask
         self._read: AESGCM | None = None
         self._write: AESGCM | None = None
         self._sent_count = 0

@@ -164,7 +164,13 @@ class Wire:
             raise Dropped(Drop.BAD_KEY) from None
         read_key, write_key = derive_session_keys(secret, data, packet.node_id, self.node_id)
         session = Session(
-            packet.node_id, record.public_key, read_key, write_key, record=record, pool=self._pool
+            packet.node_id,
+            record.public_key,
+            read_key,
+            write_key,
+            record=record,
+            pool=self._pool,
+            mask=self.codec.mask_to(packet.node_id),
         )
         message = session.decrypt(packet.nonce, packet.ciphertext, packet.authenticated)
         if message is None:
