@@ -12,6 +12,7 @@ from ginnel.base.types import Address, Secret, Transmit
 from ginnel.discv5.enr import Enr, RecordCache
 from ginnel.discv5.keys import new_private_key
 from ginnel.discv5.protocol import Contact, DiscoveryConfig, DiscoveryCore
+from ginnel.discv5.session import WarmPool
 
 DELAY = 0.02  # seconds, one way
 
@@ -34,6 +35,39 @@ class Host:
         return [event for event in self.events if isinstance(event, kind)]
 
 
+@dataclass
+class Nat:
+    """What is between one host and the others, as RFC 4787 names it."""
+
+    mapping: str  # endpoint-independent, or address-and-port-dependent: a symmetric NAT
+    filtering: str  # endpoint-independent, address-dependent, address-and-port-dependent
+    outside: str  # its address
+    lifetime: float = 60.0  # seconds without sending until a mapping ends
+    ports: dict[object, tuple[int, float]] = field(default_factory=dict)
+    sent_to: dict[object, float] = field(default_factory=dict)
+    last_port: int = 20_000
+
+    def out(self, to: Address, now: float) -> Address:
+        key = to if self.mapping.startswith("address") else None
+        port, at = self.ports.get(key, (0, 0.0))
+        if not port or now > at + self.lifetime:
+            self.last_port += 1
+            port = self.last_port
+        self.ports[key] = (port, now)
+        for remote in (to, to.ip):
+            self.sent_to[remote] = now
+        return Address(self.outside, port)
+
+    def lets_in(self, source: Address, outer: Address, now: float) -> bool:
+        is_open = [at for port, at in self.ports.values() if port == outer.port]
+        if not is_open or now > max(is_open) + self.lifetime:
+            return False
+        if self.filtering == "endpoint-independent":
+            return True
+        remote = source.ip if self.filtering == "address-dependent" else source
+        return now <= self.sent_to.get(remote, -1e9) + self.lifetime
+
+
 class Net:
     """An event queue, a clock and hosts; deterministic from its seed."""
 
@@ -45,6 +79,8 @@ class Net:
         self.hosts: dict[Address, Host] = {}
         self.translate: dict[Address, Callable[[Address], Address]] = {}  # by inner address
         self.records = RecordCache(100_000)
+        self.nats: dict[Address, Nat] = {}  # by inner address
+        self.pool = WarmPool(4096)
         self._inner: dict[Address, Address] = {}
         self._queue: list[tuple[float, int, str, Address, Any]] = []
         self._count = 0
@@ -78,6 +114,7 @@ class Net:
             now=self.now,
             enr_seq=enr_seq,
             records=self.records,
+            pool=self.pool,
         )
         host = Host(core, address, key)
         self.hosts[address] = host
@@ -118,7 +155,10 @@ class Net:
                     del self._armed[address]
                 host.core.handle_timeout(now=self.now)
             else:
-                data, source = what
+                data, source, outer = what
+                nat = self.nats.get(address)
+                if nat is not None and not nat.lets_in(source, outer, self.now):
+                    continue
                 host.core.handle_datagram(data, source, now=self.now)
             self.drain(host)
         self.now = end
@@ -145,8 +185,11 @@ class Net:
             if host.address in self.translate:
                 source = self.translate[host.address](destination)
                 self._inner[source] = host.address
-            destination = self._inner.get(destination, destination)
-            self._push(at, "data", destination, (transmit.data, source))
+            if host.address in self.nats:
+                source = self.nats[host.address].out(destination, self.now)
+                self._inner[source] = host.address
+            inner = self._inner.get(destination, destination)
+            self._push(at, "data", inner, (transmit.data, source, destination))
 
     def _push(self, at: float, kind: str, address: Address, what: object) -> None:
         self._count += 1

@@ -64,6 +64,12 @@ def discv5() -> None:
 
     These commands work in any discv5 network, Ethereum's for one; Ginnel's own has
     --protocol-id ginnel.
+
+    \b
+    Examples:
+      ginnel discv5 listen --listen 192.0.2.7:9000
+      ginnel discv5 ping enr:-...
+      ginnel discv5 crawl --bootnodes enr:-... --output nodes.txt
     """
 
 
