@@ -39,6 +39,7 @@ from ginnel.daemon.settings_apply import SettingsApplier
 from ginnel.daemon.settings_check import Allowance, Plan, check_settings
 from ginnel.daemon.signer_link import SignerLink
 from ginnel.daemon.supervise import Backoff, Child, start_child
+from ginnel.daemon.wakes import WakeWatcher
 from ginnel.net.dns import DnsPlan, find_setter
 from ginnel.net.netlink import DEFAULT_MTU
 
@@ -158,10 +159,14 @@ class _Manager:
         try:
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(admin.run())
+                waking = WakeWatcher(lambda reason: self._on_wake(tasks, reason))
                 signing = tasks.create_task(self._signer.run()) if self._signer else None
                 if on_ready is not None:
                     on_ready()
-                await self._keep_tunnel()
+                try:
+                    await self._keep_tunnel()
+                finally:
+                    waking.close()
                 if signing is not None:
                     signing.cancel()
                     await asyncio.wait([signing])
@@ -171,6 +176,17 @@ class _Manager:
                 serving.cancel()
         finally:
             admin.close()
+
+    def _on_wake(self, tasks: asyncio.TaskGroup, reason: str) -> None:
+        log.info("wake: %s", reason)
+        if self._rpc is not None and self._state == "running":
+            tasks.create_task(self._wake_tunnel(self._rpc))
+
+    async def _wake_tunnel(self, rpc: Rpc) -> None:
+        try:
+            await rpc.wake(wait_s=STOP_TIMEOUT)
+        except SystemFailure as error:  # an older tunnel, or one that just ends
+            log.info("wake: %s", error)
 
     def _stand_guard(self) -> None:
         """Set rules and filter up before anybody gets the device; clear a dead manager's traces."""
@@ -210,7 +226,7 @@ class _Manager:
         problem, is_leaving = "", True
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(rpc.run())
+                serving = tasks.create_task(rpc.run())
                 watching = tasks.create_task(self._watch(child))
                 try:
                     await self._start_tunnel(rpc)
@@ -224,7 +240,9 @@ class _Manager:
         finally:
             self._rpc = None
         if not self._stop.is_set():
-            causes = [problem] if problem and problem != Failure.CLOSED.value else []
+            if problem == Failure.CLOSED.value:
+                problem = ""
+            causes = [text for text in (problem, serving.result()) if text]
             self._last_error = escape_control("; ".join([*causes, child.describe_end()]))
 
     async def _start_tunnel(self, rpc: Rpc) -> None:

@@ -31,6 +31,7 @@ MIN_MTU = 1280  # bytes; IPv6 needs it (RFC 8200, section 5)
 MAX_MTU = 9000  # bytes; jumbo frames
 MAX_OVERHEAD = 512  # bytes around an inner packet; WireGuard over IPv6 takes 80
 MAX_ADDRESSES = 8  # of one node, both families
+MAX_ADDRESS = 45  # characters of an IPv6 address with an IPv4 one in it
 MAX_ROUTES = 64  # of one network, both families, included and excluded
 MAX_SERVERS = 4  # DNS servers; a resolver looks at three
 MAX_DOMAINS = 16  # of search and match together
@@ -230,7 +231,7 @@ def _routes(request: pb.NetworkSettingsRequest, kind: str) -> _Routes:
 
 def _interface(name: str, text: str, prefix: int, version: int) -> Interface:
     try:
-        if "/" in text or "%" in text:
+        if "/" in text or "%" in text or len(text) > MAX_ADDRESS:
             raise ValueError(f"{text[:60]!r} is not a bare address")
         interface = ip_interface(f"{text}/{prefix}")
     except ValueError as error:

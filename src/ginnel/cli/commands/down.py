@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from ginnel.cli.client import NotRunning, ask_manager
 from ginnel.cli.networks import find_network, network_argument, require_root
+from ginnel.daemon.paths import NetworkPaths
 
 
 @click.command()
@@ -23,6 +26,20 @@ def down(network: str | None) -> None:
     try:
         ask_manager(paths.manager_socket, "down")
     except NotRunning:
+        _clear(paths)
         click.echo(f"{paths.name} is not running")
         return
     click.echo(f"{paths.name} is down")
+
+
+def _clear(paths: NetworkPaths) -> None:
+    """Remove what a manager that was killed left: rules, packet filter, names."""
+    from ginnel.daemon.guard import Guard
+    from ginnel.daemon.settings_check import Allowance
+    from ginnel.daemon.signer import read_settings
+    from ginnel.net.dns import find_setter
+    from ginnel.net.tun import device_name
+
+    device = device_name(paths.name)
+    find_setter(device).take_back()
+    Guard(device, read_settings(paths, os.environ).tunnel_uid, Allowance()).clear_stale()
