@@ -147,6 +147,8 @@ func (n *node) obey(c command) (answer, error) {
 		return n.talk(c)
 	case "lookup":
 		return n.lookup(c)
+	case "add":
+		return n.add(c)
 	case "table":
 		return answer{"enrs": texts(n.udp.AllNodes())}, nil
 	case "record":
@@ -157,6 +159,14 @@ func (n *node) obey(c command) (answer, error) {
 		return spawn(c.Count)
 	}
 	return nil, fmt.Errorf("unknown command %q", c.Op)
+}
+
+func (n *node) add(c command) (answer, error) {
+	other, err := enode.Parse(enode.ValidSchemes, c.Enr)
+	if err != nil {
+		return nil, err
+	}
+	return answer{"added": n.udp.AddKnownNode(other)}, nil
 }
 
 func (n *node) ping(c command) (answer, error) {

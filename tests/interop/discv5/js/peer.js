@@ -68,6 +68,10 @@ const commands = {
   async lookup({ target }) {
     return { enrs: texts(await node.findNode(target)) };
   },
+  async add({ enr }) {
+    node.addEnr(enr);
+    return { added: true };
+  },
   async table() {
     return { enrs: texts(node.kadValues()) };
   },

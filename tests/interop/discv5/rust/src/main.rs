@@ -158,6 +158,7 @@ async fn obey(node: &Arc<Discv5>, command: &Value) -> Result<Value, Failure> {
                 .map_err(|error| error.to_string())?;
             Ok(json!({"enrs": texts(&found)}))
         }
+        "add" => Ok(json!({"added": node.add_enr(record_of(command)?).is_ok()})),
         "table" => Ok(json!({"enrs": texts(&node.table_entries_enr())})),
         "record" => Ok(json!({"enr": node.local_enr().to_base64()})),
         "load" => load(node, command).await,
