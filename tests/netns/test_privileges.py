@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import pytest
 
-from ginnel.lab import Lab, LabTopology, Machine, PublicMachine
+from ginnel.lab import Lab, LabTopology, Machine, PublicMachine, tun_problem
 from ginnel.lab.scenario import Scenario
 from support import probe, witness
 
@@ -47,7 +47,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         (folder / name).mkdir()
     hooked = witness.environment(folder / "hook", "probe", folder / "found")
     with Lab.create(LabTopology(public=(PublicMachine(SOLO),))) as lab:
-        scenario = Scenario(lab, lambda *_: None, NETWORK)
+        # Rights are the same without a device.
+        scenario = Scenario(lab, lambda *_: None, NETWORK, use_tun=tun_problem() is None)
         machine = lab.machine(SOLO)
         machine.run(["install", "-d", "-m", "777", str(probe.OPEN)])
         machine.run(["sh", "-c", f"umask 0; echo x > {probe.OPEN}/readable"])
