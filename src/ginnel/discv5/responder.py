@@ -9,7 +9,10 @@ Source: discv5-wire.md, "Protocol Messages"; discv5-theory.md, "Lookup".
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
+from ginnel.base.addresses import Scope, scope_of
+from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, NodeId
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.events import DiscoveryEvent, Drop, TalkReceived
@@ -32,7 +35,16 @@ from ginnel.discv5.session import Session
 from ginnel.discv5.table import may_relay
 from ginnel.discv5.wire import Dropped, Wire
 
+KEPT_ANSWERS = 64  # answers to FINDNODE for as many sets of distances
 MAX_DISTANCE = 256  # log2; a FINDNODE with a greater one gets an empty answer
+
+
+class _FoundNodes(NamedTuple):
+    """What a FINDNODE gets, as long as the table has this version."""
+
+    version: int
+    groups: tuple[tuple[bytes, ...], ...]  # of records, one for each packet
+    node_ids: tuple[NodeId, ...]
 
 
 class Responder:
@@ -53,6 +65,9 @@ class Responder:
         self._around = around
         self._local = local
         self._events = events
+        self._answers: BoundedLru[tuple[tuple[int, ...], Scope], _FoundNodes] = BoundedLru(
+            KEPT_ANSWERS
+        )
         self._talks = Talks(config.talk_limit, config.response_timeout)
         fill = MAX_RECORDS_PER_MESSAGE if config.fill_packets else config.records_per_packet
         self._per_packet = max(fill, config.records_per_packet)
@@ -87,18 +102,38 @@ class Responder:
             self._exchange.respond(session, talk.source, talk.answer)
 
     def _nodes(self, message: FindNode, asker: NodeId, source: Address) -> list[Nodes]:
+        """Return the answer to a FINDNODE; it is put together anew when the table has changed."""
         distances = message.distances
-        records: list[bytes] = []
         if 0 in distances:
-            records = [self._local.record.raw]
-        elif distances and max(distances) <= MAX_DISTANCE:
-            limit = self._config.result_limit
-            for record in self._around.table.at_distances(distances, limit + 1):
-                fits = all(may_relay(source, address) for address in record.addresses)
-                if record.node_id != asker and fits:
-                    records.append(record.raw)
-            del records[limit:]
-        return pack_nodes(message.request_id, records, self._per_packet)
+            return pack_nodes(message.request_id, [self._local.record.raw])
+        if not distances or max(distances) > MAX_DISTANCE:
+            return pack_nodes(message.request_id, [])
+        key = (distances, scope_of(source.ip))
+        answer = self._answers.get(key)
+        if answer is None or answer.version != self._around.table.version:
+            answer = self._find(distances, source, None)
+            self._answers.put(key, answer)
+        if asker in answer.node_ids:
+            answer = self._find(distances, source, asker)
+        total = len(answer.groups)
+        return [Nodes(message.request_id, total, group) for group in answer.groups]
+
+    def _find(
+        self, distances: tuple[int, ...], source: Address, asker: NodeId | None
+    ) -> _FoundNodes:
+        limit = self._config.result_limit
+        found = [
+            record
+            for record in self._around.table.at_distances(distances, limit + 1)
+            if record.node_id != asker
+            and all(may_relay(source, address) for address in record.addresses)
+        ][:limit]
+        packets = pack_nodes(b"", [record.raw for record in found], self._per_packet)
+        return _FoundNodes(
+            self._around.table.version,
+            tuple(packet.records for packet in packets),
+            tuple(record.node_id for record in found),
+        )
 
     def _on_talk(self, session: Session, source: Address, message: TalkRequest, now: float) -> None:
         known = self._config.talk_protocols

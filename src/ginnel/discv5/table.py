@@ -76,6 +76,7 @@ class RoutingTable:
         self._nodes: dict[NodeId, TableNode] = {}
         self._by_distance: dict[int, list[TableNode]] = {}
         self._subnets: dict[str, int] = {}
+        self.version = 0  # rises whenever other nodes or records may be handed out
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -110,7 +111,7 @@ class RoutingTable:
         node = self._nodes.get(node_id)
         if node is None:
             return
-        node.is_seen = True
+        self._set_seen(node, True)
         bucket = self._bucket(node.number)
         if bucket.nodes[0] is not node:
             bucket.nodes.remove(node)
@@ -120,7 +121,7 @@ class RoutingTable:
         """Note that the node did not answer but stays: it is not handed out for now."""
         node = self._nodes.get(node_id)
         if node is not None:
-            node.is_seen = False
+            self._set_seen(node, False)
 
     def replace(self, node_id: NodeId) -> Enr | None:
         """Remove a node that did not answer; return the replacement that took its place, if any.
@@ -131,7 +132,7 @@ class RoutingTable:
         if node is None:
             return None
         if node.is_bootstrap:
-            node.is_seen = False
+            self._set_seen(node, False)
             return None
         bucket = self._bucket(node.number)
         self._remove(bucket, node)
@@ -243,6 +244,7 @@ class RoutingTable:
             return  # it has no address any more: what we knew is all there is to try
         if fresh is not None and fresh.subnets == node.subnets:
             node.record = record
+            self.version += 1
             return
         self._remove(bucket, node)
         if fresh is not None and (node.is_bootstrap or self._fits(bucket, fresh)):
@@ -257,11 +259,17 @@ class RoutingTable:
             for subnet in node.subnets
         )
 
+    def _set_seen(self, node: TableNode, is_seen: bool) -> None:
+        if node.is_seen is not is_seen:
+            node.is_seen = is_seen
+            self.version += 1
+
     def _place(self, bucket: _Bucket, node: TableNode) -> None:
         if node.is_seen:
             bucket.nodes.insert(0, node)
         else:
             bucket.nodes.append(node)
+        self.version += 1
         self._nodes[node.record.node_id] = node
         self._by_distance.setdefault(node.distance, []).append(node)
         for subnet in node.subnets:
@@ -269,6 +277,7 @@ class RoutingTable:
             bucket.subnets[subnet] = bucket.subnets.get(subnet, 0) + 1
 
     def _remove(self, bucket: _Bucket, node: TableNode) -> None:
+        self.version += 1
         bucket.nodes.remove(node)
         del self._nodes[node.record.node_id]
         self._by_distance[node.distance].remove(node)
