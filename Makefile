@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. All else is for developers.
-.PHONY: help setup demo test interop bench bench-discv5 lock proto clean
+.PHONY: help setup demo test interop bench bench-discv5 bench-codervpn lock proto clean
 
 help:
 	@echo "make demo    set everything up, then show machines behind NATs finding each other (about a minute)"
@@ -23,11 +23,14 @@ interop: setup
 	@scripts/interop-peers
 	@.venv/bin/pytest -q -m interop
 
-bench: bench-discv5
+bench: bench-discv5 bench-codervpn
 
 bench-discv5: setup
 	@scripts/interop-peers
 	@.venv/bin/python -m benchmarks.discv5
+
+bench-codervpn: setup
+	@.venv/bin/python -m benchmarks.codervpn
 
 lock: setup
 	@scripts/lock
