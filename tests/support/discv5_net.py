@@ -147,6 +147,8 @@ class Net:
             self.now = max(self.now, at)
             host = self.hosts.get(address)
             if host is None or not host.is_up:
+                if kind == "timer" and self._armed.get(address) == at:
+                    del self._armed[address]
                 continue
             if kind == "timer":
                 if what is not host:

@@ -80,7 +80,7 @@ class EndpointVotes:
         votes = []
         for observer in box:
             vote = box.peek(observer)
-            if vote is not None and now - vote.at < self._lifetime:
+            if vote is not None and now < vote.at + self._lifetime:
                 votes.append(vote)
             else:
                 box.pop(observer)

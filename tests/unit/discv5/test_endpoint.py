@@ -83,3 +83,13 @@ def test_public_observers_overrule_private_ones() -> None:
     assert votes.view == View(Address("10.0.0.9", 4000), False, 4)
     votes.vote(observer(1), SEEN, 0.0)
     assert votes.view.address == SEEN
+
+
+def test_a_vote_ends_exactly_when_it_is_said_to() -> None:
+    for number in range(200):
+        votes = EndpointVotes(600.0)
+        votes.vote(observer(1), SEEN, 1000.0 + number / 7)
+        at = votes.next_at()
+        assert at is not None
+        assert votes.expire(at)
+        assert votes.next_at() is None
