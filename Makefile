@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. All else is for developers.
-.PHONY: help setup demo test interop bench bench-discv5 bench-codervpn lock proto clean
+.PHONY: help setup demo test interop bench bench-discv5 bench-codervpn bench-tunnel lock proto clean
 
 help:
 	@echo "make demo    set everything up, then show machines behind NATs finding each other (about a minute)"
@@ -23,7 +23,7 @@ interop: setup
 	@scripts/interop-peers
 	@.venv/bin/pytest -q -m interop
 
-bench: bench-discv5 bench-codervpn
+bench: bench-discv5 bench-codervpn bench-tunnel
 
 bench-discv5: setup
 	@scripts/interop-peers
@@ -31,6 +31,10 @@ bench-discv5: setup
 
 bench-codervpn: setup
 	@.venv/bin/python -m benchmarks.codervpn
+
+bench-tunnel: setup
+	@scripts/bench-peers
+	@.venv/bin/python -m benchmarks.tunnel
 
 lock: setup
 	@scripts/lock

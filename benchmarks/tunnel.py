@@ -1,0 +1,308 @@
+"""`make bench-tunnel`: Ginnel's tunnel beside wireguard-go, each as users start it.
+
+Two public machines of a lab, `anna` and `ben`, run a whole Ginnel network (manager, signer, tunnel;
+found, joined and connected as always) and wireguard-go on the same wire, both with an MTU of 1420
+and their defaults. iperf3 and ping measure them in turns; the one that is not measured is idle.
+The wire is veth, which carries GSO trains whole: a real network card narrows the gap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from benchmarks.common import Row, below, compare, cpu_seconds, in_turns, publish
+from ginnel.lab.networks import Lab, Machine
+from ginnel.lab.scenario import Scenario
+from ginnel.lab.topology import LabTopology, PublicMachine
+
+ROOT = Path(__file__).parents[1]
+WIREGUARD_GO = ROOT / "target" / "bench-peers" / "wireguard"
+NETWORK = "bench"
+DEVICE = "wgbench"
+WG_PORT = 51999
+MTU = 1420  # bytes; Ginnel's default
+UDP_PAYLOAD = 1372  # bytes; fills the MTU over IPv4
+UDP_BUFFER = "4M"  # of iperf3's sockets: so that it is the tunnel that is measured
+CONNECT_LIMIT_S = 60.0  # seconds until both sides are connected
+PINGS = 500  # echo requests of one measurement, 4 ms apart
+TCP_TARGET = 1.8  # times wireguard-go
+UDP_TARGET = 3.0  # times wireguard-go
+PING_SLACK_US = 20.0  # microseconds, and 5 %, that a ping may be behind
+PEAK_LIMIT_MB = 16.0  # of the data plane; measured as growth of the process under load
+SETUP = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as uapi:
+    uapi.connect(sys.argv[1])
+    uapi.sendall(sys.stdin.read().encode())
+    assert uapi.recv(100).startswith(b"errno=0"), "wireguard-go refused its settings"
+"""
+
+
+@dataclass
+class Side:
+    """One tunnel: where it leads to, and its processes on both machines."""
+
+    name: str
+    address: str  # of ben
+    pids: list[int]
+    idle_mb: float = 0.0
+    cpu_per_gb: list[float] = field(default_factory=list)
+
+    def cpu(self) -> float:
+        """Return the CPU seconds that its processes have used."""
+        return sum(cpu_seconds(pid) for pid in self.pids)
+
+    def memory_mb(self, key: str) -> float:
+        """Return the largest memory figure of its processes, from /proc/PID/status."""
+        return max(read_status_mb(pid, key) for pid in self.pids)
+
+
+Measurement: TypeAlias = Callable[[Side], Awaitable[float]]
+
+
+def read_status_mb(pid: int, key: str) -> float:
+    """Return VmRSS or VmHWM in MB (10**6 bytes)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError(f"no {key} of process {pid}")
+
+
+def find_processes(*words: str) -> list[int]:
+    """Return the processes whose command line has all these arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = path.read_text().split("\0")
+        except OSError:
+            continue
+        if all(word in arguments for word in words) and "--pid" not in arguments:
+            found.append(int(path.parent.name))
+    return found
+
+
+@contextmanager
+def ginnel_tunnel(lab: Lab) -> Iterator[Side]:
+    """Make a network of both machines and wait for their connection."""
+    scenario = Scenario(lab, lambda who, text: print(f"{who}: {text}", file=sys.stderr), NETWORK)
+    scenario.start_node("node1")
+    try:
+        scenario.init("anna")
+        scenario.join("anna", "ben")
+
+        def connected() -> bool:
+            peer = scenario.peer("anna", "ben")
+            return peer is not None and peer["status"] == "connected"
+
+        if not scenario.wait_until(connected, CONNECT_LIMIT_S):
+            raise RuntimeError("anna and ben did not connect")
+        address = scenario.status("ben")["self"]["addresses"][0]
+        yield Side("ginnel", address, find_processes("tunnel", NETWORK))
+    finally:
+        scenario.stop_nodes()
+
+
+@contextmanager
+def wireguard_go(lab: Lab) -> Iterator[Side]:
+    """Run wireguard-go on both machines, told what it needs by its own socket."""
+    machines = [lab.machine("anna"), lab.machine("ben")]
+    keys = [X25519PrivateKey.generate() for _ in machines]
+    with ExitStack() as stack:
+        for number, machine in enumerate(machines):
+            other = machines[1 - number]
+            process = machine.popen([str(WIREGUARD_GO), "-f", DEVICE], stderr=subprocess.DEVNULL)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            settings = {
+                "private_key": keys[number].private_bytes_raw().hex(),
+                "listen_port": WG_PORT,
+                "public_key": keys[1 - number].public_key().public_bytes_raw().hex(),
+                "endpoint": f"{other.address}:{WG_PORT}",
+                "allowed_ip": f"10.77.0.{2 - number}/32",
+            }
+            text = "set=1\n" + "".join(f"{k}={v}\n" for k, v in settings.items()) + "\n"
+            configure(machine, f"10.77.0.{number + 1}/24", text)
+        yield Side("wireguard-go", "10.77.0.2", find_processes("-f", DEVICE))
+
+
+def configure(machine: Machine, address: str, settings: str) -> None:
+    """Give a wireguard-go that has just been started its settings."""
+    path = f"/var/run/wireguard/{DEVICE}.sock"
+    for _ in range(50):
+        argv = [sys.executable, "-c", SETUP, path]
+        if machine.run(argv, text=settings, check=False).returncode == 0:
+            break
+        time.sleep(0.1)
+    machine.run(["ip", "address", "add", address, "dev", DEVICE])
+    machine.run(["ip", "link", "set", DEVICE, "mtu", str(MTU), "up"])
+
+
+class Load:
+    """iperf3 and ping from anna to ben, over a side's tunnel."""
+
+    def __init__(self, lab: Lab, seconds: float) -> None:
+        self._anna = lab.machine("anna")
+        self._ben = lab.machine("ben")
+        self._seconds = seconds
+
+    def iperf(self, side: Side, *options: str) -> dict[str, Any]:
+        """Run iperf3 once and return what the receiver saw."""
+        with self._ben.popen(["iperf3", "-s", "-1", "-J"], stdout=subprocess.DEVNULL) as server:
+            try:
+                argv = ["iperf3", "-c", side.address, "-t", str(self._seconds), "-J", *options]
+                for _ in range(20):
+                    result = self._anna.run(argv, check=False)
+                    answer = json.loads(result.stdout)
+                    if "Connection refused" not in answer.get("error", ""):
+                        break
+                    time.sleep(0.05)
+            finally:
+                server.terminate()
+        if "error" in answer:
+            raise RuntimeError(f"iperf3 {' '.join(options)}: {answer['error']}")
+        end: dict[str, Any] = answer["end"]
+        found: dict[str, Any] = end.get("sum_received") or end["sum"]
+        return found
+
+    async def tcp(self, options: tuple[str, ...], side: Side) -> float:
+        """Return Gbit/s of payload; note the CPU time that a GB costs."""
+        before = side.cpu()
+        received = self.iperf(side, *options)
+        if not options:
+            side.cpu_per_gb.append((side.cpu() - before) / (received["bytes"] / 1e9))
+        return float(received["bits_per_second"]) / 1e9
+
+    async def udp(self, side: Side) -> float:
+        """Return the datagrams a second that arrive of as many as a sender can make."""
+        received = self.iperf(side, "-u", "-b", "0", "-l", str(UDP_PAYLOAD), "-w", UDP_BUFFER)
+        return float(received["bits_per_second"]) / 8 / UDP_PAYLOAD
+
+    def ping(self, side: Side) -> list[float]:
+        """Return the round trips in microseconds, sorted."""
+        argv = ["ping", "-n", "-c", str(PINGS), "-i", "0.004", side.address]
+        lines = self._anna.run(argv).stdout.splitlines()
+        return sorted(
+            float(line.split("time=")[1].split()[0]) * 1000 for line in lines if "time=" in line
+        )
+
+
+def measure(load: Load, sides: tuple[Side, Side], rounds: int) -> list[Row]:
+    """Measure everything in turns and compare."""
+    ours, theirs = sides
+    rows = []
+    forms: dict[str, tuple[str, ...]] = {
+        "TCP, 1 stream": (),
+        "TCP, 4 streams": ("-P", "4"),
+        "TCP, reverse": ("-R",),
+    }
+    for name, options in forms.items():
+        found = run(rounds, sides, partial(load.tcp, options))
+        rows.append(compare(name, "Gbit/s", found[0], theirs.name, found[1], target=TCP_TARGET))
+    found = run(rounds, sides, load.udp)
+    rows.append(
+        compare("UDP received", "packets/s", found[0], theirs.name, found[1], target=UDP_TARGET)
+    )
+    trips: dict[str, list[list[float]]] = {side.name: [] for side in sides}
+
+    async def ping(side: Side) -> float:
+        trips[side.name].append(load.ping(side))
+        return 0.0
+
+    run(rounds, sides, ping)
+    for name, share in (("ping, median", 0.5), ("ping, p99", 0.99)):
+        mine, other = (
+            [sample[int(len(sample) * share)] for sample in trips[side.name]] for side in sides
+        )
+        limit = statistics.median(other) / (statistics.median(other) * 1.05 + PING_SLACK_US)
+        rows.append(
+            compare(
+                name, "us", mine, theirs.name, other, target=round(limit, 3), less_is_better=True
+            )
+        )
+    rows.append(
+        compare(
+            "CPU for a GB, both ends",
+            "s",
+            ours.cpu_per_gb,
+            theirs.name,
+            theirs.cpu_per_gb,
+            less_is_better=True,
+        )
+    )
+    return rows + memory_rows(ours, theirs)
+
+
+def memory_rows(ours: Side, theirs: Side) -> list[Row]:
+    """Compare what the processes hold when idle and at their peak."""
+    peaks = [side.memory_mb("VmHWM") for side in (ours, theirs)]
+    idle = ([ours.idle_mb], [theirs.idle_mb])
+    return [
+        compare("memory, idle", "MB", idle[0], theirs.name, idle[1], less_is_better=True),
+        compare("memory, peak", "MB", peaks[:1], theirs.name, peaks[1:], less_is_better=True),
+        below("growth under load", "MB", [peaks[0] - ours.idle_mb], PEAK_LIMIT_MB, "our limit"),
+    ]
+
+
+def run(rounds: int, sides: tuple[Side, Side], measurement: Measurement) -> list[list[float]]:
+    """Measure both sides in turns; return the values of each."""
+    wanted = {side.name: partial(measurement, side) for side in sides}
+    found = asyncio.run(in_turns(rounds, wanted))
+    return [found[side.name] for side in sides]
+
+
+def notes(lab: Lab, load_seconds: float, rounds: int, busy: float) -> list[str]:
+    """Say what was measured with what."""
+    version = subprocess.run(
+        ["go", "version", "-m", str(WIREGUARD_GO)], capture_output=True, text=True, check=False
+    ).stdout
+    module = [line.split()[1:3] for line in version.splitlines() if "\tmod\t" in line]
+    iperf = lab.machine("anna").run(["iperf3", "--version"]).stdout.splitlines()[0]
+    offloads = Scenario(lab, lambda *_: None, NETWORK).status("anna")["offloads"]
+    return [
+        f"wireguard-go: {' '.join(module[0]) if module else 'version unknown'}; {iperf}; "
+        f"Linux {platform.release()}",
+        f"{rounds} rounds of {load_seconds:g} s; MTU {MTU}; veth; all processes on this machine's "
+        f"{os.cpu_count()} cores, which others kept busy: load {busy:.1f} before the start",
+        f"offloads of ours: {', '.join(name for name, used in offloads.items() if used)}",
+        "growth under load stands for the data plane's memory: the peak of the tunnel process less "
+        "its memory before the first measurement",
+    ]
+
+
+def main() -> None:
+    """Measure, print, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5, help="of each iperf3 run")
+    parser.add_argument("--print", action="store_true", help="write no JSON")
+    options = parser.parse_args()
+    busy = os.getloadavg()[0]
+    topology = LabTopology(public=tuple(PublicMachine(name) for name in ("node1", "anna", "ben")))
+    with Lab.create(topology) as lab, ginnel_tunnel(lab) as ours, wireguard_go(lab) as theirs:
+        load = Load(lab, options.seconds)
+        for side in (ours, theirs):
+            load.ping(side)
+            side.idle_mb = side.memory_mb("VmRSS")
+        rows = measure(load, (ours, theirs), options.rounds)
+        text = notes(lab, options.seconds, options.rounds, busy)
+        publish("tunnel", "Tunnel: Ginnel beside wireguard-go", rows, text, options.print)
+
+
+if __name__ == "__main__":
+    main()
