@@ -24,10 +24,14 @@ class DatagramKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where WireGuard packets of a peer go: an address, and the local IP to send from."""
+    """Where WireGuard packets of a peer go: an address, and the local IP to send from.
+
+    `relayed_from`: our own address at a relay, if they go through it.
+    """
 
     address: Address
     source_ip: str | None = None
+    relayed_from: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)

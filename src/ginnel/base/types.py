@@ -71,11 +71,15 @@ def parse_address(text: str) -> Address:
 
 
 class Transmit(NamedTuple):
-    """One datagram to send; `source_ip` is the local IP to send from, or None for the kernel's."""
+    """One datagram to send; `source_ip` is the local IP to send from, or None for the kernel's.
+
+    `relayed_from`: our address at a relay; who owns the relay's client wraps it.
+    """
 
     data: bytes
     destination: Address
     source_ip: str | None = None
+    relayed_from: Address | None = None
 
 
 class Datagram(NamedTuple):

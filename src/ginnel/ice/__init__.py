@@ -2,7 +2,8 @@
 
 Reading order: `stun` (bytes), `candidate`, `pair`, `checklist`, `transactions`, `consent`,
 `events`, `checker` and `agent` (the core's two halves), `reasons` (why it failed, in words),
-`limiter` and `gather` (what all agents on a port share), `aio` (asyncio facade `Agent`).
+`limiter` and `gather` (what all agents on a port share), `channels`, `turn` and `turn_server`
+(relays), `aio` (asyncio facade `Agent`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The STUN codec that ICE needs: messages, short-term integrity, fingerprint, XOR addresses.
+"""The STUN codec that ICE and TURN need: messages, integrity, fingerprint, XOR addresses.
 
 Knows bytes, not meaning: who may send what is the agent's business. A decoded message keeps its
 bytes, so that the integrity can be checked once the key is known.
 
-Source: RFC 8489 sections 5, 6, 14; RFC 8445 section 16.1 (ICE attributes).
+Source: RFC 8489 sections 5, 6, 9, 14; RFC 8445 section 16.1 (ICE); RFC 8656 section 18 (TURN).
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ MAX_MESSAGE_SIZE = 1500  # bytes; ours stay below 200, TURN's below an Ethernet 
 MAX_ATTRIBUTES = 32  # a check has 7
 
 BINDING = 0x001
+ALLOCATE = 0x003  # RFC 8656 section 17, as the ones below
+REFRESH = 0x004
+SEND = 0x006
+DATA = 0x007
+CREATE_PERMISSION = 0x008
+CHANNEL_BIND = 0x009
 
 
 class MessageClass(IntEnum):
@@ -40,13 +46,21 @@ class MessageClass(IntEnum):
 
 
 class Attribute(IntEnum):
-    """Attribute types that ICE uses; below 0x8000 an unknown one makes the message useless."""
+    """Types that ICE and TURN use; below 0x8000 an unknown one makes the message useless."""
 
     MAPPED_ADDRESS = 0x0001
     USERNAME = 0x0006
     MESSAGE_INTEGRITY = 0x0008
     ERROR_CODE = 0x0009
     UNKNOWN_ATTRIBUTES = 0x000A
+    CHANNEL_NUMBER = 0x000C
+    LIFETIME = 0x000D
+    XOR_PEER_ADDRESS = 0x0012
+    DATA = 0x0013
+    REALM = 0x0014
+    NONCE = 0x0015
+    XOR_RELAYED_ADDRESS = 0x0016
+    REQUESTED_TRANSPORT = 0x0019
     XOR_MAPPED_ADDRESS = 0x0020
     PRIORITY = 0x0024
     USE_CANDIDATE = 0x0025
@@ -95,6 +109,11 @@ class Message:
         """Return USERNAME as text, empty if absent or not ASCII."""
         value = self.get(Attribute.USERNAME) or b""
         return value.decode("ascii", "replace")
+
+    def address(self, attribute: Attribute) -> Address | None:
+        """Return an XOR'ed address attribute; None if absent or malformed."""
+        value = self.get(attribute)
+        return decode_address(value, self.transaction_id) if value is not None else None
 
     @property
     def local_ufrag(self) -> str:
@@ -199,6 +218,12 @@ def check_integrity(message: Message, key: bytes) -> bool:
     covered = raw[:2] + length.to_bytes(2, "big") + raw[4 : message.covered]
     value = raw[message.covered + 4 : message.covered + 24]
     return hmac.compare_digest(hmac.digest(key, covered, hashlib.sha1), value)
+
+
+def long_term_key(username: str, realm: str, password: str) -> bytes:
+    """Return the key of MESSAGE-INTEGRITY under long-term credentials (section 9.2.2)."""
+    text = f"{username}:{realm}:{password}".encode()
+    return hashlib.md5(text, usedforsecurity=False).digest()  # the protocol's choice
 
 
 def encode_address(address: Address, transaction_id: bytes) -> bytes:

@@ -1,0 +1,538 @@
+"""CORE: a TURN client: one allocation at one server, from one socket, over UDP.
+
+It allocates, keeps allocation, permissions and channels alive, and wraps what goes to a peer. When
+the server has lost the allocation it makes a new one, with back-off. Which servers there are, and
+what a relayed datagram means, is for others.
+
+Invariants:
+- `relayed` is set exactly while an allocation is in force.
+- Nothing of a datagram from another address than the server's is looked at.
+
+Source: RFC 8656 (TURN); RFC 8489 section 9.2 (long-term credentials).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+from ginnel.base.chance import RandomBytes, Rng
+from ginnel.base.core import TimerTable
+from ginnel.base.types import Address, Deadline, Secret, Transmit
+from ginnel.ice import stun
+from ginnel.ice.channels import FIRST_CHANNEL, LAST_CHANNEL, split_channel_data, wrap_channel_data
+from ginnel.ice.stun import Attribute, Message, MessageClass
+
+RTO = 0.5  # s until a request is sent again, doubled each time (RFC 8489 section 6.2.1)
+MAX_SENDS = 6  # at 0, 0.5, 1.5, 3.5, 7.5, 15.5 s
+MAX_CHALLENGES = 3  # 401 or 438 in a row to one request; more is a server that refuses us
+LIFETIME = 600  # s asked for (RFC 8656 section 7.2)
+REFRESH_MARGIN = 60.0  # s before the end (section 8)
+BIND_AGAIN = 240.0  # s; permissions live 300 s, channels 600 s (sections 9, 12)
+UNUSED_AFTER = 600.0  # s without anything sent to a peer: its channel is not kept alive
+MAX_PEERS = 256  # peers of one allocation; channels would allow 4096
+MAX_EARLY = 8  # datagrams kept for each peer until its permission is there
+RETRY_FIRST, RETRY_LAST = 2.0, 60.0  # s until allocating is tried again
+UDP_TRANSPORT = b"\x11\0\0\0"  # REQUESTED-TRANSPORT (section 18.6)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TurnConfig:
+    """One server and how it knows us.
+
+    `realm` and `nonce` save a round trip where the server told them with the credentials.
+    """
+
+    server: Address
+    username: str
+    password: Secret
+    source_ip: str | None = None
+    realm: str = ""
+    nonce: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocated:
+    """There is an allocation; `mapped` is our own address as the server sees it."""
+
+    relayed: Address
+    mapped: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationLost:
+    """The allocation is gone, or none was given; it is tried again after `retry_s`."""
+
+    relayed: Address | None
+    reason: str
+    retry_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRefused:
+    """The server does not relay to this peer."""
+
+    peer: Address
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RelayReceived:
+    """A datagram of a peer came through the relay."""
+
+    peer: Address
+    data: bytes
+
+
+TurnEvent: TypeAlias = Allocated | AllocationLost | PeerRefused | RelayReceived
+
+
+class TurnDrop(Enum):
+    """Why a datagram was dropped."""
+
+    SOURCE = "not from the server"
+    MALFORMED = "malformed"
+    FOREIGN = "answer to nothing"
+    BAD_INTEGRITY = "bad integrity"
+    NO_PERMISSION = "no permission asked for this peer"
+    NO_ALLOCATION = "no allocation"
+    FULL = "too many peers, or too much waits"
+
+
+class Timer(Enum):
+    """The timers of a client."""
+
+    RETRANSMIT = "retransmit"
+    REFRESH = "refresh"
+    BIND = "bind"
+    RETRY = "retry"
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    method: int
+    attributes: tuple[tuple[int, bytes], ...]
+    peer: Address | None
+    data: bytes = b""
+    key: bytes = b""
+    next_at: float = 0.0
+    sends: int = 0
+    challenges: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Peer:
+    address: Address
+    channel: int
+    used_at: float
+    is_permitted: bool = False
+    is_bound: bool = False
+    refused: bool = False
+    early: deque[bytes] = field(default_factory=lambda: deque(maxlen=MAX_EARLY))
+
+
+class TurnClient:
+    """One allocation; see the module's text."""
+
+    def __init__(self, config: TurnConfig, *, random_bytes: RandomBytes, rng: Rng) -> None:
+        self.config = config
+        self.relayed: Address | None = None
+        self.mapped: Address | None = None
+        self.failure = ""  # why there is no allocation, in words
+        self.drops: dict[TurnDrop, int] = {}
+        self._random_bytes = random_bytes
+        self._rng = rng
+        self._realm, self._nonce = config.realm, config.nonce
+        self._key = self._make_key() if config.realm else b""
+        self._requests: dict[bytes, _Request] = {}
+        self._peers: dict[Address, _Peer] = {}
+        self._channels: dict[int, _Peer] = {}
+        self._next_channel = FIRST_CHANNEL
+        self._failures = 0
+        self._is_closed = False
+        self._timers: TimerTable[Timer] = TimerTable()
+        self._out: deque[Transmit] = deque()
+        self._events: deque[TurnEvent] = deque()
+
+    # Commands
+
+    def start(self, *, now: float) -> None:
+        """Ask for an allocation."""
+        attributes = [(Attribute.REQUESTED_TRANSPORT, UDP_TRANSPORT), _lifetime(LIFETIME)]
+        self._ask(stun.ALLOCATE, attributes, now)
+
+    def close(self, *, now: float) -> None:
+        """Give the allocation back; harmless when repeated."""
+        if self.relayed is not None:
+            self._requests.clear()
+            self._ask(stun.REFRESH, [_lifetime(0)], now)  # once; the answer is not waited for
+        self._is_closed = True
+        self.relayed = None
+        self._requests.clear()
+        self._timers = TimerTable()
+
+    def send(self, data: bytes, peer: Address, *, now: float) -> bool:
+        """Send to a peer through the relay; return whether it went out or waits for leave."""
+        if self.relayed is None:
+            return self._drop(TurnDrop.NO_ALLOCATION)
+        known = self._peers.get(peer) or self._add_peer(peer, now)
+        if known is None or known.refused:
+            return self._drop(TurnDrop.FULL)
+        known.used_at = now
+        if known.is_bound:
+            self._transmit(wrap_channel_data(known.channel, data))
+        elif known.is_permitted:
+            self._indicate(peer, data)
+        else:
+            known.early.append(data)
+        return True
+
+    def knows_channel(self, number: int) -> bool:
+        """Say whether this channel is bound, or about to be."""
+        return number in self._channels
+
+    def owns(self, message: Message, source: Address) -> bool:
+        """Say whether a message on a shared socket is for this client."""
+        if source != self.config.server:
+            return False
+        is_data = message.method == stun.DATA
+        return is_data or message.transaction_id in self._requests
+
+    # The five verbs
+
+    def handle_datagram(
+        self, data: bytes, source: Address, *, now: float, local_ip: str | None = None
+    ) -> None:
+        """Take one datagram of the server: a STUN message or ChannelData."""
+        if source != self.config.server:
+            self._drop(TurnDrop.SOURCE)
+            return
+        channel = split_channel_data(data)
+        if channel is not None:
+            self._on_channel_data(*channel)
+            return
+        try:
+            message = stun.decode_message(data)
+        except stun.StunError as error:
+            self._drop(TurnDrop.MALFORMED, str(error))
+            return
+        self.handle_message(message, now=now)
+
+    def handle_message(self, message: Message, *, now: float) -> None:
+        """Take one decoded message of the server."""
+        if message.message_class is MessageClass.INDICATION:
+            if message.method == stun.DATA:
+                self._on_data(message)
+            else:
+                self._drop(TurnDrop.FOREIGN)
+        elif message.message_class is MessageClass.REQUEST:
+            self._drop(TurnDrop.FOREIGN)
+        else:
+            self._on_response(message, now)
+        self._rearm()
+
+    def handle_timeout(self, *, now: float) -> None:
+        """Do what is due."""
+        for timer in self._timers.expire(now):
+            if timer is Timer.RETRANSMIT:
+                self._retransmit(now)
+            elif timer is Timer.REFRESH:
+                self._ask(stun.REFRESH, [_lifetime(LIFETIME)], now)
+            elif timer is Timer.BIND:
+                self._bind_again(now)
+            elif self.relayed is None:
+                self.start(now=now)
+        self._rearm()
+
+    def poll_transmit(self) -> Transmit | None:
+        """Return the next datagram to send, or None."""
+        return self._out.popleft() if self._out else None
+
+    def poll_event(self) -> TurnEvent | None:
+        """Return the next event, or None."""
+        return self._events.popleft() if self._events else None
+
+    def poll_deadline(self) -> Deadline | None:
+        """Return when `handle_timeout` is wanted, or None."""
+        return self._timers.deadline()
+
+    # Requests
+
+    def _ask(
+        self,
+        method: int,
+        attributes: Sequence[tuple[int, bytes]],
+        now: float,
+        peer: Address | None = None,
+    ) -> None:
+        request = _Request(method, tuple(attributes), peer)
+        self._send_request(request, now)
+
+    def _send_request(self, request: _Request, now: float, transaction_id: bytes = b"") -> None:
+        """Send a request for the first time, or anew with the nonce of now."""
+        transaction_id = transaction_id or self._random_bytes(stun.TRANSACTION_ID_SIZE)
+        attributes = list(request.attributes)
+        if request.peer is not None:
+            value = stun.encode_address(request.peer, transaction_id)
+            attributes.append((Attribute.XOR_PEER_ADDRESS, value))
+        request.key = self._key
+        if self._key:
+            attributes += [
+                (Attribute.USERNAME, self.config.username.encode()),
+                (Attribute.REALM, self._realm.encode()),
+                (Attribute.NONCE, self._nonce),
+            ]
+        request.data = stun.encode_message(
+            MessageClass.REQUEST,
+            transaction_id,
+            attributes,
+            key=self._key or None,
+            method=request.method,
+        )
+        request.sends, request.next_at = 1, now + RTO
+        self._requests[transaction_id] = request
+        self._transmit(request.data)
+        self._rearm()
+
+    def _retransmit(self, now: float) -> None:
+        for transaction_id, request in list(self._requests.items()):
+            if request.next_at > now or self._requests.get(transaction_id) is not request:
+                continue
+            if request.sends >= MAX_SENDS:
+                del self._requests[transaction_id]
+                self._on_failed(request, 0, "the relay does not answer", now)
+                continue
+            request.next_at = now + RTO * 2**request.sends
+            request.sends += 1
+            self._transmit(request.data)
+
+    def _on_response(self, message: Message, now: float) -> None:
+        request = self._requests.get(message.transaction_id)
+        if request is None or request.method != message.method:
+            self._drop(TurnDrop.FOREIGN)
+            return
+        is_success = message.message_class is MessageClass.SUCCESS
+        code = None if is_success else message.error_code
+        # Errors may come unsigned: the server may not know our key (RFC 8489 section 9.2.4).
+        if is_success and not (request.key and stun.check_integrity(message, request.key)):
+            self._drop(TurnDrop.BAD_INTEGRITY)
+            return
+        del self._requests[message.transaction_id]
+        if is_success:
+            self._on_success(request, message, now)
+        elif (
+            code in (401, 438) and request.challenges < MAX_CHALLENGES and self._take_nonce(message)
+        ):
+            request.challenges += 1
+            self._send_request(request, now)
+        else:
+            self._on_failed(request, code or 0, explain(code or 0), now)
+
+    def _take_nonce(self, message: Message) -> bool:
+        """Take realm and nonce of a challenge; False if it says nothing that we don't know."""
+        realm, nonce = message.get(Attribute.REALM), message.get(Attribute.NONCE)
+        if nonce is None or len(nonce) > 763:
+            return False
+        known = (self._realm, self._nonce, bool(self._key))
+        if realm is not None:
+            self._realm = realm.decode("utf-8", "replace")
+        self._nonce = nonce
+        self._key = self._make_key()
+        return (self._realm, self._nonce, True) != known
+
+    def _make_key(self) -> bytes:
+        config = self.config
+        password = config.password.reveal().decode()
+        return stun.long_term_key(config.username, self._realm, password)
+
+    # What answers mean
+
+    def _on_success(self, request: _Request, message: Message, now: float) -> None:
+        if request.method == stun.ALLOCATE:
+            self._on_allocated(message, now)
+        elif request.method == stun.REFRESH:
+            self._arm_refresh(message, now)
+        else:
+            peer = self._peers.get(request.peer) if request.peer else None
+            if peer is not None:
+                self._on_leave(peer, is_bound=request.method == stun.CHANNEL_BIND, now=now)
+
+    def _on_allocated(self, message: Message, now: float) -> None:
+        relayed = message.address(Attribute.XOR_RELAYED_ADDRESS)
+        if relayed is None:
+            self._lose("the relay's answer names no address", now)
+            return
+        self.relayed, self.mapped = relayed, message.mapped_address
+        self._failures, self.failure = 0, ""
+        self._timers.stop(Timer.RETRY)
+        self._timers.set(Timer.BIND, now + BIND_AGAIN)
+        self._arm_refresh(message, now)
+        self._events.append(Allocated(relayed, self.mapped))
+
+    def _arm_refresh(self, message: Message, now: float) -> None:
+        if self.relayed is None:
+            return  # an old allocation was ended
+        lifetime = message.number(Attribute.LIFETIME, 4) or LIFETIME
+        wait = max(lifetime / 2, lifetime - REFRESH_MARGIN) if lifetime > 1 else 1.0
+        self._timers.set(Timer.REFRESH, now + wait)
+
+    def _on_leave(self, peer: _Peer, *, is_bound: bool, now: float) -> None:
+        if not peer.is_permitted:
+            peer.is_permitted = True
+            self._bind(peer, now)
+        peer.is_bound = peer.is_bound or is_bound
+        while peer.early:
+            self._indicate(peer.address, peer.early.popleft())
+
+    def _on_failed(self, request: _Request, code: int, reason: str, now: float) -> None:
+        if request.method == stun.ALLOCATE:
+            if code == 437:  # the server still has one of this port's: end that first
+                self._ask(stun.REFRESH, [_lifetime(0)], now)
+            self._lose(reason, now)
+        elif request.method == stun.REFRESH:
+            if self.relayed is not None:
+                self._lose(reason, now)
+        elif code in (437, 441) or code == 0:
+            self._lose(reason, now)
+        else:
+            peer = self._peers.get(request.peer) if request.peer else None
+            if peer is None or (peer.is_permitted and request.method == stun.CHANNEL_BIND):
+                return  # without a channel indications do
+            peer.refused = True
+            peer.early.clear()
+            self._events.append(PeerRefused(peer.address, reason))
+
+    def _lose(self, reason: str, now: float) -> None:
+        """There is no allocation (any more): tell it, and try again after a while."""
+        relayed, self.relayed = self.relayed, None
+        self._peers.clear()
+        self._channels.clear()
+        self._requests = {k: r for k, r in self._requests.items() if r.method == stun.REFRESH}
+        for timer in (Timer.REFRESH, Timer.BIND):
+            self._timers.stop(timer)
+        if self._is_closed:
+            return
+        wait = min(RETRY_LAST, RETRY_FIRST * 2 ** min(self._failures, 10))
+        wait *= self._rng.uniform(0.9, 1.1)
+        if relayed is not None:
+            wait = 0.0  # it worked until now: at once
+        self._failures += 1
+        self.failure = reason
+        self._timers.set(Timer.RETRY, now + wait)
+        self._events.append(AllocationLost(relayed, reason, wait))
+
+    # Peers
+
+    def _add_peer(self, address: Address, now: float) -> _Peer | None:
+        if len(self._peers) >= MAX_PEERS or self._next_channel > LAST_CHANNEL:
+            stale = [p for p in self._peers.values() if now - p.used_at > UNUSED_AFTER]
+            for peer in stale:
+                self._forget(peer)
+            if len(self._peers) >= MAX_PEERS:
+                return None
+        peer = self._peers[address] = _Peer(address, self._next_channel, now)
+        if self._next_channel <= LAST_CHANNEL:
+            self._next_channel += 1
+        self._ask(stun.CREATE_PERMISSION, [], now, address)
+        return peer
+
+    def _bind(self, peer: _Peer, now: float) -> None:
+        if peer.channel > LAST_CHANNEL:
+            return  # used up: indications do, until the next allocation
+        self._channels[peer.channel] = peer
+        value = peer.channel.to_bytes(2, "big") + b"\0\0"
+        self._ask(stun.CHANNEL_BIND, [(Attribute.CHANNEL_NUMBER, value)], now, peer.address)
+
+    def _bind_again(self, now: float) -> None:
+        """Keep permissions and channels alive that are in use."""
+        self._timers.set(Timer.BIND, now + BIND_AGAIN)
+        for peer in list(self._peers.values()):
+            if now - peer.used_at > UNUSED_AFTER or peer.refused:
+                self._forget(peer)
+            elif peer.is_bound:
+                self._bind(peer, now)  # renews the permission too (section 12)
+            else:
+                self._ask(stun.CREATE_PERMISSION, [], now, peer.address)
+
+    def _forget(self, peer: _Peer) -> None:
+        del self._peers[peer.address]
+        # Its number is not used again: that would need 5 minutes of waiting (section 12).
+        self._channels.pop(peer.channel, None)
+
+    # Data
+
+    def _indicate(self, peer: Address, data: bytes) -> None:
+        transaction_id = self._random_bytes(stun.TRANSACTION_ID_SIZE)
+        attributes = [
+            (Attribute.XOR_PEER_ADDRESS, stun.encode_address(peer, transaction_id)),
+            (Attribute.DATA, data),
+        ]
+        self._transmit(
+            stun.encode_message(
+                MessageClass.INDICATION,
+                transaction_id,
+                attributes,
+                method=stun.SEND,
+                fingerprint=False,
+            )
+        )
+
+    def _on_data(self, message: Message) -> None:
+        peer = message.address(Attribute.XOR_PEER_ADDRESS)
+        data = message.get(Attribute.DATA)
+        if peer is None or data is None:
+            self._drop(TurnDrop.MALFORMED)
+        elif peer not in self._peers:
+            self._drop(TurnDrop.NO_PERMISSION)
+        else:
+            self._events.append(RelayReceived(peer, data))
+
+    def _on_channel_data(self, number: int, data: bytes) -> None:
+        peer = self._channels.get(number)
+        if peer is None:
+            self._drop(TurnDrop.NO_PERMISSION)
+        else:
+            self._events.append(RelayReceived(peer.address, data))
+
+    # Small things
+
+    def _transmit(self, data: bytes) -> None:
+        self._out.append(Transmit(data, self.config.server, self.config.source_ip))
+
+    def _rearm(self) -> None:
+        next_at = min((r.next_at for r in self._requests.values()), default=None)
+        if next_at is None:
+            self._timers.stop(Timer.RETRANSMIT)
+        else:
+            self._timers.set(Timer.RETRANSMIT, next_at)
+
+    def _drop(self, reason: TurnDrop, detail: str = "") -> bool:
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+        log.debug("dropped a datagram: %s %s", reason.value, detail)
+        return False
+
+
+def explain(code: int) -> str:
+    """Return in words what a server's error code means for us."""
+    texts = {
+        300: "the relay sends us to another server",
+        401: "the relay does not take our credentials",
+        403: "the relay does not relay to this address",
+        437: "the relay has lost, or still has, an allocation of this port",
+        438: "the relay's nonce went stale again and again",
+        441: "the relay gave this port's allocation to other credentials",
+        442: "the relay does not offer UDP",
+        486: "the relay's quota for us is used up",
+        508: "the relay has no room",
+    }
+    return texts.get(code, f"the relay refused ({code})")
+
+
+def _lifetime(seconds: int) -> tuple[int, bytes]:
+    return Attribute.LIFETIME, seconds.to_bytes(4, "big")

@@ -1,0 +1,463 @@
+"""CORE: a TURN server for members of one network, on a port that it shares.
+
+Both ends of a relayed path allocate here, and datagrams between two allocations are passed on
+inside. Nothing is ever relayed elsewhere, so a relayed address is a name within this server: no
+port is bound for it, and nobody outside can send to it. Permissions and channels may name only
+addresses of this server's own range, each a whole address (RFC 8656 has IPs).
+
+Who has no credentials gets no answer at all, not even a challenge: nothing can be amplified, and
+nobody outside learns that there is a relay. So realm and nonce come with the credentials.
+
+Source: RFC 8656; RFC 8489 section 9.2; DESIGN, "Peer connection".
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ginnel.base.chance import RandomBytes, Rng
+from ginnel.base.core import TimerTable
+from ginnel.base.limits import BoundedLru, TokenBucket
+from ginnel.base.types import Address, Deadline, Secret, Transmit
+from ginnel.ice import stun
+from ginnel.ice.channels import FIRST_CHANNEL, LAST_CHANNEL, split_channel_data, wrap_channel_data
+from ginnel.ice.stun import Attribute, Message, MessageClass
+
+REALM = "ginnel"
+FIRST_PORT, LAST_PORT = 49152, 65535  # of relayed addresses (RFC 8656 section 7.2)
+CREDENTIAL_LIFE = 12 * 3600.0  # s (DESIGN, "Peer connection")
+MAX_USERS = 1024  # credentials in force; the least recently used go
+MAX_USER_CREDENTIALS = 2  # of one member: it may just have started again
+MAX_ALLOCATIONS = 256  # of the server
+MAX_USER_ALLOCATIONS = 4  # of one member: a restart, a second port
+MAX_PERMISSIONS = 64  # of one allocation
+MIN_LIFETIME, MAX_LIFETIME = 600, 3600  # s of an allocation (section 7.2)
+PERMISSION_LIFE = 300.0  # s (section 9)
+CHANNEL_LIFE = 600.0  # s (section 12)
+NONCE_LIFE = 3600.0  # s (section 7.2)
+BYTES_PER_SECOND = 12_500_000  # of one allocation's sender: 100 Mbit/s
+BURST_BYTES = 1_000_000  # a window of TCP
+SWEEP_INTERVAL = 30.0  # s between looks for what is over
+UDP_PROTOCOL = 17  # REQUESTED-TRANSPORT (section 18.6)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What one member needs to allocate here."""
+
+    username: str
+    password: Secret
+    realm: str
+    nonce: bytes
+    expires_at: float  # monotonic seconds of the server
+
+
+class RelayDrop(Enum):
+    """Why a datagram was not answered or not passed on."""
+
+    MALFORMED = "malformed"
+    UNKNOWN_USER = "unknown user"
+    BAD_INTEGRITY = "bad integrity"
+    EXPIRED = "credentials expired"
+    NO_ALLOCATION = "no allocation"
+    NO_PERMISSION = "no permission"
+    NO_TARGET = "no such allocation"
+    NO_RETURN = "the other side gave no permission"
+    BANDWIDTH = "bandwidth quota"
+    FORBIDDEN = "forbidden address"
+    TOO_BIG = "too big"
+
+
+@dataclass(eq=False, slots=True)
+class _User:
+    name: str
+    member: bytes
+    key: bytes
+    expires_at: float
+
+
+@dataclass(eq=False, slots=True)
+class _Allocation:
+    user: _User
+    client: Address
+    local_ip: str | None
+    relayed: Address
+    ends_at: float
+    bucket: TokenBucket
+    made_by: bytes  # the transaction, so that a repeated request gets the same answer
+    permissions: dict[Address, float] = field(default_factory=dict)  # until when
+    channels: dict[int, Address] = field(default_factory=dict)
+    numbers: dict[Address, int] = field(default_factory=dict)
+    channel_ends: dict[int, float] = field(default_factory=dict)
+
+
+class TurnServer:
+    """One relay; see the module's text. `ip` is what relayed addresses show."""
+
+    def __init__(self, *, ip: str, random_bytes: RandomBytes, rng: Rng, now: float) -> None:
+        self.ip = ip
+        self.drops: dict[RelayDrop, int] = {}
+        self.relayed_bytes = 0
+        self._random_bytes = random_bytes
+        self._rng = rng
+        self._users: BoundedLru[str, _User] = BoundedLru(MAX_USERS)
+        self._by_member: BoundedLru[bytes, tuple[str, ...]] = BoundedLru(MAX_USERS)
+        self._by_client: dict[Address, _Allocation] = {}
+        self._by_port: dict[int, _Allocation] = {}
+        self._nonces = (self._make_nonce(), b"")  # in force, and the one before
+        self._nonce_ends = now + NONCE_LIFE
+        self._timers: TimerTable[str] = TimerTable()
+        self._out: deque[Transmit] = deque()
+
+    @property
+    def allocation_count(self) -> int:
+        """Return how many allocations there are."""
+        return len(self._by_client)
+
+    # Commands
+
+    def issue(self, member: bytes, *, now: float) -> Credentials:
+        """Give a member new credentials; the ones before stay in force, older ones do not."""
+        self._renew_nonce(now)
+        name = base64.b64encode(self._random_bytes(9)).decode()
+        password = base64.b64encode(self._random_bytes(18)).decode()
+        key = stun.long_term_key(name, REALM, password)
+        former = self._by_member.get(member) or ()
+        for old in former[MAX_USER_CREDENTIALS - 1 :]:
+            self._users.pop(old)
+        former = former[: MAX_USER_CREDENTIALS - 1]
+        self._users.put(name, _User(name, member, key, now + CREDENTIAL_LIFE))
+        self._by_member.put(member, (name, *former))
+        secret = Secret(password.encode())
+        return Credentials(name, secret, REALM, self._nonces[0], now + CREDENTIAL_LIFE)
+
+    def revoke(self, member: bytes) -> None:
+        """Forget a member: its credentials and its allocations are void at once."""
+        for name in self._by_member.pop(member) or ():
+            self._users.pop(name)
+        for allocation in list(self._by_client.values()):
+            if allocation.user.member == member:
+                self._remove(allocation)
+
+    def set_ip(self, ip: str) -> None:
+        """Take another address to show; allocations under the old one end."""
+        if ip != self.ip:
+            self.ip = ip
+            for allocation in list(self._by_client.values()):
+                self._remove(allocation)
+
+    def knows_channel(self, source: Address, number: int) -> bool:
+        """Say whether this client has bound this channel (for the demultiplexer)."""
+        allocation = self._by_client.get(source)
+        return allocation is not None and number in allocation.channels
+
+    def owns(self, message: Message, source: Address) -> bool:
+        """Say whether a message on the shared port is TURN's: checks and DHT are others'."""
+        if message.message_class is MessageClass.INDICATION:
+            return message.method == stun.SEND and source in self._by_client
+        return message.message_class is MessageClass.REQUEST and message.method in (
+            stun.ALLOCATE,
+            stun.REFRESH,
+            stun.CREATE_PERMISSION,
+            stun.CHANNEL_BIND,
+        )
+
+    # The five verbs
+
+    def handle_datagram(
+        self, data: bytes, source: Address, *, now: float, local_ip: str | None = None
+    ) -> None:
+        """Take one datagram of a client: a STUN message or ChannelData."""
+        allocation = self._by_client.get(source)
+        channel = split_channel_data(data) if allocation is not None else None
+        if allocation is not None and channel is not None:
+            number, payload = channel
+            peer = allocation.channels.get(number)
+            if peer is None or allocation.channel_ends[number] <= now:
+                self._drop(RelayDrop.NO_PERMISSION)
+            else:
+                self._forward(allocation, peer, payload, now)
+            return
+        try:
+            message = stun.decode_message(data)
+        except stun.StunError:
+            self._drop(RelayDrop.MALFORMED)
+            return
+        self.handle_message(message, source, now=now, local_ip=local_ip)
+
+    def handle_message(
+        self, message: Message, source: Address, *, now: float, local_ip: str | None = None
+    ) -> None:
+        """Take one decoded message that `owns` said is ours."""
+        if message.message_class is MessageClass.INDICATION:
+            self._on_send(message, source, now)
+            return
+        user = self._users.get(message.username)
+        if user is None:
+            return self._drop(RelayDrop.UNKNOWN_USER)
+        if not stun.check_integrity(message, user.key):
+            return self._drop(RelayDrop.BAD_INTEGRITY)
+        if user.expires_at <= now:
+            return self._drop(RelayDrop.EXPIRED)
+        self._renew_nonce(now)
+        reply = _Reply(self, message, source, local_ip, user)
+        if message.get(Attribute.NONCE) not in self._nonces or not message.get(Attribute.NONCE):
+            attributes = [
+                (Attribute.REALM, REALM.encode()),
+                (Attribute.NONCE, self._nonces[0]),
+            ]
+            return reply.refuse(438, "Stale Nonce", attributes)
+        unknown = message.unknown_required()
+        if unknown:
+            value = b"".join(kind.to_bytes(2, "big") for kind in unknown)
+            return reply.refuse(420, "Unknown Attribute", [(Attribute.UNKNOWN_ATTRIBUTES, value)])
+        allocation = self._by_client.get(source)
+        if allocation is not None and allocation.ends_at <= now:
+            self._remove(allocation)
+            allocation = None
+        if message.method == stun.ALLOCATE:
+            return self._allocate(reply, allocation, now)
+        if allocation is None:
+            return reply.refuse(437, "Allocation Mismatch")
+        if allocation.user.member != user.member:
+            return reply.refuse(441, "Wrong Credentials")
+        if message.method == stun.REFRESH:
+            return self._refresh(reply, allocation, now)
+        return self._permit(reply, allocation, now)
+
+    def handle_timeout(self, *, now: float) -> None:
+        """Forget what is over."""
+        for _ in self._timers.expire(now):
+            for allocation in list(self._by_client.values()):
+                if allocation.ends_at <= now:
+                    self._remove(allocation)
+        self._arm(now)
+
+    def poll_transmit(self) -> Transmit | None:
+        """Return the next datagram to send, or None."""
+        return self._out.popleft() if self._out else None
+
+    def poll_event(self) -> None:
+        """Return None: a relay has nothing to tell."""
+        return
+
+    def poll_deadline(self) -> Deadline | None:
+        """Return when `handle_timeout` is wanted, or None."""
+        return self._timers.deadline()
+
+    # Requests
+
+    def _allocate(self, reply: _Reply, known: _Allocation | None, now: float) -> None:
+        message = reply.request
+        if known is not None:
+            if known.made_by == message.transaction_id:
+                return reply.allocated(known, now)
+            return reply.refuse(437, "Allocation Mismatch")
+        transport = message.get(Attribute.REQUESTED_TRANSPORT)
+        if transport is None or len(transport) != 4:
+            return reply.refuse(400, "Bad Request")
+        if transport[0] != UDP_PROTOCOL:
+            return reply.refuse(442, "Unsupported Transport Protocol")
+        own = sum(a.user.member == reply.user.member for a in self._by_client.values())
+        if own >= MAX_USER_ALLOCATIONS:
+            return reply.refuse(486, "Allocation Quota Reached")
+        port = self._free_port()
+        if port is None:
+            return reply.refuse(508, "Insufficient Capacity")
+        allocation = _Allocation(
+            reply.user,
+            reply.source,
+            reply.local_ip,
+            Address(self.ip, port),
+            now + _lifetime_of(message),
+            TokenBucket(BYTES_PER_SECOND, BURST_BYTES, now=now),
+            message.transaction_id,
+        )
+        self._by_client[reply.source] = allocation
+        self._by_port[port] = allocation
+        self._arm(now)
+        return reply.allocated(allocation, now)
+
+    def _free_port(self) -> int | None:
+        if len(self._by_port) >= MAX_ALLOCATIONS:
+            return None
+        while True:  # at most one in 64 ports is taken
+            port = self._rng.randrange(FIRST_PORT, LAST_PORT + 1)
+            if port not in self._by_port:
+                return port
+
+    def _refresh(self, reply: _Reply, allocation: _Allocation, now: float) -> None:
+        lifetime = _lifetime_of(reply.request)
+        if reply.request.number(Attribute.LIFETIME, 4) == 0:
+            self._remove(allocation)
+            lifetime = 0
+        allocation.ends_at = now + lifetime
+        reply.accept([(Attribute.LIFETIME, lifetime.to_bytes(4, "big"))])
+
+    def _permit(self, reply: _Reply, allocation: _Allocation, now: float) -> None:
+        message = reply.request
+        values = [v for kind, v in message.attributes if kind == Attribute.XOR_PEER_ADDRESS]
+        peers = [stun.decode_address(value, message.transaction_id) for value in values]
+        if not peers or None in peers:
+            return reply.refuse(400, "Bad Request")
+        known = [peer for peer in peers if peer is not None]
+        if not all(self._is_ours(peer) for peer in known):
+            self._drop(RelayDrop.FORBIDDEN)
+            return reply.refuse(403, "Forbidden")
+        permissions = {p: end for p, end in allocation.permissions.items() if end > now}
+        permissions.update((peer, now + PERMISSION_LIFE) for peer in known)
+        if len(permissions) > MAX_PERMISSIONS:
+            return reply.refuse(508, "Insufficient Capacity")
+        if message.method == stun.CHANNEL_BIND and not _bind(allocation, message, known[0], now):
+            return reply.refuse(400, "Bad Request")
+        allocation.permissions = permissions
+        return reply.accept([])
+
+    def _is_ours(self, peer: Address) -> bool:
+        return peer.ip == self.ip and FIRST_PORT <= peer.port <= LAST_PORT
+
+    # Data
+
+    def _on_send(self, message: Message, source: Address, now: float) -> None:
+        allocation = self._by_client.get(source)
+        peer = message.address(Attribute.XOR_PEER_ADDRESS)
+        data = message.get(Attribute.DATA)
+        if allocation is None:
+            self._drop(RelayDrop.NO_ALLOCATION)
+        elif peer is None or data is None:
+            self._drop(RelayDrop.MALFORMED)
+        elif allocation.permissions.get(peer, now) <= now:
+            self._drop(RelayDrop.NO_PERMISSION)
+        else:
+            self._forward(allocation, peer, data, now)
+
+    def _forward(self, sender: _Allocation, peer: Address, data: bytes, now: float) -> None:
+        """Pass a datagram from one allocation to another, inside."""
+        target = self._by_port.get(peer.port)
+        if target is None or target.relayed != peer or target.ends_at <= now:
+            return self._drop(RelayDrop.NO_TARGET)
+        if sender.ends_at <= now:
+            return self._drop(RelayDrop.NO_ALLOCATION)
+        if target.permissions.get(sender.relayed, now) <= now:
+            return self._drop(RelayDrop.NO_RETURN)
+        if not sender.bucket.take(now=now, amount=float(len(data))):
+            return self._drop(RelayDrop.BANDWIDTH)
+        number = target.numbers.get(sender.relayed)
+        if number is not None and target.channel_ends[number] > now:
+            wrapped = wrap_channel_data(number, data)
+        else:
+            transaction_id = self._random_bytes(stun.TRANSACTION_ID_SIZE)
+            address = stun.encode_address(sender.relayed, transaction_id)
+            wrapped = stun.encode_message(
+                MessageClass.INDICATION,
+                transaction_id,
+                [(Attribute.XOR_PEER_ADDRESS, address), (Attribute.DATA, data)],
+                method=stun.DATA,
+                fingerprint=False,
+            )
+            if len(wrapped) > stun.MAX_MESSAGE_SIZE:
+                return self._drop(RelayDrop.TOO_BIG)
+        self.relayed_bytes += len(data)
+        self._out.append(Transmit(wrapped, target.client, target.local_ip))
+        return None
+
+    # Small things
+
+    def transmit(self, data: bytes, client: Address, local_ip: str | None) -> None:
+        """Queue an answer."""
+        self._out.append(Transmit(data, client, local_ip))
+
+    def _remove(self, allocation: _Allocation) -> None:
+        self._by_client.pop(allocation.client, None)
+        self._by_port.pop(allocation.relayed.port, None)
+
+    def _make_nonce(self) -> bytes:
+        return base64.b64encode(self._random_bytes(12))
+
+    def _renew_nonce(self, now: float) -> None:
+        if now >= self._nonce_ends:
+            self._nonces = (self._make_nonce(), self._nonces[0])
+            self._nonce_ends = now + NONCE_LIFE
+
+    def _arm(self, now: float) -> None:
+        if self._by_client:
+            self._timers.set_earlier("sweep", now + SWEEP_INTERVAL)
+
+    def _drop(self, reason: RelayDrop) -> None:
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+        log.debug("relay: dropped a datagram: %s", reason.value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """Answers one authenticated request, signed with its user's key."""
+
+    server: TurnServer
+    request: Message
+    source: Address
+    local_ip: str | None
+    user: _User
+
+    def accept(self, attributes: list[tuple[int, bytes]]) -> None:
+        self._send(MessageClass.SUCCESS, attributes)
+
+    def refuse(
+        self, code: int, reason: str, attributes: list[tuple[Attribute, bytes]] | None = None
+    ) -> None:
+        error = (int(Attribute.ERROR_CODE), stun.encode_error(code, reason))
+        self._send(MessageClass.ERROR, [error, *(attributes or [])])
+
+    def allocated(self, allocation: _Allocation, now: float) -> None:
+        transaction_id = self.request.transaction_id
+        relayed = stun.encode_address(allocation.relayed, transaction_id)
+        mapped = stun.encode_address(self.source, transaction_id)
+        lifetime = round(allocation.ends_at - now)
+        self.accept(
+            [
+                (Attribute.XOR_RELAYED_ADDRESS, relayed),
+                (Attribute.LIFETIME, lifetime.to_bytes(4, "big")),
+                (Attribute.XOR_MAPPED_ADDRESS, mapped),
+            ]
+        )
+
+    def _send(self, message_class: MessageClass, attributes: list[tuple[int, bytes]]) -> None:
+        data = stun.encode_message(
+            message_class,
+            self.request.transaction_id,
+            attributes,
+            key=self.user.key,
+            method=self.request.method,
+        )
+        self.server.transmit(data, self.source, self.local_ip)
+
+
+def _lifetime_of(message: Message) -> int:
+    wanted = message.number(Attribute.LIFETIME, 4)
+    return min(MAX_LIFETIME, max(MIN_LIFETIME, wanted or MIN_LIFETIME))
+
+
+def _bind(allocation: _Allocation, message: Message, peer: Address, now: float) -> bool:
+    """Bind a channel; False if number or peer is taken otherwise (RFC 8656 section 12.2)."""
+    value = message.get(Attribute.CHANNEL_NUMBER)
+    if value is None or len(value) != 4:
+        return False
+    number = int.from_bytes(value[:2], "big")
+    if not FIRST_CHANNEL <= number <= LAST_CHANNEL:
+        return False
+    for old in [n for n, end in allocation.channel_ends.items() if end <= now]:
+        del allocation.channel_ends[old]
+        del allocation.numbers[allocation.channels.pop(old)]
+    if allocation.channels.get(number, peer) != peer:
+        return False
+    if allocation.numbers.get(peer, number) != number:
+        return False
+    allocation.channels[number] = peer
+    allocation.numbers[peer] = number
+    allocation.channel_ends[number] = now + CHANNEL_LIFE
+    return True
