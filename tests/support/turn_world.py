@@ -6,7 +6,8 @@ import random
 from dataclasses import dataclass, field
 
 from ginnel.base.types import Address, Transmit
-from ginnel.ice.turn import TurnClient, TurnConfig, TurnEvent
+from ginnel.ice.turn import TurnClient
+from ginnel.ice.turn_events import TurnConfig, TurnEvent
 from ginnel.ice.turn_server import TurnServer
 
 SERVER = Address("203.0.113.1", 41640)

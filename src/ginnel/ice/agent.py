@@ -29,7 +29,7 @@ from ginnel.ice.candidate import (
     make_foundation,
     make_remote,
 )
-from ginnel.ice.checker import Checker, Timer
+from ginnel.ice.checker import Arrival, Checker, Timer
 from ginnel.ice.events import (
     AgentConfig,
     CandidateFound,
@@ -162,6 +162,15 @@ class AgentCore(Checker):
             self._pace(now)
         return True
 
+    def remove_relay(self, relayed: Address, reason: str, *, now: float) -> None:
+        """An address of ours at a relay is gone: nothing is sent from there any more."""
+        self._local = [c for c in self._local if c.base != relayed]
+        self._refuse(relayed, None, reason, now)
+
+    def on_relay_refused(self, relayed: Address, peer: Address, reason: str, *, now: float) -> None:
+        """The relay does not carry packets from our address there to this peer."""
+        self._refuse(relayed, peer, reason, now)
+
     def end_local_candidates(self) -> None:
         """No more local candidates will come."""
         self._ends["local"] = True
@@ -190,17 +199,27 @@ class AgentCore(Checker):
         self.handle_message(message, source, now=now, local_ip=local_ip)
 
     def handle_message(
-        self, message: Message, source: Address, *, now: float, local_ip: str | None = None
+        self,
+        message: Message,
+        source: Address,
+        *,
+        now: float,
+        local_ip: str | None = None,
+        relayed: Address | None = None,
     ) -> None:
-        """Take one decoded message (the owner of several agents decodes once)."""
+        """Take one decoded message (the owner of several agents decodes once).
+
+        `relayed`: our address at a relay, if it came through one.
+        """
+        came_to = Arrival(source, local_ip, relayed)
         if self._is_over():
             self._drop(Drop.CLOSED, source)
         elif message.method != stun.BINDING:
             self._drop(Drop.UNSUPPORTED, source)
         elif message.message_class is MessageClass.REQUEST:
-            self._on_request(message, source, now, local_ip)
+            self._on_request(message, came_to, now)
         elif message.message_class is not MessageClass.INDICATION:
-            self._on_response(message, source, now)
+            self._on_response(message, came_to, now)
         self._rearm(now)
 
     def handle_timeout(self, *, now: float) -> None:
@@ -232,9 +251,8 @@ class AgentCore(Checker):
 
     # Requests of the other side
 
-    def _on_request(
-        self, message: Message, source: Address, now: float, local_ip: str | None
-    ) -> None:
+    def _on_request(self, message: Message, came_to: Arrival, now: float) -> None:
+        source = came_to.source
         ours, _, theirs = message.username.partition(":")
         if ours != self.ufrag or (self._remote_ufrag and theirs != self._remote_ufrag):
             return self._drop(Drop.FOREIGN, source)
@@ -249,17 +267,17 @@ class AgentCore(Checker):
                 (Attribute.ERROR_CODE, stun.encode_error(420, "Unknown Attribute")),
                 (Attribute.UNKNOWN_ATTRIBUTES, value),
             ]
-            return self._respond(message, source, local_ip, MessageClass.ERROR, attributes)
+            return self._respond(message, came_to, MessageClass.ERROR, attributes)
         priority = message.number(Attribute.PRIORITY, 4)
         if priority is None:
             return self._drop(Drop.UNSUPPORTED, source, "no PRIORITY")
         if self._is_role_conflict(message):
             attributes = [(Attribute.ERROR_CODE, stun.encode_error(487, "Role Conflict"))]
-            return self._respond(message, source, local_ip, MessageClass.ERROR, attributes)
+            return self._respond(message, came_to, MessageClass.ERROR, attributes)
         mapped = stun.encode_address(source, message.transaction_id)
         attributes = [(Attribute.XOR_MAPPED_ADDRESS, mapped)]
-        self._respond(message, source, local_ip, MessageClass.SUCCESS, attributes)
-        local = self._local_of(source, local_ip)
+        self._respond(message, came_to, MessageClass.SUCCESS, attributes)
+        local = self._local_of(came_to)
         if local is None:
             return self._drop(Drop.NO_LOCAL, source)
         use_candidate = message.get(Attribute.USE_CANDIDATE) is not None
@@ -309,20 +327,22 @@ class AgentCore(Checker):
     def _respond(
         self,
         request: Message,
-        source: Address,
-        local_ip: str | None,
+        came_to: Arrival,
         message_class: MessageClass,
         attributes: list[tuple[Attribute, bytes]],
     ) -> None:
         data = stun.encode_message(
             message_class, request.transaction_id, attributes, key=self._pwd.reveal()
         )
-        self._out.append(Transmit(data, source, local_ip))
+        self._out.append(
+            Transmit(data, came_to.source, came_to.local_ip, relayed_from=came_to.relayed)
+        )
 
     def _begin(self, now: float) -> None:
         if not self._started or self._remote_key is None or self.state is not IceState.NEW:
             return
         self._set_state(IceState.CHECKING)
+        self._began_at = now
         self._timers.set(Timer.PATIENCE, now + self._config.patience)
         while self._early:
             self._on_check(self._early.popleft(), now)

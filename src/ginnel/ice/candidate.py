@@ -40,7 +40,10 @@ TYPE_PREFERENCE = {  # section 5.1.2.2
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One address of one side. `base` is where a local one sends from; remote: the address."""
+    """One address of one side.
+
+    `base` is where a local one sends from (a relayed one: its own address); remote: the address.
+    """
 
     kind: CandidateKind
     address: Address
@@ -48,6 +51,11 @@ class Candidate:
     priority: int
     foundation: str
     related: Address | None = None
+
+    @property
+    def is_relayed(self) -> bool:
+        """Say whether it is an address at a relay."""
+        return self.kind is CandidateKind.RELAY
 
     def __str__(self) -> str:
         return f"{self.kind.name.lower()} {self.address}"
@@ -74,6 +82,12 @@ def make_server_reflexive(
 ) -> Candidate:
     """Return the candidate of our address as an observer saw it; base: our own."""
     return make_local(CandidateKind.SRFLX, address, base, local_preference)
+
+
+def make_relayed(address: Address, related: Address | None = None) -> Candidate:
+    """Return the candidate of our address at a relay; related: what the relay sees us as."""
+    candidate = make_local(CandidateKind.RELAY, address, address, 65535)
+    return replace(candidate, related=related)
 
 
 def make_local(

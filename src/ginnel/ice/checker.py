@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections import deque
+from dataclasses import dataclass
 from enum import Enum
 
 from ginnel.base.chance import RandomBytes, Rng
@@ -60,6 +61,15 @@ class Timer(Enum):
     CONSENT = "consent"
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Where a message came from and to: our local IP if known, or our address at a relay."""
+
+    source: Address
+    local_ip: str | None = None
+    relayed: Address | None = None
+
+
 class Checker:
     """Owns the candidates, the checklist, the open requests and the selected pair."""
 
@@ -88,6 +98,7 @@ class Checker:
         self._timers: TimerTable[Timer] = TimerTable()
         self._next_check_at = float("-inf")
         self._first_valid_at: float | None = None
+        self._began_at = 0.0
         self._extended = False
         self._limited = 0
         self._out: deque[Transmit] = deque()
@@ -140,7 +151,10 @@ class Checker:
         assert self._remote_key is not None
         key = self._remote_key.reveal()
         data = stun.encode_message(MessageClass.REQUEST, transaction_id, attributes, key=key)
-        transmit = Transmit(data, remote, pair.local.base.ip)
+        if pair.local.is_relayed:
+            transmit = Transmit(data, remote, relayed_from=pair.local.base)
+        else:
+            transmit = Transmit(data, remote, pair.local.base.ip)
         rto = max(MIN_RTO, TA * self._checklist.count_running())
         transaction = Transaction(
             transaction_id, pair, purpose, self.controlling, transmit, rto, now, now + rto
@@ -160,9 +174,10 @@ class Checker:
                 self._limited += 1
         for transaction in over:
             if transaction.purpose is not Purpose.CONSENT and transaction.retransmits:
-                self._fail_pair(transaction.pair, now)
+                self._fail_pair(transaction.pair, now, f"no answer to {transaction.sends} checks")
 
-    def _on_response(self, message: Message, source: Address, now: float) -> None:
+    def _on_response(self, message: Message, came_to: Arrival, now: float) -> None:
+        source = came_to.source
         transaction = self._transactions.get(message.transaction_id)
         if transaction is None or self._remote_key is None:
             return self._drop(Drop.FOREIGN, source)
@@ -171,7 +186,7 @@ class Checker:
         self._transactions.pop(transaction.id)
         pair = transaction.pair
         if source != transaction.transmit.destination:
-            self._fail_pair(pair, now)
+            self._fail_pair(pair, now, f"answered from another address, {source}")
             return self._drop(Drop.ASYMMETRIC, source)
         for _ in range(0 if transaction.purpose is Purpose.CONSENT else transaction.sends):
             self._config.limiter.give_back(source.ip, now=now)
@@ -179,7 +194,7 @@ class Checker:
             return self._on_error(message, transaction, now)
         mapped = message.mapped_address
         if mapped is None:
-            return self._fail_pair(pair, now)
+            return self._fail_pair(pair, now, "answered without an address")
         if transaction.sends == 1:
             pair.latency = now - transaction.sent_at
         pair.state = PairState.SUCCEEDED
@@ -210,7 +225,7 @@ class Checker:
 
     def _on_error(self, message: Message, transaction: Transaction, now: float) -> None:
         if message.error_code != 487:
-            return self._fail_pair(transaction.pair, now)
+            return self._fail_pair(transaction.pair, now, f"refused ({message.error_code})")
         if transaction.controlling == self.controlling:
             self._checklist.set_controlling(not self.controlling)
         self._checklist.trigger(transaction.pair)
@@ -224,10 +239,20 @@ class Checker:
         preference = (pair.local.priority >> 8) & 0xFFFF
         return make_local(CandidateKind.PRFLX, mapped, pair.local.base, preference)
 
-    def _fail_pair(self, pair: CandidatePair, now: float) -> None:
+    def _fail_pair(self, pair: CandidatePair, now: float, why: str) -> None:
         if pair is not self._selected:
-            pair.state = PairState.FAILED
+            pair.state, pair.failure = PairState.FAILED, why
             self._nominate(now)
+
+    def _refuse(self, relayed: Address, peer: Address | None, why: str, now: float) -> None:
+        """Fail the pairs from an address at a relay, all or those to one peer."""
+        if self._is_over():
+            return
+        for pair in list(self._checklist):
+            if pair.local.base == relayed and peer in (None, pair.remote.address):
+                self._transactions.stop_retransmits(pair)
+                self._fail_pair(pair, now, why)
+        self._rearm(now)
 
     # Nomination, selection, consent
 
@@ -249,10 +274,29 @@ class Checker:
                 sent_at = now if pair.first_sent_at is None else pair.first_sent_at
                 wait_until = max(wait_until, sent_at + patience)
         wait_until = min(wait_until, self._first_valid_at + MAX_NOMINATION_WAIT)
+        if best.is_relayed:
+            wait_until = self._relay_wait(now)
         if wait_until > now:
             self._timers.set(Timer.NOMINATE, wait_until)
         else:
             self._send(best, Purpose.NOMINATION, now)
+
+    def _relay_wait(self, now: float) -> float:
+        """Return until when a valid relayed pair waits for a direct one.
+
+        Where none can come it does not wait: all have failed, or both sides' NATs change ports and
+        the two are not in one home.
+        """
+        direct = [pair for pair in self._checklist if not pair.is_relayed]
+        ours, theirs = (
+            {c.address.ip for c in side if c.kind is CandidateKind.SRFLX}
+            for side in (self._local, self._remote)
+        )
+        both_change = self.nats == (NatKind.SYMMETRIC, NatKind.SYMMETRIC)
+        is_hopeless = both_change and ours.isdisjoint(theirs)
+        if is_hopeless or all(pair.state is PairState.FAILED for pair in direct):
+            return now
+        return self._began_at + self._config.relay_acceptance_wait
 
     def _select(self, pair: CandidatePair, now: float) -> None:
         """Make the pair the path (section 8.1.1); the controlled side follows later changes."""
@@ -328,12 +372,20 @@ class Checker:
                 bases[candidate.base] = candidate
         return list(bases.values())
 
-    def _local_of(self, source: Address, local_ip: str | None) -> Candidate | None:
-        """Return our candidate that a packet of `source` came to."""
+    def _local_of(self, came_to: Arrival) -> Candidate | None:
+        """Return our candidate that a packet came to."""
+        source, local_ip = came_to.source, came_to.local_ip
         family = [c for c in self._bases() if c.base.is_ipv6 == source.is_ipv6]
+        if came_to.relayed is not None:
+            return next((c for c in family if c.base == came_to.relayed), None)
+        family = [c for c in family if not c.is_relayed]
         if local_ip is not None:
             return next((c for c in family if c.base.ip == local_ip), None)
-        paired = [p.local for p in self._checklist if p.remote.address == source]
+        paired = [
+            p.local
+            for p in self._checklist
+            if p.remote.address == source and not p.local.is_relayed
+        ]
         return next(iter(paired + family), None)
 
     def _rearm(self, now: float) -> None:

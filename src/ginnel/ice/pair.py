@@ -37,6 +37,23 @@ class CandidatePair:
     nominated: bool = False  # USE-CANDIDATE was seen or confirmed on it
     first_sent_at: float | None = None
     latency: float | None = None  # seconds, of the last answered check
+    failure: str = ""  # why it failed, in words
+
+    @property
+    def is_relayed(self) -> bool:
+        """Say whether either end is an address at a relay."""
+        return self.local.is_relayed or self.remote.is_relayed
+
+    def result(self) -> str:
+        """Return in words what its last check came to."""
+        if self.state is PairState.FAILED:
+            return self.failure or "failed"
+        if self.state is PairState.SUCCEEDED:
+            took = "" if self.latency is None else f" after {self.latency * 1000:.0f} ms"
+            return f"answered{took}" + (", in use" if self.nominated else "")
+        if self.state is PairState.IN_PROGRESS:
+            return "asked, no answer yet"
+        return "not asked yet" if self.first_sent_at is None else "to be asked again"
 
     @property
     def is_valid(self) -> bool:

@@ -18,14 +18,23 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
-from ginnel.base.types import Address, Deadline, Secret, Transmit
+from ginnel.base.types import Address, Deadline, Transmit
 from ginnel.ice import stun
 from ginnel.ice.channels import FIRST_CHANNEL, LAST_CHANNEL, split_channel_data, wrap_channel_data
 from ginnel.ice.stun import Attribute, Message, MessageClass
+from ginnel.ice.turn_events import (
+    Allocated,
+    AllocationLost,
+    PeerRefused,
+    RelayReceived,
+    TurnConfig,
+    TurnDrop,
+    TurnEvent,
+    explain,
+)
 
 RTO = 0.5  # s until a request is sent again, doubled each time (RFC 8489 section 6.2.1)
 MAX_SENDS = 6  # at 0, 0.5, 1.5, 3.5, 7.5, 15.5 s
@@ -40,69 +49,6 @@ RETRY_FIRST, RETRY_LAST = 2.0, 60.0  # s until allocating is tried again
 UDP_TRANSPORT = b"\x11\0\0\0"  # REQUESTED-TRANSPORT (section 18.6)
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TurnConfig:
-    """One server and how it knows us.
-
-    `realm` and `nonce` save a round trip where the server told them with the credentials.
-    """
-
-    server: Address
-    username: str
-    password: Secret
-    source_ip: str | None = None
-    realm: str = ""
-    nonce: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Allocated:
-    """There is an allocation; `mapped` is our own address as the server sees it."""
-
-    relayed: Address
-    mapped: Address | None
-
-
-@dataclass(frozen=True, slots=True)
-class AllocationLost:
-    """The allocation is gone, or none was given; it is tried again after `retry_s`."""
-
-    relayed: Address | None
-    reason: str
-    retry_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class PeerRefused:
-    """The server does not relay to this peer."""
-
-    peer: Address
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RelayReceived:
-    """A datagram of a peer came through the relay."""
-
-    peer: Address
-    data: bytes
-
-
-TurnEvent: TypeAlias = Allocated | AllocationLost | PeerRefused | RelayReceived
-
-
-class TurnDrop(Enum):
-    """Why a datagram was dropped."""
-
-    SOURCE = "not from the server"
-    MALFORMED = "malformed"
-    FOREIGN = "answer to nothing"
-    BAD_INTEGRITY = "bad integrity"
-    NO_PERMISSION = "no permission asked for this peer"
-    NO_ALLOCATION = "no allocation"
-    FULL = "too many peers, or too much waits"
 
 
 class Timer(Enum):
@@ -516,22 +462,6 @@ class TurnClient:
         self.drops[reason] = self.drops.get(reason, 0) + 1
         log.debug("dropped a datagram: %s %s", reason.value, detail)
         return False
-
-
-def explain(code: int) -> str:
-    """Return in words what a server's error code means for us."""
-    texts = {
-        300: "the relay sends us to another server",
-        401: "the relay does not take our credentials",
-        403: "the relay does not relay to this address",
-        437: "the relay has lost, or still has, an allocation of this port",
-        438: "the relay's nonce went stale again and again",
-        441: "the relay gave this port's allocation to other credentials",
-        442: "the relay does not offer UDP",
-        486: "the relay's quota for us is used up",
-        508: "the relay has no room",
-    }
-    return texts.get(code, f"the relay refused ({code})")
 
 
 def _lifetime(seconds: int) -> tuple[int, bytes]:

@@ -29,6 +29,7 @@ class Attempt:
     session: bytes
     agent: AgentCore
     started_at: float
+    is_upgrade: bool = False  # looks for a direct path while a relayed one works
     sessions: list[bytes] = field(default_factory=list)
     remote_ufrag: str = ""
     path: tuple[Candidate, Candidate] | None = None
@@ -66,7 +67,14 @@ class Attempt:
         if self.path is None:
             return None
         local, remote = self.path
+        if local.is_relayed:
+            return Endpoint(remote.address, relayed_from=local.base)
         return Endpoint(remote.address, local.base.ip)
+
+    @property
+    def is_relayed(self) -> bool:
+        """Say whether its path goes through a relay."""
+        return self.path is not None and any(candidate.is_relayed for candidate in self.path)
 
 
 class Backoff:

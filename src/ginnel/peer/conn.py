@@ -34,7 +34,7 @@ from ginnel.peer.events import (
     ConnEvent,
     PeerStateChanged,
 )
-from ginnel.peer.lifecycle import HANDSHAKE_TIMEOUT, Lifecycle, Timer
+from ginnel.peer.lifecycle import HANDSHAKE_TIMEOUT, Lifecycle, Timer, describe_pairs
 from ginnel.peer.signal import OfferAnswer
 from ginnel.peer.status import ConnStatus, PeerState, Stage
 
@@ -122,18 +122,37 @@ class ConnCore(Lifecycle):
         if not self._is_open or self._is_closed or self._local == before:
             return
         bases = [candidate.base for candidate in self._local]
-        is_moved = any(candidate.base not in bases for candidate in before)
+        gone = [candidate for candidate in before if candidate.base not in bases]
+        for candidate in gone:
+            for attempt in self._attempts() if candidate.is_relayed else ():
+                reason = "the relay is gone"
+                attempt.agent.remove_relay(candidate.address, reason, now=now)
+        is_moved = any(not candidate.is_relayed for candidate in gone)
         is_live_gone = self._live is not None and not self._live.is_from(self._local, self._nat)
         if is_moved or is_live_gone or self._trying is None:
             self._backoff.reset()
         trying = self._trying
         is_kept = trying is not None and trying.is_from(self._local, self._nat)
         if trying is not None and is_kept and (trying.path is not None or not is_moved):
-            self._trickle(trying, [c for c in self._local if c not in before], now)
+            mine = self._candidates_for(trying)
+            self._trickle(trying, [c for c in mine if c not in before], now)
         elif self._live is None or is_moved or is_live_gone:
             self._end(trying)
             self._trying = None
             self._go_on(now)
+        elif any(not c.is_relayed for c in self._local if c not in before):
+            self._upgrade(now)
+
+    def on_relay_refused(self, relayed: Address, peer: Address, reason: str, *, now: float) -> None:
+        """Take that a relay does not carry from our address there to this peer."""
+        for attempt in self._attempts():
+            attempt.agent.on_relay_refused(relayed, peer, reason, now=now)
+        self._collect(now)
+
+    def describe_pairs(self) -> tuple[str, ...]:
+        """Return each candidate pair with its last result in words, of the newest attempt."""
+        found = [text for attempt in self._attempts() for text in describe_pairs(attempt)]
+        return tuple(found) or self._last_pairs
 
     def on_engine_event(self, event: HandshakeCompleted | EndpointRoamed, *, now: float) -> None:
         """Take what the data plane tells of this peer; other peers' events are ignored."""
@@ -173,12 +192,20 @@ class ConnCore(Lifecycle):
         self.handle_message(message, source, now=now, local_ip=local_ip)
 
     def handle_message(
-        self, message: Message, source: Address, *, now: float, local_ip: str | None = None
+        self,
+        message: Message,
+        source: Address,
+        *,
+        now: float,
+        local_ip: str | None = None,
+        relayed: Address | None = None,
     ) -> None:
-        """Take one decoded STUN message."""
+        """Take one decoded STUN message; `relayed`: our address at the relay it came through."""
         for attempt in self._attempts():
             if attempt.agent.owns(message, source):
-                attempt.agent.handle_message(message, source, now=now, local_ip=local_ip)
+                attempt.agent.handle_message(
+                    message, source, now=now, local_ip=local_ip, relayed=relayed
+                )
                 self._collect(now)
                 return
         self._drop(Drop.FOREIGN, source)
@@ -195,6 +222,8 @@ class ConnCore(Lifecycle):
                 self._command(StartHandshake(self.config.key))
             elif timer is Timer.WATCH:
                 self._on_silence(now)
+            elif timer is Timer.UPGRADE:
+                self._upgrade(now)
             else:
                 self._on_probe_timeout(now)
         self._collect(now)

@@ -25,7 +25,7 @@ from ginnel.base.types import Address, Transmit
 from ginnel.ice.agent import AgentCore
 from ginnel.ice.candidate import Candidate
 from ginnel.ice.events import Drop, IceEvent, IceState, PairLatency, PairSelected, StateChanged
-from ginnel.ice.reasons import NatKind
+from ginnel.ice.reasons import RELAY, NatKind
 from ginnel.peer.attempt import Attempt, Backoff
 from ginnel.peer.events import (
     ConnConfig,
@@ -45,6 +45,7 @@ OFFER_LIFE = 9.0  # s; an older offer is replaced by a new session, its answerer
 HANDSHAKE_WAIT = 3.0  # s that the controlled side waits for the other's handshake
 FIRST_HANDSHAKE_TIMEOUT = 30.0  # s (FACTS: NetBird's watch)
 HANDSHAKE_TIMEOUT = 210.0  # s between handshakes; WireGuard makes one every 120 s
+UPGRADE_FIRST, UPGRADE_LAST = 60.0, 1800.0  # s between tries for direct while relayed; doubled
 PROBE_TIMEOUT = 5.0  # s to hear WireGuard on a new path while the live one answers
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Timer(Enum):
     START_HANDSHAKE = "start handshake"
     WATCH = "watch WireGuard"
     PROBE = "probe new path"
+    UPGRADE = "try for a direct path"
 
 
 class Lifecycle:
@@ -77,6 +79,8 @@ class Lifecycle:
         self._early_offer: OfferAnswer | None = None
         self._trying: Attempt | None = None
         self._live: Attempt | None = None
+        self._upgrades = 0  # tries for direct since the path is relayed
+        self._last_pairs: tuple[str, ...] = ()  # of the attempt that ended last
         self._ended: deque[bytes] = deque(maxlen=MAX_ENDED_SESSIONS)
         self._timers: TimerTable[Timer] = TimerTable()
         self._out: deque[Transmit] = deque()
@@ -104,28 +108,38 @@ class Lifecycle:
                 attempt.sessions.append(offer.session)  # the offers crossed
             else:
                 self._end(self._trying)
-                attempt = self._trying = self._make_attempt(offer.session, now)
+                has_relay = any(candidate.is_relayed for candidate in offer.candidates)
+                is_upgrade = self._is_relayed() and not has_relay
+                attempt = self._make_attempt(offer.session, now, is_upgrade=is_upgrade)
+                self._trying = attempt
         answer, rest = self._describe(attempt, offer.session)
         self._events.append(SendAnswer(answer))
         self._send_candidates(offer.session, rest)
         self._apply(attempt, offer, now)
         return True
 
-    def _make_attempt(self, session: bytes, now: float) -> Attempt:
+    def _make_attempt(self, session: bytes, now: float, *, is_upgrade: bool = False) -> Attempt:
         agent = AgentCore(
             self.config.ice,
             controlling=self.config.is_controlling,
             random_bytes=self._random_bytes,
             rng=self._rng,
         )
-        for candidate in self._local:
+        attempt = Attempt(session, agent, now, is_upgrade=is_upgrade)
+        for candidate in self._candidates_for(attempt):
             agent.add_local_candidate(candidate, now=now)
         agent.end_local_candidates()
-        return Attempt(session, agent, now)
+        return attempt
 
-    def _offer(self, now: float) -> None:
+    def _candidates_for(self, attempt: Attempt) -> tuple[Candidate, ...]:
+        if attempt.is_upgrade:
+            return tuple(candidate for candidate in self._local if not candidate.is_relayed)
+        return self._local
+
+    def _offer(self, now: float, *, is_upgrade: bool = False) -> None:
         """Start an attempt of our own."""
-        self._trying = self._make_attempt(self._random_bytes(SESSION_SIZE), now)
+        session = self._random_bytes(SESSION_SIZE)
+        self._trying = self._make_attempt(session, now, is_upgrade=is_upgrade)
         self._send_offer(self._trying)
         self._timers.set(Timer.RETRY, now + self._backoff.next())
         if self._live is None:
@@ -140,7 +154,7 @@ class Lifecycle:
         self, attempt: Attempt, session: bytes
     ) -> tuple[OfferAnswer, tuple[Candidate, ...]]:
         """Return our half of a session, and the candidates that did not fit in."""
-        fitting, rest = fit_candidates(self._local)
+        fitting, rest = fit_candidates(self._candidates_for(attempt))
         config = self.config
         ours = OfferAnswer(
             session,
@@ -194,12 +208,29 @@ class Lifecycle:
             self._timers.set(Timer.RETRY, now + self._backoff.next())
         elif not attempt.remote_ufrag:
             self._end(attempt)
-            self._offer(now)
+            if self._live is None or not self._live.is_healthy:
+                self._offer(now)
+
+    def _upgrade(self, now: float) -> None:
+        """Try for a direct path while the relayed one carries."""
+        if not self._is_relayed():
+            return
+        wait = min(UPGRADE_LAST, UPGRADE_FIRST * 2 ** min(self._upgrades, 10))
+        self._upgrades += 1
+        self._timers.set(Timer.UPGRADE, now + wait)
+        if self._trying is None:
+            self._backoff.reset()
+            self._offer(now, is_upgrade=True)
+
+    def _is_relayed(self) -> bool:
+        live = self._live
+        return live is not None and live.is_healthy and live.is_relayed
 
     def _end(self, attempt: Attempt | None) -> None:
         """Forget an attempt; its late messages start nothing."""
         if attempt is None:
             return
+        self._last_pairs = describe_pairs(attempt) or self._last_pairs
         attempt.agent.close()
         self._ended.extend([attempt.session, *attempt.sessions])
         if attempt is self._trying:
@@ -208,7 +239,7 @@ class Lifecycle:
         if attempt is self._live:
             self._live = None
         if self._trying is None and self._live is None:
-            for timer in (Timer.START_HANDSHAKE, Timer.WATCH):
+            for timer in (Timer.START_HANDSHAKE, Timer.WATCH, Timer.UPGRADE):
                 self._timers.stop(timer)
 
     # Paths
@@ -269,7 +300,7 @@ class Lifecycle:
     def _on_path(self, attempt: Attempt, now: float) -> None:
         if attempt is self._live:
             self._set_peer(attempt.endpoint)
-            self._board.show_path(now, attempt.path)
+            self._show_path(attempt, now)
         elif attempt.handshake_from == attempt.remote_address:
             self._promote(attempt, now)
         elif self._live is None or not self._live.is_healthy:
@@ -306,7 +337,11 @@ class Lifecycle:
             self._timers.stop(timer)
         self._timers.set(Timer.WATCH, now + HANDSHAKE_TIMEOUT)
         self._backoff.reset()
-        self._board.show_path(now, attempt.path)
+        self._show_path(attempt, now)
+        self._timers.stop(Timer.UPGRADE)
+        if attempt.is_relayed and self.config.is_controlling:
+            self._upgrades = 1
+            self._timers.set(Timer.UPGRADE, now + UPGRADE_FIRST)
         if is_first:
             overlay_ip = self.config.allowed_ips[0] if self.config.allowed_ips else ""
             self._events.append(Connected(self.config.key, overlay_ip.partition("/")[0]))
@@ -357,6 +392,10 @@ class Lifecycle:
 
     # Small things
 
+    def _show_path(self, attempt: Attempt, now: float) -> None:
+        why = attempt.agent.why_not_yet().removeprefix(RELAY) if attempt.is_relayed else ""
+        self._board.show_path(now, attempt.path, why)
+
     def _attempts(self) -> list[Attempt]:
         return [attempt for attempt in (self._trying, self._live) if attempt is not None]
 
@@ -378,3 +417,8 @@ class Lifecycle:
     def _drop(self, reason: Drop, source: Address, detail: str = "") -> None:
         self.drops[reason] = self.drops.get(reason, 0) + 1
         log.debug("dropped a datagram of %s: %s %s", source, reason.value, detail)
+
+
+def describe_pairs(attempt: Attempt) -> tuple[str, ...]:
+    """Return each candidate pair with its last result in words, best first."""
+    return tuple(f"{pair.local} - {pair.remote}: {pair.result()}" for pair in attempt.agent.pairs)

@@ -48,6 +48,7 @@ class PeerState:
     remote_address: Address | None = None
     direct: bool = False
     relayed: bool = False
+    why_relayed: str = ""  # what keeps a relayed path from being direct
     latency_s: float | None = None
     last_handshake_at: float | None = None
     reason: str = ""  # why there is no path, or why the last one was dropped
@@ -81,7 +82,9 @@ class StatusBoard:
         new_status, new_stage = status or old.status, stage or old.stage
         self.state = replace(old, status=new_status, stage=new_stage, **changes)
 
-    def show_path(self, now: float, path: tuple[Candidate, Candidate] | None) -> None:
+    def show_path(
+        self, now: float, path: tuple[Candidate, Candidate] | None, why_relayed: str = ""
+    ) -> None:
         """Show that we are connected over this pair (local, remote)."""
         if path is None:
             return
@@ -96,6 +99,7 @@ class StatusBoard:
             remote_address=remote.address,
             direct=local.kind is not CandidateKind.RELAY,
             relayed=CandidateKind.RELAY in (local.kind, remote.kind),
+            why_relayed=why_relayed,
             reason="",
         )
 

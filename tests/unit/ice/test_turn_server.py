@@ -7,7 +7,7 @@ import pytest
 from ginnel.base.types import Address, Secret
 from ginnel.ice import stun, turn_server
 from ginnel.ice.stun import Attribute, MessageClass
-from ginnel.ice.turn import AllocationLost, RelayReceived
+from ginnel.ice.turn_events import AllocationLost, RelayReceived
 from ginnel.ice.turn_server import Credentials, RelayDrop, TurnServer
 from support.turn_world import SERVER, TurnWorld
 
