@@ -33,9 +33,10 @@ from ginnel.discv5.protocol import DiscoveryConfig, DiscoveryCore
 from ginnel.ice.events import AgentConfig
 from ginnel.mesh import derive
 from ginnel.mesh.courier import Courier
-from ginnel.mesh.events import Engine, PeerChanged
+from ginnel.mesh.events import Engine, PeerChanged, RelayedPacket
 from ginnel.mesh.membership import Membership
 from ginnel.mesh.mesh import Mesh, MeshConfig
+from ginnel.mesh.relays import CAP_RELAY
 from ginnel.mesh.rendezvous import Tokens
 from ginnel.mesh.signalling import MeshKeys
 from ginnel.mesh.storer import Storer
@@ -87,13 +88,19 @@ class ToyEngine:
                 self.again_at[key] = now + HANDSHAKE_RETRY
                 self._send(INITIATION, key)
 
-    def receive(self, data: bytes, source: Address, local_ip: str | None) -> list[EngineEvent]:
+    def receive(
+        self,
+        data: bytes,
+        source: Address,
+        local_ip: str | None = None,
+        relayed: Address | None = None,
+    ) -> list[EngineEvent]:
         kind, sender, psk, body = data[:8], data[8:40], data[40:48], data[48:]
         if self.is_dead or sender not in self.peers or psk != self._psk(sender):
             return []
         if kind == DATA:
             return [InnerReceived(sender, body)] if self.up.get(sender) else []
-        self.endpoints[sender] = Endpoint(source, local_ip)
+        self.endpoints[sender] = Endpoint(source, local_ip, relayed)
         self.up[sender] = True
         self.again_at.pop(sender, None)
         if kind == INITIATION:
@@ -111,7 +118,8 @@ class ToyEngine:
         endpoint = self.endpoints.get(key)
         if endpoint is not None and not self.is_dead:
             data = kind + self.key + self._psk(key) + body
-            self.out.append(Transmit(data, endpoint.address, endpoint.source_ip))
+            way = (endpoint.address, endpoint.source_ip, endpoint.relayed_from)
+            self.out.append(Transmit(data, *way))
 
 
 class MemberCore:
@@ -138,14 +146,21 @@ class MemberCore:
         self.node.handle_timeout(now=now)
 
     def poll_transmit(self) -> Transmit | None:
-        if self.engine.out:
-            return self.engine.out.popleft()
+        while self.engine.out:
+            transmit = self.engine.out.popleft()
+            if transmit.relayed_from is None:
+                return transmit
+            assert self.node.mesh is not None
+            self.node.mesh.send_relayed(transmit, now=self.now)
         return self.node.poll_transmit()
 
     def poll_event(self) -> NodeEvent | None:
         event = self.node.poll_event()
         if isinstance(event, Engine):
             self.engine.apply(event.command, self.now)
+        elif isinstance(event, RelayedPacket):
+            for told in self.engine.receive(event.data, event.peer, relayed=event.relayed):
+                self.node.on_engine_event(told, now=self.now)
         return event
 
     def poll_deadline(self) -> Deadline | None:
@@ -186,6 +201,7 @@ class MeshWorld:
         self.world = World(seed)
         self.factory = NetworkFactory()
         self.members: dict[str, Member] = {}
+        self.relays: tuple[str, ...] = ()  # names of members that may relay
         self._numbers: dict[str, int] = {}
         self.nodes: list[NodeCore] = []
         self.records: list[Enr] = []
@@ -301,7 +317,8 @@ class MeshWorld:
     def cert(self, name: str) -> bytes:
         """Return a member's certificate; its address is its place in the order of mention."""
         number = self._numbers.setdefault(name, len(self._numbers) + 1)
-        return self.factory.cert(MemberKeys(name), number)
+        caps = CAP_RELAY if name in self.relays else 0
+        return self.factory.cert(MemberKeys(name), number, caps=caps)
 
     def add_joiner(self, name: str, kind: str = "port-restricted") -> tuple[Host, NodeCore]:
         """Start a node with a courier only, as `ginnel join` does."""

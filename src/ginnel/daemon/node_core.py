@@ -69,7 +69,6 @@ class NodeDrop(Enum):
     """Why a datagram went nowhere."""
 
     WIREGUARD = "wireguard outside the data plane"
-    CHANNEL_DATA = "channel data without a channel"
 
 
 class _Asker(Enum):
@@ -206,12 +205,15 @@ class NodeCore:
         self, data: bytes, source: Address, *, now: float, local_ip: str | None = None
     ) -> None:
         """Take one datagram of the shared port."""
-        match classify(data):
+        relays = self.mesh.relays if self.mesh is not None else None
+        known = None if relays is None else lambda number: relays.knows_channel(source, number)
+        match classify(data, known):
             case DatagramKind.WIREGUARD:
                 self._count(NodeDrop.WIREGUARD)
                 return
-            case DatagramKind.CHANNEL_DATA:
-                self._count(NodeDrop.CHANNEL_DATA)
+            case DatagramKind.CHANNEL_DATA if self.mesh is not None:
+                unix_now = self._clock.unix(now)
+                self.mesh.handle_channel_data(data, source, now=now, unix_now=unix_now)
                 return
             case DatagramKind.STUN if self.mesh is not None:
                 owned = self.mesh.handle_datagram(

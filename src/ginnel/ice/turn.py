@@ -113,6 +113,12 @@ class TurnClient:
         attributes = [(Attribute.REQUESTED_TRANSPORT, UDP_TRANSPORT), _lifetime(LIFETIME)]
         self._ask(stun.ALLOCATE, attributes, now)
 
+    def renew(self, config: TurnConfig) -> None:
+        """Use new credentials of the same server from now on, where it lets them follow."""
+        self.config = config
+        self._realm, self._nonce = config.realm, config.nonce
+        self._key = self._make_key() if config.realm else b""
+
     def close(self, *, now: float) -> None:
         """Give the allocation back; harmless when repeated."""
         if self.relayed is not None:

@@ -19,6 +19,15 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+class RelayedPacket:
+    """A WireGuard packet of `peer` came for our address at a relay: for the data plane."""
+
+    relayed: Address
+    peer: Address
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PeerChanged:
     """A member's connection, in full; `stage` is for people. Gone members have `is_gone`."""
 
@@ -109,6 +118,7 @@ class Notice:
 
 MeshEvent: TypeAlias = (
     Engine
+    | RelayedPacket
     | PeerChanged
     | MemberFound
     | PingResult

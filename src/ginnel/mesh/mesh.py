@@ -118,6 +118,7 @@ class Mesh(PeerTable):
             peer.conn.close(now)
             self._drain_conn(peer, now, unix_now)
         self.courier.set_own_points([], now=now, unix_now=unix_now)
+        self.relays.close(now=now)
         self._timers = TimerTable()
         self._drain(now, unix_now)
 
@@ -139,9 +140,9 @@ class Mesh(PeerTable):
         if (tuple(candidates), symmetric) == (self._candidates, self._symmetric):
             return
         self._candidates, self._symmetric = tuple(candidates), symmetric
-        for peer in self._peers.values():
-            peer.conn.set_local_candidates(self._candidates, now=now, symmetric=symmetric)
-            self._drain_conn(peer, now, unix_now)
+        self.relays.set_own_addresses(self._candidates)
+        self._serve_as_relay(now)  # it begins with our first address
+        self._tell_candidates(now, unix_now)
         self._drain(now, unix_now)
 
     def set_public_addresses(self, addresses: Sequence[Address], *, now: float) -> None:
@@ -165,6 +166,10 @@ class Mesh(PeerTable):
         self._control.ping(token, peer.cert.wireguard, ips, now=now)
         self._drain_control(now, 0.0)
         return token
+
+    def send_relayed(self, transmit: Transmit, *, now: float) -> None:
+        """Send a WireGuard packet from our address at a relay (`relayed_from`)."""
+        self.relays.send(transmit, now=now)
 
     def add_points(self, points: Sequence[Point], *, now: float, unix_now: float) -> None:
         """Register points of an invite; envelopes come out as `EnvelopeReceived`."""
@@ -237,6 +242,9 @@ class Mesh(PeerTable):
         except stun.StunError:
             self._count(MeshDrop.STUN)
             return False
+        if self.relays.handle_message(message, source, now=now, local_ip=local_ip):
+            self._drain(now, unix_now)
+            return True
         for peer in self._peers.values():
             if peer.conn.owns(message, source):
                 peer.conn.handle_message(message, source, now=now, local_ip=local_ip)
@@ -246,8 +254,17 @@ class Mesh(PeerTable):
         self._count(MeshDrop.STUN)
         return False
 
+    def handle_channel_data(
+        self, data: bytes, source: Address, *, now: float, unix_now: float
+    ) -> None:
+        """Take ChannelData that `relays.knows_channel` said is ours."""
+        self.relays.handle_channel_data(data, source, now=now)
+        if self._drain_relays(now, unix_now):
+            self._drain(now, unix_now)
+
     def handle_timeout(self, *, now: float, unix_now: float) -> None:
         """Do what is due."""
+        self.relays.handle_timeout(now=now)
         for timer in self._timers.expire(now):
             if timer is Timer.TICK:
                 self._tick(now, unix_now)
@@ -267,7 +284,7 @@ class Mesh(PeerTable):
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram (STUN) to send; call until None."""
-        return self._out.popleft() if self._out else None
+        return self._out.popleft() if self._out else self.relays.poll_transmit()
 
     def poll_command(self) -> RdvCommand | None:
         """Return the next command for the DHT; call until None."""
@@ -281,7 +298,8 @@ class Mesh(PeerTable):
         """Return when `handle_timeout` is wanted."""
         conns = [peer.conn.poll_deadline() for peer in self._peers.values()]
         control = self._control.poll_deadline() if self._control is not None else None
-        return earliest(self._timers.deadline(), self.courier.poll_deadline(), control, *conns)
+        own = (self._timers.deadline(), self.courier.poll_deadline(), self.relays.poll_deadline())
+        return earliest(*own, control, *conns)
 
     # --- receiving -----------------------------------------------------------------------------
 
@@ -337,6 +355,8 @@ class Mesh(PeerTable):
                     objects = ObjectsPayload(self.membership.roster_digest(), (), (raw,))
                     answer = encode_objects(objects)
                     self._send(peer, Kind.OBJECTS, answer, now=now, unix_now=unix_now)
+            case Kind.RELAY:
+                self.relays.on_message(peer.member_id, payload, now=now)
             case Kind.OBJECTS:
                 self._on_objects(peer, decode_objects(payload), now, unix_now)
             case _:
@@ -375,6 +395,8 @@ class Mesh(PeerTable):
         while (event := self.courier.poll_event()) is not None:
             self._on_courier_event(event, now, unix_now)
         self._drain_control(now, unix_now)
+        while self._drain_relays(now, unix_now):
+            self._drain_control(now, unix_now)
 
     def _drain_control(self, now: float, unix_now: float) -> None:
         if self._control is None:

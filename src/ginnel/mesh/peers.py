@@ -17,7 +17,10 @@ from enum import Enum
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
+from ginnel.base.dataplane import DatagramKind
+from ginnel.base.demux import classify
 from ginnel.base.types import Address, MemberId, NodeId, Secret, Transmit
+from ginnel.ice import stun
 from ginnel.ice.candidate import Candidate
 from ginnel.ice.events import AgentConfig
 from ginnel.mesh import derive, names
@@ -32,10 +35,20 @@ from ginnel.mesh.events import (
     Notice,
     NoticeKind,
     PeerChanged,
+    RelayedPacket,
 )
 from ginnel.mesh.finder import Found
 from ginnel.mesh.membership import Member, Membership
 from ginnel.mesh.objects import Certificate
+from ginnel.mesh.relays import (
+    CAP_RELAY,
+    AddressesChanged,
+    Arrived,
+    Refused,
+    RelayPath,
+    Relays,
+    SendMessage,
+)
 from ginnel.mesh.rendezvous import Presence, Tokens
 from ginnel.mesh.sealer import Sealer
 from ginnel.mesh.signalling import MeshKeys, Peer, Signaller
@@ -68,6 +81,7 @@ class MeshConfig:
     node_id: NodeId
     ice: AgentConfig = field(default_factory=AgentConfig)
     keepalive_s: int = 25
+    relay: bool = True  # serve as a relay if our certificate says that we may
     version: str = ""
 
 
@@ -110,6 +124,7 @@ class PeerTable:
         self._peers: dict[MemberId, Peer] = {}
         self._by_key: dict[bytes, Peer] = {}
         self._by_location: dict[NodeId, Peer] = {}
+        self.relays = Relays(random_bytes=random_bytes, rng=rng)
         self._control: ControlPort | None = None
         self._candidates: tuple[Candidate, ...] = ()
         self._symmetric = False
@@ -139,11 +154,75 @@ class PeerTable:
         peer = self._by_location.get(point.location)
         return peer is not None and self.signaller.is_presence_of(peer.cert, presence)
 
+    # --- relays --------------------------------------------------------------------------------
+
+    def _serve_as_relay(self, now: float) -> None:
+        own = self.membership.certificate_of(self.member_id)
+        may_relay = own is not None and bool(own.caps & CAP_RELAY)
+        self.relays.serve(may_relay and self._config.relay, now=now)
+
+    def _local_for(self, peer: Peer) -> tuple[Candidate, ...]:
+        """Return what we offer a peer: to a relay its own service is of no use."""
+        return (*self._candidates, *self.relays.candidates(besides=peer.member_id))
+
+    def _update_relays(self, now: float) -> None:
+        """Tell the relaying part which relays are connected directly."""
+        paths = []
+        for peer in self._peers.values():
+            path, state = peer.conn.path, peer.conn.state
+            if not (peer.cert.caps & CAP_RELAY and peer.is_up and path and state.remote_address):
+                continue
+            if not any(candidate.is_relayed for candidate in path):
+                source_ip = path[0].base.ip
+                paths.append(RelayPath(peer.member_id, state.remote_address, source_ip))
+        self.relays.set_paths(paths, now=now)
+
+    def _tell_candidates(self, now: float, unix_now: float) -> None:
+        for peer in list(self._peers.values()):
+            candidates = self._local_for(peer)
+            peer.conn.set_local_candidates(candidates, now=now, symmetric=self._symmetric)
+            self._drain_conn(peer, now, unix_now)
+
+    def _drain_relays(self, now: float, unix_now: float) -> bool:
+        """Take what the relaying part tells; return whether there was anything."""
+        any_event = False
+        while (event := self.relays.poll_event()) is not None:
+            any_event = True
+            match event:
+                case Arrived():
+                    self._on_relayed(event, now, unix_now)
+                case Refused(relayed, address, reason):
+                    for peer in self._peers.values():
+                        peer.conn.on_relay_refused(relayed, address, reason, now=now)
+                        self._drain_conn(peer, now, unix_now)
+                case AddressesChanged():
+                    self._tell_candidates(now, unix_now)
+                case SendMessage(member_id, payload):
+                    known = self._peers.get(member_id)
+                    if known is not None:
+                        self._send(known, Kind.RELAY, payload, now=now, unix_now=unix_now)
+        return any_event
+
+    def _on_relayed(self, event: Arrived, now: float, unix_now: float) -> None:
+        if classify(event.data) is not DatagramKind.STUN:
+            self._events.append(RelayedPacket(event.relayed, event.peer, event.data))
+            return
+        try:
+            message = stun.decode_message(event.data)
+        except stun.StunError:
+            return
+        for peer in self._peers.values():
+            if peer.conn.owns(message, event.peer):
+                peer.conn.handle_message(message, event.peer, now=now, relayed=event.relayed)
+                self._drain_conn(peer, now, unix_now)
+                return
+
     # --- members -------------------------------------------------------------------------------
 
     def _reconcile(self, now: float, unix_now: float) -> None:
         """Bring the peers in line with the certificates, and look for who is not connected."""
         own = self.membership.certificate_of(self.member_id)
+        self._serve_as_relay(now)
         epoch = self.signaller.newest_epoch()
         if own is None or epoch is None:
             self._notify(NoticeKind.CERTIFICATE, "no certificate in force: is the clock right?")
@@ -197,6 +276,7 @@ class PeerTable:
         self._forget(peer)
         del self._peers[peer.member_id]
         del self._by_key[peer.cert.wireguard]
+        self.relays.revoke(peer.member_id)
         self._events.append(self._peer_changed(peer, is_gone=True))
 
     def _restart(self, peer: Peer, now: float, unix_now: float) -> None:
@@ -257,7 +337,8 @@ class PeerTable:
 
     def _open(self, peer: Peer, now: float, unix_now: float) -> None:
         peer.open_at, peer.is_open = None, True
-        peer.conn.set_local_candidates(self._candidates, now=now, symmetric=self._symmetric)
+        candidates = self._local_for(peer)
+        peer.conn.set_local_candidates(candidates, now=now, symmetric=self._symmetric)
         peer.conn.open(now)
         self._drain_conn(peer, now, unix_now)
 
@@ -321,7 +402,10 @@ class PeerTable:
     def _drain_conn(self, peer: Peer, now: float, unix_now: float) -> None:
         conn = peer.conn
         while (transmit := conn.poll_transmit()) is not None:
-            self._out.append(transmit)
+            if transmit.relayed_from is None:
+                self._out.append(transmit)
+            else:
+                self.relays.send(transmit, now=now)
 
         def send(kind: Kind, payload: bytes, ref: bytes = b"") -> None:
             self._send(peer, kind, payload, now=now, unix_now=unix_now, ref=ref)
@@ -342,6 +426,8 @@ class PeerTable:
                     log.debug("a connection tells %s", type(event).__name__)
 
     def _on_state(self, peer: Peer, now: float, unix_now: float) -> None:
+        if peer.cert.caps & CAP_RELAY:
+            self._update_relays(now)
         if peer.is_up:
             peer.offer_hash = b""
             self._timers.set_earlier(Timer.SPREAD, now + SPREAD_S)

@@ -49,6 +49,11 @@ class ConnCore(Lifecycle):
         """Return what is known of the connection."""
         return self._board.state
 
+    @property
+    def path(self) -> tuple[Candidate, Candidate] | None:
+        """Return the live path, (local, remote), or None."""
+        return self._live.path if self._live is not None else None
+
     # Commands
 
     def open(self, now: float) -> bool:

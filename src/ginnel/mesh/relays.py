@@ -1,0 +1,379 @@
+"""Relays among the members: who serves, who asks, and the allocations at those in use.
+
+A member whose certificate has the relay bit serves the others on its shared port. Who has a direct
+path to such a member asks it for credentials (a sealed message of kind relay), allocates there over
+the same path, and offers the address to all other peers. All take the same relays, those of the
+lowest member ids, so both ends of a pair meet at one.
+
+Shape: the payload is [1, 0] (asks), [1, 1, username, password, realm, nonce, seconds] (grants) or
+[1, 2] (refuses).
+
+Source: DESIGN, "Peer connection" (Relays).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from ginnel.base import rlp
+from ginnel.base.addresses import is_public
+from ginnel.base.chance import RandomBytes, Rng
+from ginnel.base.core import TimerTable, earliest
+from ginnel.base.errors import RemoteProtocolError
+from ginnel.base.types import Address, Deadline, MemberId, Secret, Transmit
+from ginnel.ice.candidate import Candidate, make_relayed
+from ginnel.ice.stun import Message
+from ginnel.ice.turn import TurnClient
+from ginnel.ice.turn_events import (
+    Allocated,
+    AllocationLost,
+    PeerRefused,
+    RelayReceived,
+    TurnConfig,
+)
+from ginnel.ice.turn_server import TurnServer
+
+CAP_RELAY = 1  # bit 0 of a certificate's caps
+MAX_RELAYS = 2  # used at once; a second so that the first may go down
+ASK_AGAIN_S = 5.0  # seconds until an unanswered question is asked again
+REFUSED_AGAIN_S = 600.0  # seconds until a relay that refused is asked again
+RENEW_S = 11 * 3600.0  # seconds until new credentials are asked for; they live 12 h
+MAX_NAME = 64  # bytes of username, password and realm
+MAX_NONCE = 128  # bytes (RFC 8489 section 14.10)
+
+_ASKS, _GRANTS, _REFUSES = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class RelayPath:
+    """A direct path to a member that may relay."""
+
+    member_id: MemberId
+    address: Address
+    source_ip: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A datagram came for our address at a relay."""
+
+    relayed: Address
+    peer: Address
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A relay carries nothing from our address there to this peer."""
+
+    relayed: Address
+    peer: Address
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddressesChanged:
+    """`candidates()` changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessage:
+    """Seal this payload of kind relay for a member."""
+
+    member_id: MemberId
+    payload: bytes
+
+
+RelaysEvent: TypeAlias = Arrived | Refused | AddressesChanged | SendMessage
+
+
+@dataclass(eq=False, slots=True)
+class _Relay:
+    path: RelayPath
+    ask_at: float
+    config: TurnConfig | None = None
+    client: TurnClient | None = None
+
+
+class Relays:
+    """All relaying of one member; `serve` begins and ends its own."""
+
+    def __init__(self, *, random_bytes: RandomBytes, rng: Rng) -> None:
+        self.server: TurnServer | None = None
+        self._random_bytes = random_bytes
+        self._rng = rng
+        self._own_ip = ""
+        self._relays: dict[MemberId, _Relay] = {}
+        self._timers: TimerTable[str] = TimerTable()
+        self._out: deque[Transmit] = deque()
+        self._events: deque[RelaysEvent] = deque()
+
+    # Serving
+
+    def serve(self, is_wanted: bool, *, now: float) -> None:
+        """Be a relay, or be none; it begins once an address of ours is known."""
+        if not is_wanted or not self._own_ip:
+            self.server = None
+        elif self.server is None:
+            self.server = TurnServer(
+                ip=self._own_ip, random_bytes=self._random_bytes, rng=self._rng, now=now
+            )
+
+    def set_own_addresses(self, candidates: Sequence[Candidate]) -> None:
+        """Tell our addresses: relayed ones show a public one, the same as long as we have it."""
+        ips = [c.address.ip for c in candidates if not c.is_relayed]
+        if self._own_ip not in ips:
+            self._own_ip = min(ips, key=lambda ip: (not is_public(ip), ":" in ip), default="")
+            if self.server is not None and self._own_ip:
+                self.server.set_ip(self._own_ip)
+
+    def revoke(self, member_id: MemberId) -> None:
+        """A member is one no more: it may not relay here, nor do we relay there."""
+        if self.server is not None:
+            self.server.revoke(member_id)
+
+    # Using
+
+    def set_paths(self, paths: Sequence[RelayPath], *, now: float) -> None:
+        """Tell to which relays there are direct paths now."""
+        wanted = {path.member_id: path for path in sorted(paths, key=lambda p: p.member_id)}
+        wanted = dict(list(wanted.items())[:MAX_RELAYS])
+        for member_id in [m for m in self._relays if m not in wanted]:
+            self._drop_client(self._relays.pop(member_id), now)
+        for member_id, path in wanted.items():
+            relay = self._relays.get(member_id)
+            if relay is None:
+                self._relays[member_id] = _Relay(path, now)
+            elif relay.path != path:
+                self._drop_client(relay, now)
+                relay.path = path
+                if relay.config is not None:
+                    self._connect(relay, relay.config, now)
+        self._ask(now)
+
+    def candidates(self, besides: MemberId | None = None) -> tuple[Candidate, ...]:
+        """Return our addresses at relays; `besides`: but those at this member."""
+        found = []
+        for member_id, relay in self._relays.items():
+            client = relay.client
+            if client is not None and client.relayed is not None and member_id != besides:
+                found.append(make_relayed(client.relayed, client.mapped))
+        return tuple(found)
+
+    def send(self, transmit: Transmit, *, now: float) -> bool:
+        """Send a datagram from our address at a relay (`relayed_from`)."""
+        for relay in self._relays.values():
+            client = relay.client
+            if client is not None and client.relayed == transmit.relayed_from:
+                sent = client.send(transmit.data, transmit.destination, now=now)
+                self._drain(relay, now)
+                return sent
+        return False
+
+    def knows_channel(self, source: Address, number: int) -> bool:
+        """Say whether ChannelData of this source and number is for us."""
+        if self.server is not None and self.server.knows_channel(source, number):
+            return True
+        client = self._client_of(source)
+        return client is not None and client.knows_channel(number)
+
+    def on_message(self, member_id: MemberId, payload: bytes, *, now: float) -> None:
+        """Take a message of kind relay.
+
+        Raises:
+            RemoteProtocolError: malformed.
+        """
+        items = rlp.as_list(rlp.decode(payload), at_least=2)
+        if rlp.as_int(items[0], 255) != 1:
+            raise RemoteProtocolError("a relay message of another version")
+        what = rlp.as_int(items[1], 255)
+        if what == _ASKS:
+            self._events.append(SendMessage(member_id, self._answer(member_id, now)))
+            return
+        relay = self._relays.get(member_id)
+        if relay is None:
+            return
+        if what == _REFUSES:
+            relay.ask_at = now + REFUSED_AGAIN_S
+        elif what == _GRANTS:
+            self._on_granted(relay, items, now)
+        self._arm()
+
+    # Datagrams of the shared port
+
+    def handle_message(
+        self, message: Message, source: Address, *, now: float, local_ip: str | None
+    ) -> bool:
+        """Take a STUN message if it is TURN's; return whether it was."""
+        if self.server is not None and self.server.owns(message, source):
+            self.server.handle_message(message, source, now=now, local_ip=local_ip)
+            self._drain_server()
+            return True
+        for relay in self._relays.values():
+            if relay.client is not None and relay.client.owns(message, source):
+                relay.client.handle_message(message, now=now)
+                self._drain(relay, now)
+                return True
+        return False
+
+    def handle_channel_data(self, data: bytes, source: Address, *, now: float) -> None:
+        """Take ChannelData that `knows_channel` said is ours."""
+        if self.server is not None and self.server.knows_channel(
+            source, int.from_bytes(data[:2], "big")
+        ):
+            self.server.handle_datagram(data, source, now=now)
+            self._drain_server()
+            return
+        for relay in self._relays.values():
+            if relay.client is not None and relay.path.address == source:
+                relay.client.handle_datagram(data, source, now=now)
+                self._drain(relay, now)
+                return
+
+    def handle_timeout(self, *, now: float) -> None:
+        """Do what is due."""
+        if self.server is not None:
+            self.server.handle_timeout(now=now)
+            self._drain_server()
+        for relay in list(self._relays.values()):
+            deadline = relay.client.poll_deadline() if relay.client is not None else None
+            if relay.client is not None and deadline is not None and deadline.at <= now:
+                relay.client.handle_timeout(now=now)
+                self._drain(relay, now)
+        if any(True for _ in self._timers.expire(now)):
+            self._ask(now)
+
+    def close(self, *, now: float) -> None:
+        """Give all allocations back."""
+        self.set_paths((), now=now)
+        self.server = None
+        self._timers = TimerTable()
+
+    def poll_transmit(self) -> Transmit | None:
+        """Return the next datagram to send on the shared port."""
+        return self._out.popleft() if self._out else None
+
+    def poll_event(self) -> RelaysEvent | None:
+        """Return the next event; call until None."""
+        return self._events.popleft() if self._events else None
+
+    def poll_deadline(self) -> Deadline | None:
+        """Return when `handle_timeout` is wanted."""
+        clients = [r.client.poll_deadline() for r in self._relays.values() if r.client is not None]
+        server = self.server.poll_deadline() if self.server is not None else None
+        return earliest(self._timers.deadline(), server, *clients)
+
+    # Inside
+
+    def _answer(self, member_id: MemberId, now: float) -> bytes:
+        if self.server is None:
+            return rlp.encode([1, _REFUSES])
+        given = self.server.issue(member_id, now=now)
+        return rlp.encode(
+            [
+                1,
+                _GRANTS,
+                given.username,
+                given.password.reveal(),
+                given.realm,
+                given.nonce,
+                round(given.expires_at - now),
+            ]
+        )
+
+    def _on_granted(self, relay: _Relay, items: Sequence[rlp.Rlp], now: float) -> None:
+        if len(items) < 7:
+            raise RemoteProtocolError("a relay's grant is cut short")
+        name, password, realm, nonce = (
+            rlp.as_bytes(item, maximum=limit)
+            for item, limit in zip(
+                items[2:6], (MAX_NAME, MAX_NAME, MAX_NAME, MAX_NONCE), strict=True
+            )
+        )
+        life = rlp.as_int(items[6], 2**31)
+        relay.ask_at = now + min(RENEW_S, life * RENEW_S / (12 * 3600))
+        try:
+            texts = (name.decode("ascii"), password.decode("ascii"), realm.decode("ascii"))
+        except UnicodeDecodeError:
+            raise RemoteProtocolError("a relay's grant is no text") from None
+        config = TurnConfig(
+            relay.path.address,
+            texts[0],
+            Secret(password),
+            relay.path.source_ip,
+            realm=texts[2],
+            nonce=nonce,
+        )
+        if relay.client is not None and relay.client.relayed is not None:
+            relay.config = config
+            relay.client.renew(config)
+            return
+        self._drop_client(relay, now)
+        self._connect(relay, config, now)
+
+    def _connect(self, relay: _Relay, config: TurnConfig, now: float) -> None:
+        path = relay.path
+        relay.config = replace(config, server=path.address, source_ip=path.source_ip)
+        relay.client = TurnClient(relay.config, random_bytes=self._random_bytes, rng=self._rng)
+        relay.client.start(now=now)
+        self._drain(relay, now)
+
+    def _drop_client(self, relay: _Relay, now: float) -> None:
+        client, relay.client = relay.client, None
+        if client is None:
+            return
+        had_address = client.relayed is not None
+        client.close(now=now)
+        while (transmit := client.poll_transmit()) is not None:
+            self._out.append(transmit)
+        if had_address:
+            self._events.append(AddressesChanged())
+
+    def _ask(self, now: float) -> None:
+        for member_id, relay in self._relays.items():
+            if relay.ask_at <= now:
+                relay.ask_at = now + ASK_AGAIN_S
+                self._events.append(SendMessage(member_id, rlp.encode([1, _ASKS])))
+        self._arm()
+
+    def _arm(self) -> None:
+        ask_at = min((relay.ask_at for relay in self._relays.values()), default=None)
+        if ask_at is None:
+            self._timers.stop("ask")
+        else:
+            self._timers.set("ask", ask_at)
+
+    def _client_of(self, source: Address) -> TurnClient | None:
+        for relay in self._relays.values():
+            if relay.path.address == source:
+                return relay.client
+        return None
+
+    def _drain_server(self) -> None:
+        while self.server is not None and (out := self.server.poll_transmit()) is not None:
+            self._out.append(out)
+
+    def _drain(self, relay: _Relay, now: float) -> None:
+        client = relay.client
+        if client is None:
+            return
+        while (transmit := client.poll_transmit()) is not None:
+            self._out.append(transmit)
+        while (event := client.poll_event()) is not None:
+            match event:
+                case RelayReceived(peer, data):
+                    if client.relayed is not None:
+                        self._events.append(Arrived(client.relayed, peer, data))
+                case PeerRefused(peer, reason):
+                    if client.relayed is not None:
+                        self._events.append(Refused(client.relayed, peer, reason))
+                case Allocated():
+                    self._events.append(AddressesChanged())
+                case AllocationLost(relayed):
+                    if relayed is not None:
+                        self._events.append(AddressesChanged())
+                    relay.ask_at = min(relay.ask_at, now + ASK_AGAIN_S)  # it may have restarted
+                    self._arm()

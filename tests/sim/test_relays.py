@@ -1,0 +1,119 @@
+"""Members that can't be direct meet at a member that relays.
+
+[pi] - symmetric NAT - Internet - NAT - [laptop]
+                          |
+                       NAT - [attic], which may relay
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from ginnel.mesh.events import PingResult
+from support.mesh_world import Member, MeshWorld
+
+NAMES = ("pi", "laptop", "attic")
+
+
+def make_net(seed: int, kinds: tuple[str, ...], relays: tuple[str, ...] = ("attic",)) -> MeshWorld:
+    net = MeshWorld(seed)
+    net.relays = relays
+    names = (*NAMES, "barn")[: len(kinds)]
+    for name, kind in zip(names, kinds, strict=True):
+        net.add_member(name, kind, knows=tuple(n for n in names if n != name))
+    return net
+
+
+def ping(net: MeshWorld, one: Member, other: Member) -> float | None:
+    token = one.mesh.ping(other.keys.member_id, now=net.now)
+    net.world.run_for(1.0)
+    [result] = [event for event in one.of(PingResult) if event.token == token]
+    return result.seconds
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("symmetric", "port-restricted", "full-cone"),
+        ("symmetric", "port-restricted", "public"),
+        ("symmetric", "symmetric", "full-cone"),
+        ("symmetric", "symmetric", "public"),
+    ],
+    ids="-".join,
+)
+def test_a_pair_that_cannot_be_direct_meets_at_the_relay(kinds: tuple[str, ...]) -> None:
+    net = make_net(1, kinds)
+    assert net.run_until_connected(timeout=20.0)
+    pi, laptop, attic = (net.members[name] for name in NAMES)
+    for one, other in ((pi, laptop), (laptop, pi)):
+        shown = one.state_of(other)
+        assert shown is not None
+        assert shown.state.relayed
+        assert not shown.state.direct
+        assert "NATs" in shown.state.why_relayed
+        assert (shown.state.local_kind, shown.state.remote_kind) == ("relay", "relay")
+        assert ping(net, one, other) is not None
+    for member in (pi, laptop):
+        shown = member.state_of(attic)
+        assert shown is not None
+        assert shown.state.direct
+
+
+def test_pairs_that_can_be_direct_are_although_there_is_a_relay() -> None:
+    for seed in range(2, 7):
+        net = make_net(seed, ("port-restricted", "port-restricted", "full-cone"))
+        assert net.run_until_connected(timeout=20.0)
+        for member in net.members.values():
+            assert all(peer.state.direct for peer in member.mesh.peers()), seed
+
+
+def test_who_may_not_relay_does_not() -> None:
+    net = make_net(7, ("symmetric", "port-restricted", "full-cone"), relays=())
+    assert not net.run_until_connected(timeout=30.0)
+    shown = net.members["pi"].state_of(net.members["laptop"])
+    assert shown is not None
+    assert shown.stage.startswith("needs a relay: ")
+    assert net.members["attic"].mesh.relays.server is None
+
+
+def test_when_the_relay_goes_the_other_takes_over() -> None:
+    net = make_net(
+        8, ("symmetric", "port-restricted", "full-cone", "public"), relays=("attic", "barn")
+    )
+    assert net.run_until_connected(timeout=30.0)
+    pi, laptop = net.members["pi"], net.members["laptop"]
+    net.world.run_for(5.0)
+    used = pi.state_of(laptop)
+    assert used is not None
+    assert used.state.local_address is not None
+    serving = [
+        net.members[name]
+        for name in ("attic", "barn")
+        if (server := net.members[name].mesh.relays.server) is not None
+        and server.ip == used.state.local_address.ip
+    ]
+    assert len(serving) == 1
+    net.stop(serving[0])
+    net.world.run_for(40.0)
+    assert pi.is_up_with(laptop)
+    after = pi.state_of(laptop)
+    assert after is not None
+    assert after.state.local_address is not None
+    assert after.state.local_address.ip != used.state.local_address.ip
+    assert ping(net, pi, laptop) is not None
+
+
+def test_an_hour_through_a_relay() -> None:
+    """Permissions, channels, allocation and nonce are renewed in time."""
+    net = make_net(9, ("symmetric", "port-restricted", "full-cone"))
+    assert net.run_until_connected(timeout=20.0)
+    pi, laptop = net.members["pi"], net.members["laptop"]
+    shown = pi.state_of(laptop)
+    assert shown is not None
+    since = shown.state.changed_at
+    for _ in range(4):
+        net.world.run_for(1000.0)
+        assert ping(net, pi, laptop) is not None
+    shown = pi.state_of(laptop)
+    assert shown is not None
+    assert shown.state.changed_at == since
