@@ -36,7 +36,7 @@ from ginnel.mesh.courier import Courier
 from ginnel.mesh.events import Engine, PeerChanged, RelayedPacket
 from ginnel.mesh.membership import Membership
 from ginnel.mesh.mesh import Mesh, MeshConfig
-from ginnel.mesh.relays import CAP_RELAY
+from ginnel.mesh.objects import CAP_RELAY
 from ginnel.mesh.rendezvous import Tokens
 from ginnel.mesh.signalling import MeshKeys
 from ginnel.mesh.storer import Storer

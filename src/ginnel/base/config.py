@@ -29,7 +29,7 @@ _RANGES = {
     "signer_uid": (0, LAST_UID),
     "mtu": (1280, 9000),
 }
-_SWITCHES = ("dns", "debug")
+_SWITCHES = ("relay", "dns", "debug")
 _HELP = {
     "port": "UDP port of WireGuard, ICE and discv5",
     "tunnel_uid": "the tunnel runs under this uid",
@@ -37,6 +37,7 @@ _HELP = {
     "ipv4_prefix": "the network's IPv4 prefix, as this machine knows it",
     "mtu": "bytes of an inner packet; 1280 passes every path",
     "advertise": "IP or IP:PORT under which this machine is reached from outside; empty: find out",
+    "relay": "relay for members who can't be direct, where the certificate allows it",
     "protocol_id": "`ginnel` is a DHT of Ginnel's own, `discv5` the public one",
     "nodes": "nodes to start from: enr:... or KEY-HEX@NAME:PORT",
     "dns": "tell this machine's resolver of the network's names",
@@ -54,6 +55,7 @@ class Settings:
     ipv4_prefix: str = ""
     mtu: int = 1280
     advertise: str = ""
+    relay: bool = True
     protocol_id: str = "ginnel"
     nodes: tuple[str, ...] = ()
     dns: bool = True

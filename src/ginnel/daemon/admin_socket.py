@@ -35,7 +35,7 @@ VERBS: Mapping[str, Mapping[str, type]] = {  # the keys of each verb; null stand
     "status": {},
     "down": {},
     "wake": {},
-    "approve": {"name": str, "code": str},
+    "approve": {"name": str, "code": str, "relay": bool},
     "invite": {"expires_s": int, "auto": bool},
     "pending": {},
 }

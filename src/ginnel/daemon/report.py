@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from ginnel.base.addresses import is_public
@@ -43,8 +44,10 @@ def reachable_text(
     return "unknown yet"
 
 
-def describe_peer(peer: PeerChanged, stats: PeerStats | None, *, now: float) -> Json:
-    """Return one peer for `status`."""
+def describe_peer(
+    peer: PeerChanged, stats: PeerStats | None, *, now: float, pairs: Sequence[str] = ()
+) -> Json:
+    """Return one peer for `status`; pairs: its candidate pairs with their last results."""
     state = peer.state
     facts: Json = {
         "name": peer.name,
@@ -54,6 +57,7 @@ def describe_peer(peer: PeerChanged, stats: PeerStats | None, *, now: float) -> 
         "status": state.status.value,
         "stage": peer.stage,
         "reason": state.reason,
+        "pairs": list(pairs),
         "path": None,
         "latency_s": state.latency_s,
         "since_s": max(0.0, now - state.changed_at),
@@ -64,7 +68,8 @@ def describe_peer(peer: PeerChanged, stats: PeerStats | None, *, now: float) -> 
     }
     if state.status is ConnStatus.CONNECTED and state.local_address and state.remote_address:
         facts["path"] = {
-            "direct": state.direct,
+            "direct": state.direct and not state.relayed,
+            "why_relayed": state.why_relayed,
             "local": {"kind": state.local_kind, "address": str(state.local_address)},
             "remote": {"kind": state.remote_kind, "address": str(state.remote_address)},
         }

@@ -37,7 +37,7 @@ from ginnel.daemon.paths import NetworkPaths
 from ginnel.discv5.enr import Enr, decode_enr
 from ginnel.mesh import join
 from ginnel.mesh.invite_book import Authority, Handled, InviteBook
-from ginnel.mesh.objects import decode_object, parse_certificate
+from ginnel.mesh.objects import CAP_RELAY, decode_object, parse_certificate
 from ginnel.mesh.sealer import HpkeSealer
 from ginnel.storage.files import read_private
 from ginnel.storage.invites import SignerStore
@@ -221,7 +221,8 @@ class Signer:
             name, code = request.get("name"), request.get("code")
             if not isinstance(name, str) or not isinstance(code, str | None):
                 raise UsageError("approve needs a name")
-            return {"name": name}, self.book.approve(name, code, unix_now=now)
+            caps = CAP_RELAY if request.get("relay") else 0
+            return {"name": name}, self.book.approve(name, code, caps=caps, unix_now=now)
         raise UsageError("the signer knows invite, pending and approve")
 
     async def _serve_tunnel(self, tunnel: Channel) -> None:

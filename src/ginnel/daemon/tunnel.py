@@ -21,7 +21,7 @@ from ipaddress import ip_network
 from ginnel import __version__
 from ginnel.base.config import Settings
 from ginnel.base.errors import GinnelError
-from ginnel.base.types import Address
+from ginnel.base.types import Address, Transmit
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.aio import Tunnel as Rpc
 from ginnel.codervpn.messages import Start
@@ -41,6 +41,7 @@ from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr, decode_enr
 from ginnel.discv5.protocol import Contact, DiscoveryCore
 from ginnel.engine.embedded import EmbeddedEngine
+from ginnel.engine.relayed import RelayedEngine
 from ginnel.ice.events import AgentConfig
 from ginnel.mesh.mesh import Mesh, MeshConfig
 from ginnel.mesh.names import overlay_addresses
@@ -157,7 +158,7 @@ class _Running:
         own = state.certificate
         self._port = _port_of(options.udp4_fd)
         advertised = parse_advertised(settings.advertise, self._port)
-        self._engine = EmbeddedEngine(
+        plane = EmbeddedEngine(
             udp4_fd=options.udp4_fd,
             udp6_fd=options.udp6_fd,
             tun_fd=start.file_descriptor if start.file_descriptor >= 0 else None,
@@ -165,6 +166,7 @@ class _Running:
             control_ips=overlay_addresses(own),
             mtu=settings.mtu,
         )
+        self._engine = RelayedEngine(plane, port=self._port, send=self._send_relayed)
         self._core = _make_core(options, state, bundle, advertised)
         self._rpc = rpc
         self._shell = NodeShell(
@@ -234,6 +236,10 @@ class _Running:
         self._state.database.close()
         self._engine.close()
 
+    def _send_relayed(self, transmit: Transmit) -> None:
+        assert self._core.mesh is not None
+        self._core.mesh.send_relayed(transmit, now=self._shell.now)
+
     def _take_engine_events(self) -> None:
         while (event := self._engine.poll_event()) is not None:
             self._core.on_engine_event(event, now=self._shell.now)
@@ -279,6 +285,7 @@ def _make_core(
         MeshConfig(
             discovery.node_id,
             ice=AgentConfig(overlay=tuple(map(ip_network, overlay_prefixes(state.membership)))),
+            relay=settings.relay,
             version=__version__,
         ),
         MeshKeys(bundle.keys.identity, bundle.keys.wireguard, (bundle.keys.sealing,)),

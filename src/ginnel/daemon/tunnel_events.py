@@ -20,7 +20,7 @@ from ginnel.daemon.node_shell import NodeShell
 from ginnel.daemon.signer_port import SignerPort
 from ginnel.daemon.wire_settings import agent_for
 from ginnel.discv5.events import NodeAdded, ReflexiveChanged
-from ginnel.engine.embedded import EmbeddedEngine
+from ginnel.engine.relayed import RelayedEngine
 from ginnel.mesh.events import (
     Engine,
     MemberFound,
@@ -28,6 +28,7 @@ from ginnel.mesh.events import (
     PeerChanged,
     PingResult,
     PointRegistered,
+    RelayedPacket,
     RosterChanged,
 )
 from ginnel.peer.status import ConnStatus
@@ -44,7 +45,7 @@ class TunnelEvents:
     def __init__(
         self,
         shell: NodeShell,
-        engine: EmbeddedEngine,
+        engine: RelayedEngine,
         state: MemberState,
         rpc: Rpc,
         signer: Channel | None,
@@ -101,6 +102,9 @@ class TunnelEvents:
         match event:
             case Engine():
                 self._command(event)
+            case RelayedPacket(relayed, peer, data):
+                self._engine.deliver(relayed, peer, data)
+                return
             case PeerChanged():
                 self._on_peer(event)
             case PingResult():

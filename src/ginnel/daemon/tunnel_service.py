@@ -13,7 +13,7 @@ from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.node_shell import NodeShell
 from ginnel.daemon.report import describe_network, describe_peer, reachable_text
 from ginnel.daemon.tunnel_events import TunnelEvents
-from ginnel.engine.embedded import EmbeddedEngine
+from ginnel.engine.relayed import RelayedEngine
 from ginnel.mesh.names import full_name, overlay_addresses, resolve
 
 PING_LIMIT_S = 5.0  # seconds that an answer is waited for
@@ -27,7 +27,7 @@ class TunnelService:
     def __init__(
         self,
         shell: NodeShell,
-        engine: EmbeddedEngine,
+        engine: RelayedEngine,
         state: MemberState,
         events: TunnelEvents,
         *,
@@ -74,7 +74,12 @@ class TunnelService:
             "offloads": dict(self._engine.offloads()),
             "discovery": {"node_id": core.discovery.node_id.hex(), "nodes": len(self._nodes())},
             "peers": [
-                describe_peer(peer, stats.get(peer.state.remote_key), now=self._shell.now)
+                describe_peer(
+                    peer,
+                    stats.get(peer.state.remote_key),
+                    now=self._shell.now,
+                    pairs=core.mesh.describe_pairs(peer.member_id) if core.mesh else (),
+                )
                 for peer in peers
             ],
             "warnings": self._warnings(),

@@ -79,16 +79,23 @@ class Scenario:
         own = self.status(name)["self"]
         self.say(name, f"ginnel up: {', '.join(own['addresses'])}")
 
-    def join_all(self, admin: str, names: Sequence[str]) -> dict[str, str]:
-        """Let machines join, all at once, and start them; return their invites."""
+    def join_all(
+        self, admin: str, names: Sequence[str], *, relays: Sequence[str] = ()
+    ) -> dict[str, str]:
+        """Let machines join, all at once, and start them; return their invites.
+
+        Those in `relays` may relay for the others.
+        """
         pool = ThreadPoolExecutor(max(1, len(names)))
         try:
-            jobs = {name: pool.submit(self.join, admin, name) for name in names}
+            jobs = {
+                name: pool.submit(self.join, admin, name, relay=name in relays) for name in names
+            }
             return {name: job.result() for name, job in jobs.items()}
         finally:  # after Ctrl-C nobody waits: the lab's end ends what the threads wait for
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def join(self, admin: str, name: str) -> str:
+    def join(self, admin: str, name: str, *, relay: bool = False) -> str:
         """Invite a machine, let it join, approve its code, start it; return the invite."""
         with self._invites:
             invite: str = self.ginnel(admin, "invite", self.network, "--json")["invite"]
@@ -102,7 +109,10 @@ class Scenario:
         timer.start()
         try:
             with joiner:  # closes the pipes, waits
-                self._follow_join(joiner, admin, name, invite)
+                assert joiner.stdin is not None
+                joiner.stdin.write(invite + "\n")
+                joiner.stdin.close()
+                self._follow_join(joiner, admin, name, ["--relay"] if relay else [])
         finally:
             timer.cancel()
         self.up(name)
@@ -136,12 +146,9 @@ class Scenario:
         self._nodes.clear()
 
     def _follow_join(
-        self, joiner: subprocess.Popen[str], admin: str, name: str, invite: str
+        self, joiner: subprocess.Popen[str], admin: str, name: str, options: Sequence[str]
     ) -> None:
-        assert joiner.stdin is not None
         assert joiner.stdout is not None
-        joiner.stdin.write(invite + "\n")
-        joiner.stdin.close()
         approved = False
         for line in joiner.stdout:
             progress = json.loads(line)
@@ -149,8 +156,9 @@ class Scenario:
             if progress["waiting"] and not approved:
                 approved = True
                 code = progress["code"]
-                self.ginnel(admin, "approve", name, "--code", code, "--json")
-                self.say(admin, f"ginnel approve {name} --code {code}")
+                command = ["approve", name, "--code", code, *options]
+                self.ginnel(admin, *command, "--json")
+                self.say(admin, f"ginnel {' '.join(command)}")
         if joiner.wait() != 0:
             raise SystemFailure(f"{name}: `ginnel join` ended with {joiner.returncode}")
 

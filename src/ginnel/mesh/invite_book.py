@@ -231,8 +231,10 @@ class InviteBook:
             if self._why_not(request) is None
         )
 
-    def approve(self, name: str, code: str | None = None, *, unix_now: float) -> Handled:
-        """Grant the pending request of this name (and code, if given).
+    def approve(
+        self, name: str, code: str | None = None, *, caps: int = 0, unix_now: float
+    ) -> Handled:
+        """Grant the pending request of this name (and code, if given), with these caps.
 
         Raises:
             UsageError: none matches, or several do.
@@ -252,7 +254,7 @@ class InviteBook:
             raise UsageError(f"several wait as {name}: give the code as well, one of {codes}")
         entry = self._open[matches[0].invite_id]
         request = entry.requests[matches[0].request_hash]
-        entry, new = self._grant(entry, request, unix_now)
+        entry, new = self._grant(entry, request, unix_now, caps)
         return Handled(self._replies(entry, request, AnswerStatus.GRANTED, unix_now), new)
 
     # --- envelopes ----------------------------------------------------------------------------
@@ -348,7 +350,7 @@ class InviteBook:
     # --- granting -----------------------------------------------------------------------------
 
     def _grant(
-        self, entry: _Open, request: JoinRequest, unix_now: float
+        self, entry: _Open, request: JoinRequest, unix_now: float, caps: int = 0
     ) -> tuple[_Open, tuple[bytes, ...]]:
         """Issue the certificate and mark the invite used, on disk first."""
         membership = self._authority.membership
@@ -369,7 +371,7 @@ class InviteBook:
             ipv4=free_ipv4(admin, membership),
             groups=(),
             routes=(),
-            caps=0,
+            caps=caps,
             since=int(unix_now),
             not_before=not_before,
             not_after=min(not_before + CERTIFICATE_LIFE_S, admin.not_after),

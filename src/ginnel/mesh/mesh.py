@@ -188,6 +188,11 @@ class Mesh(PeerTable):
         peer = self._peers.get(member_id)
         return None if peer is None else self._peer_changed(peer)
 
+    def describe_pairs(self, member_id: MemberId) -> tuple[str, ...]:
+        """Return each candidate pair with a member, with its last result in words."""
+        peer = self._peers.get(member_id)
+        return () if peer is None else peer.conn.describe_pairs()
+
     # --- results and datagrams -----------------------------------------------------------------
 
     def on_lookup_done(

@@ -26,6 +26,7 @@ from ginnel.mesh import derive
 
 VERSION = 1
 MAX_BODY = 512  # bytes of a body (Ground rules)
+CAP_RELAY = 1  # bit 0 of a certificate's caps: may relay for other members (Signed objects)
 MAX_OBJECT = 640  # bytes of an object: a body, a key, a signature and RLP's headers
 TYPES = ("network", "admin", "cert", "revoke", "epoch")  # in the order in which they are needed
 DAY_S = 86_400  # seconds

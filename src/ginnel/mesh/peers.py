@@ -39,9 +39,8 @@ from ginnel.mesh.events import (
 )
 from ginnel.mesh.finder import Found
 from ginnel.mesh.membership import Member, Membership
-from ginnel.mesh.objects import Certificate
+from ginnel.mesh.objects import CAP_RELAY, Certificate
 from ginnel.mesh.relays import (
-    CAP_RELAY,
     AddressesChanged,
     Arrived,
     Refused,

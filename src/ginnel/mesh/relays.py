@@ -36,7 +36,6 @@ from ginnel.ice.turn_events import (
 )
 from ginnel.ice.turn_server import TurnServer
 
-CAP_RELAY = 1  # bit 0 of a certificate's caps
 MAX_RELAYS = 2  # used at once; a second so that the first may go down
 ASK_AGAIN_S = 5.0  # seconds until an unanswered question is asked again
 REFUSED_AGAIN_S = 600.0  # seconds until a relay that refused is asked again
@@ -125,7 +124,9 @@ class Relays:
     def set_own_addresses(self, candidates: Sequence[Candidate]) -> None:
         """Tell our addresses: relayed ones show a public one, the same as long as we have it."""
         ips = [c.address.ip for c in candidates if not c.is_relayed]
-        if self._own_ip not in ips:
+        is_used = self.server is not None and self.server.allocation_count > 0
+        is_poor = not (self._own_ip and is_public(self._own_ip))
+        if self._own_ip not in ips or (is_poor and not is_used):
             self._own_ip = min(ips, key=lambda ip: (not is_public(ip), ":" in ip), default="")
             if self.server is not None and self._own_ip:
                 self.server.set_ip(self._own_ip)

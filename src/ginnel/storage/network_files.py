@@ -91,6 +91,7 @@ class NewNetwork:
     member_name: str
     settings: Settings
     unix_now: int
+    caps: int = 0  # of the first member's certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ def first_certificate(
         ipv4=(int.from_bytes(pool, "big") + 1).to_bytes(4, "big"),
         groups=(),
         routes=(),
-        caps=0,
+        caps=new.caps,
         since=new.unix_now,
         not_before=begins,
         not_after=begins + CERTIFICATE_LIFE_S,

@@ -16,10 +16,11 @@ from ginnel.cli.render import SCHEMA, show_json, table
 @click.argument("name", required=False)
 @click.option("-y", "--yes", is_flag=True, help="Don't ask whether the codes are the same.")
 @click.option("--code", help="The code on the other screen: approve only if it is this one.")
+@click.option("--relay", is_flag=True, help="It may relay for members who can't be direct.")
 @network_option
 @json_option
 def approve(
-    name: str | None, yes: bool, code: str | None, network: str | None, as_json: bool
+    name: str | None, yes: bool, code: str | None, relay: bool, network: str | None, as_json: bool
 ) -> None:
     """Let the machine NAME in; without NAME, list who waits.
 
@@ -31,6 +32,7 @@ def approve(
       sudo ginnel approve
       sudo ginnel approve pi
       sudo ginnel approve pi --code K7QF-2M9X
+      sudo ginnel approve attic --relay
     """
     require_root("approve")
     paths = find_network(network)
@@ -53,7 +55,8 @@ def approve(
         if not sys.stdin.isatty():
             raise UsageError("nobody can be asked here: compare the codes and name it by --code")
         click.confirm(f"Does {name} show the code {request['code']}?", abort=True)
-    answer = ask_manager(paths.manager_socket, "approve", name=name, code=request["code"])
+    asked = {"name": name, "code": request["code"], "relay": relay}
+    answer = ask_manager(paths.manager_socket, "approve", **asked)
     if as_json:
         show_json({"schema": SCHEMA, **answer})
     else:

@@ -13,7 +13,7 @@ from ginnel.cli.render import SCHEMA, show_json, table
 
 
 class DemoFailed(GinnelError):
-    """A pair that can be direct was not, or one that can't gave no reason."""
+    """A pair is not connected, or relayed although it can be direct."""
 
 
 @click.command()

@@ -31,6 +31,7 @@ from ginnel.daemon.paths import NetworkPaths
     help="A node to start from: enr:... or KEY-HEX@NAME:PORT; repeatable.",
 )
 @click.option("--advertise", metavar="IP[:PORT]", help="Others reach this machine under this.")
+@click.option("--relay", is_flag=True, help="This machine relays for others who can't be direct.")
 @json_option
 def init(
     network: str,
@@ -39,6 +40,7 @@ def init(
     ipv4_prefix: str | None,
     nodes: tuple[str, ...],
     advertise: str | None,
+    relay: bool,
     as_json: bool,
 ) -> None:
     """Make a new network called NETWORK, with this machine as its first member.
@@ -49,13 +51,14 @@ def init(
     \b
     Examples:
       sudo ginnel init home
-      sudo ginnel init home --name attic --advertise 192.0.2.7
+      sudo ginnel init home --name attic --advertise 192.0.2.7 --relay
     """
     require_root("init")
     from ginnel.base.config import Settings, check_settings
     from ginnel.cli.choices import choose_port, choose_uids, member_name
     from ginnel.daemon.hints import parse_hint
     from ginnel.daemon.node_shell import parse_advertised
+    from ginnel.mesh.objects import CAP_RELAY
     from ginnel.net.routes import ipv4_routes
     from ginnel.storage.network_files import NewNetwork, choose_ipv4_prefix, create_network
 
@@ -77,7 +80,9 @@ def init(
     check_settings(settings)
     chosen = member_name(name or socket.gethostname())
     created = create_network(
-        NewNetwork(network, chosen, settings, int(time.time())), paths, os.urandom
+        NewNetwork(network, chosen, settings, int(time.time()), CAP_RELAY if relay else 0),
+        paths,
+        os.urandom,
     )
     words = created.words.reveal().decode()
     if as_json:

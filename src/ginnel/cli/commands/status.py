@@ -12,20 +12,24 @@ from ginnel.daemon.paths import NetworkPaths
 
 @click.command()
 @network_argument
+@click.option("-d", "--detail", is_flag=True, help="Each pair of addresses that was tried.")
 @json_option
-def status(network: str | None, as_json: bool) -> None:
+def status(network: str | None, detail: bool, as_json: bool) -> None:
     """Show this machine, its peers and their paths.
 
     \b
     Examples:
       ginnel status
       ginnel status home --json
+      ginnel status -d
     """
     answer = read_status(find_network(network))
     if as_json:
         show_json(answer)
     else:
         click.echo(format_status(answer))
+        if detail:
+            click.echo(format_pairs(answer.get("peers", [])))
 
 
 def read_status(paths: NetworkPaths) -> Json:
@@ -73,6 +77,17 @@ def format_offloads(offloads: Json) -> str:
     used = ", ".join(name for name, works in offloads.items() if works)
     lacking = ", ".join(name for name, works in offloads.items() if not works)
     return (used or "none") + (f" (not here: {lacking})" if lacking else "")
+
+
+def format_pairs(peers: list[Json]) -> str:
+    """Return for each peer why it is relayed or not connected, and what was tried."""
+    lines = []
+    for peer in peers:
+        why = (peer.get("path") or {}).get("why_relayed")
+        note = f"relayed: {why}" if why else (peer.get("reason") or peer.get("stage", ""))
+        lines += ["", f"{peer['name']}: {note}"]
+        lines += [f"  {text}" for text in peer.get("pairs", ())] or ["  no pair of addresses yet"]
+    return "\n".join(lines)
 
 
 def format_path(path: Json | None) -> str:
