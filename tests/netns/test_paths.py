@@ -7,6 +7,7 @@ pia              port-restricted
 cleo             full-cone
 adam             addr-restricted
 dora             symmetric
+late             full-cone; joins last, may relay
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from collections.abc import Iterator
 import pytest
 
 from ginnel.lab import Home, LabTopology, NatKind, PublicMachine
+from ginnel.lab.demo import ping
 from ginnel.lab.scenario import Json
+from ginnel.lab.transfer import transfer
 from support.mesh_lab import NODES, MeshLab, mesh_lab
 
 pytestmark = pytest.mark.netns
@@ -29,6 +32,7 @@ TOPOLOGY = LabTopology(
         Home("cleo", NatKind.FULL_CONE),
         Home("adam", NatKind.ADDR_RESTRICTED),
         Home("dora", NatKind.SYMMETRIC),
+        Home("late", NatKind.FULL_CONE),
     ),
     public=tuple(PublicMachine(name) for name in (*NODES, "rock")),
 )
@@ -101,3 +105,20 @@ def test_a_pair_that_cannot_be_direct_says_why(mesh: MeshLab, one: str, other: s
     seconds = told[0] - both_up_at
     print(f"{one} - {other}: after {seconds:.1f} s: {reason()}")
     assert seconds <= REASON_S
+
+
+def test_a_pair_that_cannot_be_direct_is_relayed_once_a_member_may(mesh: MeshLab) -> None:
+    """A relay is let in late, by `approve --relay`; it is behind a NAT itself."""
+    mesh.scenario.join("flat1", "late", relay=True)
+    path = mesh.wait_for_path("pia", "dora")
+    assert not path["direct"]
+    assert kinds(path) == ("relay", "relay")
+    assert "(symmetric, port-restricted)" in path["why_relayed"]
+    status = mesh.scenario.status("dora")
+    address = next(peer["addresses"][0] for peer in status["peers"] if peer["name"] == "pia")
+    assert ping(mesh.machine("dora"), address) is not None
+    assert transfer(mesh.machine("dora"), mesh.machine("pia"), address, 2_000_000) > 1
+    detail = mesh.machine("pia").run(["ginnel", "status", "-d"]).stdout
+    assert "dora: relayed: both sides are behind NATs" in detail
+    assert "relay " in detail
+    assert "no answer to" in detail or "refused" in detail or "asked" in detail

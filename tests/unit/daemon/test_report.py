@@ -85,6 +85,7 @@ def test_a_connected_peer_has_a_path() -> None:
     facts = describe_peer(PEER, stats, now=100.0)
     assert facts["path"] == {
         "direct": True,
+        "why_relayed": "",
         "local": {"kind": "host", "address": "192.168.1.2:7"},
         "remote": {"kind": "srflx", "address": "192.0.2.9:41000"},
     }

@@ -1,6 +1,7 @@
 import pytest
 
 from ginnel.lab.demo import HOMES, can_be_direct, describe
+from ginnel.lab.scenario import Json
 from ginnel.lab.topology import NatKind
 
 K = NatKind
@@ -31,9 +32,9 @@ def test_the_demo_shows_each_kind_of_outcome() -> None:
 
 
 END = {"kind": "srflx", "address": "192.0.2.1:7"}
-CONNECTED = {
+CONNECTED: Json = {
     "status": "connected",
-    "path": {"local": END, "remote": END},
+    "path": {"direct": True, "why_relayed": "", "local": END, "remote": END},
     "ping_ms": 1.25,
     "transfer_mbit_s": 100.0,
     "reason": "",
@@ -43,6 +44,8 @@ CONNECTED = {
 def test_a_pair_is_one_line() -> None:
     line = describe(CONNECTED)
     assert line.startswith("direct, srflx 192.0.2.1:7 <-> srflx 192.0.2.1:7; ping 1.2 ms")
+    relayed = CONNECTED | {"path": {**CONNECTED["path"], "direct": False, "why_relayed": "NATs"}}
+    assert describe(relayed).startswith("relayed by a member, ")
     assert "no answer" in describe(CONNECTED | {"ping_ms": None})
     assert describe({"status": "connecting", "reason": "needs a relay"}) == "needs a relay"
     assert "no reason" in describe({"status": "connecting", "reason": None})

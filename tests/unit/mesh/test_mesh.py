@@ -153,9 +153,9 @@ def test_nonsense_inside_valid_encryption_is_counted(rig: Rig, kind: Kind, paylo
     assert rig.mesh.drops == {MeshDrop.PAYLOAD: 1}
 
 
-def test_kinds_that_nobody_serves_are_counted(rig: Rig) -> None:
+def test_a_relay_message_that_is_malformed_and_an_unasked_answer_are_counted(rig: Rig) -> None:
     rig.push(rig.sealed(Kind.RELAY, b""))
-    assert rig.mesh.drops == {MeshDrop.KIND: 1}
+    assert rig.mesh.drops == {MeshDrop.PAYLOAD: 1}
     rig.push(rig.sealed(Kind.ANSWER, b""))
     assert rig.mesh.signaller.opener.drops == {EnvelopeDrop.NOT_ASKED: 1}
 
@@ -243,7 +243,7 @@ def test_an_envelope_over_the_control_port_passes_the_same_checks(rig: Rig) -> N
     packet = build_packet("100.80.0.2", "100.80.0.1", message)
     for _ in range(2):
         rig.mesh.on_engine_event(InnerReceived(cert.wireguard, packet), now=0.0, unix_now=NOW)
-    assert rig.mesh.drops == {MeshDrop.KIND: 1}
+    assert rig.mesh.drops == {MeshDrop.PAYLOAD: 1}
     assert rig.mesh.signaller.opener.drops == {EnvelopeDrop.REPLAY: 1}
 
 

@@ -1,0 +1,203 @@
+"""Relays among members: asking, granting, using, losing; messages that are hostile."""
+
+import random
+
+import pytest
+
+from ginnel.base import rlp
+from ginnel.base.errors import RemoteProtocolError
+from ginnel.base.types import Address, MemberId, Transmit
+from ginnel.ice import stun
+from ginnel.ice.candidate import make_host, make_server_reflexive
+from ginnel.mesh.relays import (
+    MAX_RELAYS,
+    AddressesChanged,
+    Arrived,
+    Refused,
+    RelayPath,
+    Relays,
+    RelaysEvent,
+    SendMessage,
+)
+
+SERVER = Address("203.0.113.9", 41640)
+HOST = make_host(Address("192.168.1.2", 7))
+PUBLIC = make_server_reflexive(SERVER, HOST.base)
+ATTIC, PI, LAPTOP = (MemberId(bytes([n]) * 32) for n in (1, 2, 3))
+
+
+def make() -> Relays:
+    rng = random.Random(4)
+    return Relays(random_bytes=rng.randbytes, rng=rng)
+
+
+class Rig:
+    """A relay and its users, joined by hand."""
+
+    def __init__(self, *users: MemberId) -> None:
+        self.now = 100.0
+        self.server = make()
+        self.server.set_own_addresses([HOST, PUBLIC])
+        self.server.serve(True, now=self.now)
+        self.users = {user: make() for user in users}
+        self.places = {user: Address("198.51.100.1", 10 + n) for n, user in enumerate(users)}
+        self.told: dict[MemberId, list[RelaysEvent]] = {user: [] for user in users}
+        for user in self.users.values():
+            user.set_paths([RelayPath(ATTIC, SERVER, None)], now=self.now)
+        self.pump()
+
+    def pump(self) -> None:
+        moved = True
+        while moved:
+            moved = False
+            for member, user in self.users.items():
+                while (event := user.poll_event()) is not None:
+                    moved = True
+                    self.told[member].append(event)
+                    if isinstance(event, SendMessage):
+                        self.server.on_message(member, event.payload, now=self.now)
+                while (out := user.poll_transmit()) is not None:
+                    moved = True
+                    self.carry(out, self.places[member])
+            while (told := self.server.poll_event()) is not None:
+                moved = True
+                assert isinstance(told, SendMessage)
+                self.users[told.member_id].on_message(ATTIC, told.payload, now=self.now)
+            while (answer := self.server.poll_transmit()) is not None:
+                moved = True
+                for member, place in self.places.items():
+                    if place == answer.destination:
+                        self.give(self.users[member], answer.data, SERVER)
+
+    def carry(self, out: Transmit, source: Address) -> None:
+        assert out.destination == SERVER
+        self.give(self.server, out.data, source)
+
+    def give(self, relays: Relays, data: bytes, source: Address) -> None:
+        number = int.from_bytes(data[:2], "big")
+        if relays.knows_channel(source, number):
+            relays.handle_channel_data(data, source, now=self.now)
+        else:
+            message = stun.decode_message(data)
+            relays.handle_message(message, source, now=self.now, local_ip=None)
+
+
+def test_both_get_addresses_and_datagrams_pass() -> None:
+    rig = Rig(PI, LAPTOP)
+    [ours], [theirs] = (rig.users[member].candidates() for member in (PI, LAPTOP))
+    assert ours.address.ip == theirs.address.ip == SERVER.ip
+    assert ours.is_relayed
+    assert AddressesChanged() in rig.told[PI]
+    for _ in range(2):
+        for member, mine, other in ((PI, ours, theirs), (LAPTOP, theirs, ours)):
+            transmit = Transmit(b"hi", other.address, relayed_from=mine.base)
+            assert rig.users[member].send(transmit, now=rig.now)
+            rig.pump()
+    assert Arrived(theirs.address, ours.address, b"hi") in rig.told[LAPTOP]
+    assert Arrived(ours.address, theirs.address, b"hi") in rig.told[PI]
+
+
+def test_the_relay_itself_gets_no_address_at_itself() -> None:
+    rig = Rig(PI)
+    assert len(rig.users[PI].candidates()) == 1
+    assert rig.users[PI].candidates(besides=ATTIC) == ()
+
+
+def test_refusals_are_told() -> None:
+    rig = Rig(PI)
+    [ours] = rig.users[PI].candidates()
+    peer = Address("192.0.2.1", 5)
+    rig.users[PI].send(Transmit(b"x", peer, relayed_from=ours.base), now=rig.now)
+    rig.pump()
+    assert any(isinstance(e, Refused) and e.peer == peer for e in rig.told[PI])
+    assert not rig.users[PI].send(Transmit(b"x", peer, relayed_from=peer), now=rig.now)
+
+
+def test_a_path_that_is_gone_takes_the_address_with_it() -> None:
+    rig = Rig(PI)
+    user = rig.users[PI]
+    user.set_paths([], now=rig.now)
+    assert user.candidates() == ()
+    rig.pump()
+    assert rig.server.server is not None
+    assert rig.server.server.allocation_count == 0
+    assert user.poll_deadline() is None
+
+
+def test_who_does_not_serve_refuses_and_is_left_alone_for_a_while() -> None:
+    rig = Rig()
+    rig.server.serve(False, now=rig.now)
+    user = make()
+    rig.users, rig.places, rig.told = {PI: user}, {PI: Address("192.0.2.1", 1)}, {PI: []}
+    user.set_paths([RelayPath(ATTIC, SERVER, None)], now=rig.now)
+    rig.pump()
+    assert user.candidates() == ()
+    deadline = user.poll_deadline()
+    assert deadline is not None
+    assert deadline.at - rig.now > 100
+
+
+def test_an_unanswered_question_is_asked_again() -> None:
+    user = make()
+    user.set_paths([RelayPath(ATTIC, SERVER, None)], now=0.0)
+    for _ in range(3):
+        assert isinstance(user.poll_event(), SendMessage)
+        assert user.poll_event() is None
+        deadline = user.poll_deadline()
+        assert deadline is not None
+        user.handle_timeout(now=deadline.at)
+
+
+def test_all_take_the_same_few_relays() -> None:
+    paths = [RelayPath(MemberId(bytes([n]) * 32), SERVER, None) for n in range(9, 1, -1)]
+    user = make()
+    user.set_paths(paths, now=0.0)
+    asked = []
+    while (event := user.poll_event()) is not None:
+        assert isinstance(event, SendMessage)
+        asked.append(event.member_id[0])
+    assert asked == [2, 3][:MAX_RELAYS]
+
+
+def test_new_credentials_keep_the_address() -> None:
+    rig = Rig(PI)
+    before = rig.users[PI].candidates()
+    asked = len(rig.told[PI])
+    while rig.now < 13 * 3600:  # credentials end after 12 h
+        rig.now += 200.0
+        rig.users[PI].handle_timeout(now=rig.now)
+        rig.server.handle_timeout(now=rig.now)
+        rig.pump()
+    assert rig.users[PI].candidates() == before
+    assert len(rig.told[PI]) == asked + 1  # asked once more, and nothing else happened
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        [1],
+        [2, 0],
+        [1, 1],
+        [1, 1, "name", "pass", "realm", b"nonce"],
+        [1, 1, b"\xff", "pass", "realm", b"nonce", 5],
+        [1, 1, "n" * 65, "pass", "realm", b"nonce", 5],
+        [1, 1, "name", "pass", "realm", b"n" * 129, 5],
+        [1, 1, "name", "pass", "realm", b"nonce", 2**40],
+        [1, 1, ["name"], "pass", "realm", b"nonce", 5],
+    ],
+)
+def test_malformed_messages_are_refused(items: list[rlp.Encodable]) -> None:
+    user = make()
+    user.set_paths([RelayPath(ATTIC, SERVER, None)], now=0.0)
+    with pytest.raises(RemoteProtocolError):
+        user.on_message(ATTIC, rlp.encode(items), now=0.0)
+    assert user.candidates() == ()
+
+
+def test_an_unknown_word_and_a_grant_of_a_stranger_do_nothing() -> None:
+    user = make()
+    user.set_paths([RelayPath(ATTIC, SERVER, None)], now=0.0)
+    user.on_message(ATTIC, rlp.encode([1, 77]), now=0.0)
+    user.on_message(PI, rlp.encode([1, 1, "n", "p", "r", b"n", 5]), now=0.0)
+    assert user.poll_transmit() is None
