@@ -104,6 +104,8 @@ def split_list(data: bytes) -> list[bytes]:
             stop = at + 1
         elif first < 0xB8 and at + first - 0x7F <= end:
             stop = at + first - 0x7F
+        elif first == 0xF8 and at + 1 < end and 56 <= data[at + 1] <= end - at - 2:
+            stop = at + 2 + data[at + 1]
         else:
             stop = _span(data, at, end, first - (0x80 if first < 0xC0 else 0xC0))[1]
         items.append(data[at:stop])

@@ -58,8 +58,10 @@ class Enr:
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Where the node takes UDP, IPv4 first."""
-        both = (self.ipv4_address, self.ipv6_address)
-        return tuple(address for address in both if address is not None)
+        first, second = self.ipv4_address, self.ipv6_address
+        if second is None:
+            return () if first is None else (first,)
+        return (second,) if first is None else (first, second)
 
     @property
     def ip(self) -> str | None:

@@ -197,6 +197,11 @@ class Exchange:
         self.transmits.append(Transmit(transmit.data, transmit.destination, local_ip))
         self._requests.note_sent(opening.lead, nonce, now + self._config.retransmit_after)
 
+    @property
+    def has_openings(self) -> bool:
+        """Say whether any handshake is under way."""
+        return bool(self._openings)
+
     def on_session_used(
         self, key: SessionKey, session: Session, now: float, *, is_new: bool
     ) -> None:

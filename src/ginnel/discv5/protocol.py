@@ -326,6 +326,8 @@ class DiscoveryCore:
     def _admit(self, source: Address, now: float) -> None:
         if source.port == 0:
             raise Dropped(Drop.SOURCE)
+        if self._guard.admits_all(source.ip):
+            return
         if self._guard.is_banned(source.ip, now):
             raise Dropped(Drop.BANNED)
         if not self._guard.may_send(source.ip, now):
@@ -357,7 +359,8 @@ class DiscoveryCore:
             opened = self._wire.accept(packet, source, now)
         self._last_heard_at = now
         opened.session.local_ip = local_ip
-        self._on_session(opened, source, now)
+        if opened.is_new_session or self._exchange.has_openings or not opened.session.confirmed:
+            self._on_session(opened, source, now)
         self._on_message(opened, source, now)
 
     def _on_session(self, opened: Opened, source: Address, now: float) -> None:

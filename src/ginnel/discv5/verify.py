@@ -58,4 +58,8 @@ def _is_reachable(pending: Pending, record: Enr) -> bool:
     if record.node_id == pending.contact.node_id:
         return True
     sender = pending.contact.address
-    return bool(record.addresses) and all(may_relay(sender, a) for a in record.addresses)
+    addresses = record.addresses
+    for address in addresses:
+        if not may_relay(sender, address):
+            return False
+    return bool(addresses)

@@ -29,6 +29,7 @@ from ginnel.discv5.packet import (
     IV_SIZE,
     MAX_PACKET_SIZE,
     NONCE_SIZE,
+    ORDINARY_OVERHEAD,
     TAG_SIZE,
     Flag,
     HandshakePacket,
@@ -203,7 +204,10 @@ class Wire:
     def seal(self, session: Session, message: bytes) -> tuple[bytes, bytes]:
         """Return the packet that carries a message inside a session, and its nonce."""
         nonce = session.next_nonce(self._open_bytes)
-        return self._encrypt(session, nonce, self.codec.ordinary_header(nonce), message), nonce
+        header = self.codec.ordinary_header(nonce)
+        iv = self.codec.make_iv(ORDINARY_OVERHEAD + len(message))
+        ciphertext = session.encrypt(nonce, message, iv + header)
+        return self.codec.finish(session.mask, iv, header, ciphertext), nonce
 
     def knock(self, node_id: NodeId, mask: Mask | None = None) -> tuple[bytes, bytes]:
         """Return a packet that asks a node for a challenge, and its nonce."""
