@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ginnel.base.types import Address, NodeId
 from ginnel.discv5.events import LookupDone
+from support.discv5_liar import Liar
 from support.discv5_net import DELAY, Host, Nat, Net
 
 PUBLIC_SHARE = 0.3
@@ -60,25 +61,38 @@ def build(net: Net, count: int, settle: float = 20.0) -> tuple[list[Host], list[
 def look_up(
     net: Net, askers: Iterable[Host], publics: list[Host], targets: Iterable[NodeId] | None = None
 ) -> Found:
-    """Let each asker look up a target; truth: the 16 closest public nodes that are up."""
+    """Let each asker look up a target; truth: the 16 closest public nodes that are up.
+
+    Of nodes that lie it does not matter whether they are found.
+    """
     askers = list(askers)
     goals = list(targets) if targets is not None else [NodeId(net.random_bytes(32)) for _ in askers]
-    recalls, rounds, requests = [], [], []
-    for asker, target in zip(askers, goals, strict=True):
-        others = [host for host in publics if host is not asker and host.is_up]
-        true = net.closest(target, others, 16)
-        before = asker.core.metrics.requests_outgoing[""]
-        number = asker.core.lookup(target, now=net.now)
+    before = [host.core.metrics.requests_outgoing[""] for host in askers]
+    began = net.now
+    open_ones: dict[int, int] = {}  # place in the list -> number of the lookup
+    for place, (asker, target) in enumerate(zip(askers, goals, strict=True)):
+        open_ones[place] = asker.core.lookup(target, now=net.now)
         net.drain(asker)
-        ended = [event for event in asker.of(LookupDone) if event.lookup == number]
-        began = net.now
-        while not ended:
-            assert net.now < began + 60
-            net.run(0.01)
+    recalls, rounds, requests = [], [], []
+    while open_ones:
+        assert net.now < began + 60
+        net.run(DELAY / 2)
+        for place, number in list(open_ones.items()):
+            asker = askers[place]
             ended = [event for event in asker.of(LookupDone) if event.lookup == number]
-        found = {enr.node_id for enr in ended[0].nodes}
-        recalls.append(len(found & set(true)) / len(true))
-        rounds.append((net.now - began) / (2 * DELAY))
-        requests.append(asker.core.metrics.requests_outgoing[""] - before)
+            if ended:
+                del open_ones[place]
+                recalls.append(recall_of(net, ended[0], asker, publics))
+                rounds.append((net.now - began) / (2 * DELAY))
+                requests.append(asker.core.metrics.requests_outgoing[""] - before[place])
     size = len(askers)
     return Found(sum(recalls) / size, sum(rounds) / size, sum(requests) / size)
+
+
+def recall_of(net: Net, done: LookupDone, asker: Host, publics: list[Host]) -> float:
+    """Return how much of the truth a lookup found."""
+    others = [host for host in publics if host is not asker and host.is_up]
+    liars = {host.core.node_id for host in others if isinstance(host.core, Liar)}
+    true = [one for one in net.closest(done.target, others, 16) if one not in liars]
+    found = {enr.node_id for enr in done.nodes}
+    return len(found & set(true)) / max(len(true), 1)
