@@ -278,7 +278,8 @@ def notes(lab: Lab, load_seconds: float, rounds: int, busy: float) -> list[str]:
         f"wireguard-go: {' '.join(module[0]) if module else 'version unknown'}; {iperf}; "
         f"Linux {platform.release()}",
         f"{rounds} rounds of {load_seconds:g} s; MTU {MTU}; veth; all processes on this machine's "
-        f"{os.cpu_count()} cores, which others kept busy: load {busy:.1f} before the start",
+        f"{os.cpu_count()} cores, which others may use: load {busy:.1f} "
+        f"before the start, {os.getloadavg()[0]:.1f} at the end",
         f"offloads of ours: {', '.join(name for name, used in offloads.items() if used)}",
         "growth under load stands for the data plane's memory: the peak of the tunnel process less "
         "its memory before the first measurement",

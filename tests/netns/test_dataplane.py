@@ -50,7 +50,7 @@ def tunnel(left: Machine, right: Machine, headers: tuple[bool, bool], mtu: int) 
 
 
 def transfer(sender: Machine, receiver: Machine, address: str, datagrams: int = 60) -> bool:
-    """Send a stream and datagrams, few enough for any socket buffer; say if they arrived unchanged and in order."""
+    """Send a stream and datagrams (few, for any socket buffer); say if they arrived unchanged."""
     argv = [*PROGRAM, "receive", address, str(datagrams)]
     with receiver.popen(argv, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
