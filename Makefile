@@ -28,6 +28,7 @@ bench: bench-discv5 bench-codervpn bench-tunnel
 bench-discv5: setup
 	@scripts/interop-peers
 	@.venv/bin/python -m benchmarks.discv5
+	@.venv/bin/python -m benchmarks.discv5_network
 
 bench-codervpn: setup
 	@.venv/bin/python -m benchmarks.codervpn

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -24,6 +25,7 @@ from ginnel.discv5.aio import Discovery
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.keys import new_private_key
 
+GC_THRESHOLDS = (10_000, 20, 50)  # objects, then generations
 LINE_LIMIT = 1 << 20  # bytes of one command
 
 
@@ -129,6 +131,8 @@ async def _main(options: argparse.Namespace) -> None:
         main = await stack.enter_async_context(make_node(options.port, key, bootnodes))
         main.register_talk_protocol(b"echo", _backwards)
         program = Program(main, stack)
+        gc.freeze()  # as docs/discv5.md advises for busy nodes
+        gc.set_threshold(*GC_THRESHOLDS)
         _say({"event": "ready", "enr": main.record.to_text()})
         async with asyncio.TaskGroup() as tasks:
             while line := await lines.readline():
