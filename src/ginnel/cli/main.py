@@ -24,6 +24,7 @@ COMMANDS = {
     "ping": "Ping a peer through the tunnel.",
     "netcheck": "Say what the network around this machine allows.",
     "down": "Stop Ginnel on this machine.",
+    "service": "Start Ginnel at boot.",
     "node": "Run a public node that helps others meet and learns nothing.",
     "discv5": "Speak discv5: find nodes, ask them, be one.",
     "codervpn": "Check programs that speak CoderVPN.",

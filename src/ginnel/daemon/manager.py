@@ -27,9 +27,10 @@ from ginnel.base.limits import TokenBucket
 from ginnel.base.types import Secret
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.aio import Manager as Rpc
+from ginnel.codervpn.header import Dialect
 from ginnel.codervpn.messages import LogLevel, LogRecord, Start
 from ginnel.codervpn.speaker import Failure
-from ginnel.daemon import privileges
+from ginnel.daemon import privileges, service
 from ginnel.daemon.admin_socket import AdminSocket, Json
 from ginnel.daemon.guard import Guard
 from ginnel.daemon.logs import LogSink, RateLimited, SinkHandler, escape_control, split_level
@@ -76,6 +77,8 @@ class ManagerConfig:
     signer_uid: int | None = None  # None: no admin key here, no signer
     allowance: Allowance = field(default_factory=Allowance)
     command: Sequence[str] = COMMAND  # what `tunnel NAME ...` and `signer NAME ...` follow
+    spawn: Sequence[str] = ()  # any tunnel of the protocol instead of ours; it gets no more
+    dialect: Dialect = Dialect.SEED  # of our header
     use_tun: bool = True
     has_sandbox: bool = True  # False: children without Landlock and seccomp, to debug
     use_dns: bool = False  # serve the network's names and tell the resolver
@@ -163,6 +166,7 @@ class _Manager:
                 signing = tasks.create_task(self._signer.run()) if self._signer else None
                 if on_ready is not None:
                     on_ready()
+                service.notify("READY=1")
                 try:
                     await self._keep_tunnel()
                 finally:
@@ -170,6 +174,7 @@ class _Manager:
                 if signing is not None:
                     signing.cancel()
                     await asyncio.wait([signing])
+                service.notify("STOPPING=1")
                 await self._take_back()
                 self._done.set()
                 await admin.finish()
@@ -222,7 +227,7 @@ class _Manager:
         with ours, theirs:
             self._child = child = self._spawn_tunnel(theirs)
             rpc_fd = ours.detach()
-        self._rpc = rpc = Rpc(rpc_fd, rpc_fd, self)
+        self._rpc = rpc = Rpc(rpc_fd, rpc_fd, self, dialect=self._config.dialect)
         problem, is_leaving = "", True
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -290,6 +295,12 @@ class _Manager:
 
     def _spawn_tunnel(self, theirs: socket.socket) -> Child:
         resources = self._resources
+        if self._config.spawn:
+            given = {3: theirs.fileno()}
+            if resources.device is not None:
+                given[Resources.TUN_FD] = resources.device.fd
+            argv = [*self._config.spawn, "--rpc-read-fd", "3", "--rpc-write-fd", "3"]
+            return start_child("tunnel", argv, given, self._on_output)
         descriptors = {3: theirs.fileno(), 5: resources.udp4.fileno()}
         argv = [*self._config.command, "tunnel", self._config.paths.name]
         argv += ["--rpc-read-fd", "3", "--rpc-write-fd", "3", "--udp4-fd", "5"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 @click.option("--no-tun", is_flag=True)
 @click.option("--no-dns", is_flag=True)
 @click.option("--no-sandbox", is_flag=True)
+@click.option("--spawn", metavar="CMD", default="", help="A tunnel program instead of ours.")
+@click.option("--dialect", type=click.Choice(["seed", "shipped"]), default="seed")
 @click.option("--debug", is_flag=True)
 @click.option("--reset-clock", is_flag=True)
 @click.option("--ready-fd", type=int, help="Where to tell that it listens, or why it can't.")
@@ -31,6 +35,8 @@ def manager(
     no_tun: bool,
     no_dns: bool,
     no_sandbox: bool,
+    spawn: str,
+    dialect: str,
     debug: bool,
     reset_clock: bool,
     ready_fd: int | None,
@@ -42,6 +48,8 @@ def manager(
         use_tun=not no_tun,
         use_dns=not no_dns,
         has_sandbox=not no_sandbox,
+        spawn=shlex.split(spawn),
+        dialect=dialect,
         debug=debug,
         reset_clock=reset_clock,
         ready_fd=ready_fd,
@@ -55,6 +63,8 @@ def run(
     use_tun: bool = True,
     use_dns: bool = True,
     has_sandbox: bool = True,
+    spawn: Sequence[str] = (),
+    dialect: str = "seed",
     debug: bool = False,
     reset_clock: bool = False,
     ready_fd: int | None = None,
@@ -64,6 +74,7 @@ def run(
     Raises:
         GinnelError: it can't run; also told on `ready_fd`.
     """
+    from ginnel.codervpn.header import Dialect
     from ginnel.daemon.manager import run_manager
 
     try:
@@ -73,6 +84,8 @@ def run(
             use_tun=use_tun,
             use_dns=use_dns and config.use_dns,
             has_sandbox=has_sandbox,
+            spawn=spawn,
+            dialect=Dialect(dialect),
             debug=debug or config.debug,
         )
         run_manager(config, on_ready=lambda: tell_ready(ready_fd))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import click
 
+from ginnel.base.errors import SystemFailure
 from ginnel.cli.client import Json, NotRunning, Refused, ask_manager, ask_tunnel
 from ginnel.cli.networks import find_network, json_option, network_argument
 from ginnel.cli.render import SCHEMA, duration, milliseconds, show_json, size, table
 from ginnel.daemon.paths import NetworkPaths
+
+TUNNEL_LIMIT_S = 5.0  # seconds for the tunnel's answer, then the manager is asked
 
 
 @click.command()
@@ -39,8 +42,9 @@ def read_status(paths: NetworkPaths) -> Json:
         NotRunning: neither answers.
     """
     try:
-        return {"schema": SCHEMA, **ask_tunnel(paths.tunnel_socket, "GET", "/v1/status")}
-    except NotRunning:
+        answer = ask_tunnel(paths.tunnel_socket, "GET", "/v1/status", timeout=TUNNEL_LIMIT_S)
+        return {"schema": SCHEMA, **answer}
+    except SystemFailure:  # not running, or stuck: the manager's socket is there without it
         try:
             return {"schema": SCHEMA, **ask_manager(paths.manager_socket, "status")}
         except Refused:

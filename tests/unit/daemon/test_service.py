@@ -1,0 +1,71 @@
+"""The unit is one that systemd takes; install and remove leave nothing but what they say."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ginnel.daemon import service
+from ginnel.daemon.paths import NetworkPaths
+
+PATHS = NetworkPaths("home")
+NO_SYSTEMD = Path("/nonexistent")
+
+
+@pytest.fixture(autouse=True)
+def without_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "SYSTEMD_RUNS", NO_SYSTEMD)
+
+
+def test_installed_twice_and_removed_twice(tmp_path: Path) -> None:
+    assert service.status(PATHS, folder=tmp_path)["installed"] is False
+    for _ in range(2):
+        service.install(PATHS, folder=tmp_path)
+    unit = tmp_path / "ginnel-home.service"
+    link = tmp_path / "multi-user.target.wants/ginnel-home.service"
+    assert link.resolve() == unit
+    assert unit.stat().st_mode & 0o777 == 0o644
+    found = service.status(PATHS, folder=tmp_path)
+    assert (found["installed"], found["starts_at_boot"], found["state"]) == (True, True, None)
+    for _ in range(2):
+        service.remove(PATHS, folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["multi-user.target.wants"]
+    assert list(link.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    unit = tmp_path / service.unit_name("home")
+    unit.write_text(service.unit_text("home", [sys.executable, "-m", "ginnel.cli.main"]))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [line for line in done.stderr.splitlines() if "ginnel-home" in line]
+    assert said == []
+
+
+def test_odd_paths_are_quoted() -> None:
+    text = service.unit_text("home", ["/opt/my tools/100%/$x", "-m", "ginnel"])
+    assert 'ExecStart="/opt/my tools/100%%/$$x" -m ginnel up home --foreground\n' in text
+
+
+@pytest.mark.parametrize("is_abstract", [False, True])
+def test_ready_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_abstract: bool) -> None:
+    path = f"@ginnel-{tmp_path.name}-{id(tmp_path)}" if is_abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(f"\0{path[1:]}" if is_abstract else path)
+        listening.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        service.notify("READY=1")
+        assert listening.recv(100) == b"READY=1"
+    service.notify("STOPPING=1")  # nobody listens any more
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    service.notify("READY=1")
