@@ -89,7 +89,7 @@ class AgentCore(Checker):
     @property
     def pairs(self) -> tuple[CandidatePair, ...]:
         """Return the pairs with their last results, best first; don't change them."""
-        return tuple(self._checklist)
+        return (*self._checklist, *self._checklist.past)
 
     def owns(self, message: Message, source: Address) -> bool:
         """Say whether a message on a shared socket is for this agent; it proves nothing."""

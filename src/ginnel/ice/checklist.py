@@ -23,6 +23,7 @@ class Checklist:
 
     def __init__(self, *, controlling: bool) -> None:
         self.controlling = controlling
+        self.past: list[CandidatePair] = []  # checked no more since a pair was selected
         self._pairs: list[CandidatePair] = []
         self._triggered: deque[CandidatePair] = deque()
 
@@ -106,7 +107,14 @@ class Checklist:
     def stop_all_but(self, selected: CandidatePair) -> None:
         """A pair was selected: the others are checked no more (section 8.1.1)."""
         self._triggered.clear()
-        self._pairs = [p for p in self._pairs if p is selected or p.is_valid]
+        kept = [p for p in self._pairs if p is selected or p.is_valid]
+        self.past = [p for p in self._pairs if p not in kept]
+        self._pairs = kept
+        for pair in self.past:
+            if pair.state is not PairState.FAILED:
+                asked = pair.first_sent_at is not None
+                pair.failure = "no answer before a path was chosen" if asked else "not needed"
+                pair.state = PairState.FAILED
 
     def _order(self) -> None:
         for pair in self._pairs:
