@@ -121,3 +121,16 @@ def test_an_hour_through_a_relay() -> None:
     shown = pi.state_of(laptop)
     assert shown is not None
     assert shown.state.changed_at == since
+
+
+def test_who_must_relay_does_although_direct_would_work() -> None:
+    net = MeshWorld(10)
+    net.relays, net.force_relay = ("attic",), True
+    for name, kind in zip(NAMES, ("public", "full-cone", "public"), strict=True):
+        net.add_member(name, kind, knows=tuple(n for n in NAMES if n != name))
+    assert net.run_until_connected(timeout=30.0)
+    net.world.run_for(120.0)
+    shown = net.members["pi"].state_of(net.members["laptop"])
+    assert shown is not None
+    assert (shown.state.local_kind, shown.state.remote_kind) == ("relay", "relay")
+    assert ping(net, net.members["pi"], net.members["laptop"]) is not None

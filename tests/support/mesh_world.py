@@ -201,6 +201,7 @@ class MeshWorld:
         self.world = World(seed)
         self.factory = NetworkFactory()
         self.members: dict[str, Member] = {}
+        self.force_relay = False
         self.relays: tuple[str, ...] = ()  # names of members that may relay
         self._numbers: dict[str, int] = {}
         self.nodes: list[NodeCore] = []
@@ -309,7 +310,8 @@ class MeshWorld:
 
     def config(self, discovery: DiscoveryCore) -> MeshConfig:
         overlay = (ip_network("100.80.0.0/16"), ip_network(self.overlay_prefix()))
-        return MeshConfig(discovery.node_id, AgentConfig(overlay=overlay), version="test")
+        ice = AgentConfig(overlay=overlay, force_relay=self.force_relay)
+        return MeshConfig(discovery.node_id, ice, version="test")
 
     def overlay_prefix(self) -> str:
         return derive.overlay_prefix(self.factory.network_id)

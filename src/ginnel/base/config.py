@@ -8,6 +8,7 @@ Source: DESIGN, "State on disk".
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ from ipaddress import IPv4Network
 
 from ginnel.base.addresses import is_private_prefix
 from ginnel.base.errors import UsageError
+from ginnel.base.types import make_address
 
 FIRST_PORT = 20_000  # the UDP port is drawn from here ...
 LAST_PORT = 60_000  # ... to here, at `init` and `join`
@@ -29,7 +31,16 @@ _RANGES = {
     "signer_uid": (0, LAST_UID),
     "mtu": (1280, 9000),
 }
-_SWITCHES = ("relay", "dns", "debug")
+_SWITCHES = ("relay", "force_relay", "ipv6", "dns", "debug")
+_DURATIONS = {  # seconds, lowest and highest
+    "ice_keepalive": (0.5, 3600.0),
+    "ice_disconnected_timeout": (1.0, 3600.0),
+    "ice_failed_timeout": (0.0, 3600.0),
+    "ice_relay_acceptance_wait": (0.0, 60.0),
+}
+_LISTS = ("nodes", "interfaces", "interface_blacklist", "nat_1to1")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}  # seconds
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
 _HELP = {
     "port": "UDP port of WireGuard, ICE and discv5",
     "tunnel_uid": "the tunnel runs under this uid",
@@ -38,6 +49,15 @@ _HELP = {
     "mtu": "bytes of an inner packet; 1280 passes every path",
     "advertise": "IP or IP:PORT under which this machine is reached from outside; empty: find out",
     "relay": "relay for members who can't be direct, where the certificate allows it",
+    "force_relay": "never connect directly",
+    "ice_keepalive": "between two checks of a path in use",
+    "ice_disconnected_timeout": "without an answer until a path counts as disconnected",
+    "ice_failed_timeout": "from then until it is given up",
+    "ice_relay_acceptance_wait": "that a relayed path waits for a direct one",
+    "ipv6": "offer IPv6 addresses of this machine",
+    "interfaces": "only addresses of these are offered (patterns); none: of all",
+    "interface_blacklist": "addresses of these are never offered (patterns)",
+    "nat_1to1": "outer addresses of a NAT that keeps ports (one to one)",
     "protocol_id": "`ginnel` is a DHT of Ginnel's own, `discv5` the public one",
     "nodes": "nodes to start from: enr:... or KEY-HEX@NAME:PORT",
     "dns": "tell this machine's resolver of the network's names",
@@ -56,6 +76,15 @@ class Settings:
     mtu: int = 1280
     advertise: str = ""
     relay: bool = True
+    force_relay: bool = False
+    ice_keepalive: float = 4.0  # seconds, as the three below; seed 000's defaults
+    ice_disconnected_timeout: float = 6.0
+    ice_failed_timeout: float = 6.0
+    ice_relay_acceptance_wait: float = 2.0
+    ipv6: bool = True
+    interfaces: tuple[str, ...] = ()
+    interface_blacklist: tuple[str, ...] = ()
+    nat_1to1: tuple[str, ...] = ()
     protocol_id: str = "ginnel"
     nodes: tuple[str, ...] = ()
     dns: bool = True
@@ -100,7 +129,9 @@ def format_settings(settings: Settings) -> str:
     ]
     for item in fields(Settings):
         lines += ["", f"# {_HELP[item.name]}{_range_text(item.name)}"]
-        lines.append(f"{item.name} = {_to_toml(getattr(settings, item.name))}")
+        value = getattr(settings, item.name)
+        shown = f"{value:g}s" if item.name in _DURATIONS else value
+        lines.append(f"{item.name} = {_to_toml(shown)}")
     return "\n".join(lines) + "\n"
 
 
@@ -116,12 +147,10 @@ def _check(name: str, value: object) -> object:
         if not isinstance(value, bool):
             raise UsageError(f"{name} = {value!r}: true or false belongs here")
         return value
-    if name == "nodes":
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise UsageError("nodes: a list of texts belongs here")
-        if len(value) > MAX_HINTS:
-            raise UsageError(f"nodes: at most {MAX_HINTS}")
-        return tuple(value)
+    if name in _DURATIONS:
+        return _check_duration(name, value)
+    if name in _LISTS:
+        return _check_list(name, value)
     if not isinstance(value, str) or len(value) > 255 or not value.isprintable():
         raise UsageError(f"{name}: a short text belongs here")
     if name == "protocol_id" and value not in ("ginnel", "discv5"):
@@ -129,6 +158,28 @@ def _check(name: str, value: object) -> object:
     if name == "ipv4_prefix" and value:
         _check_prefix(value)
     return value
+
+
+def _check_list(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+        raise UsageError(f"{name}: a list of texts belongs here")
+    if len(value) > MAX_HINTS:
+        raise UsageError(f"{name}: at most {MAX_HINTS}")
+    if name == "nat_1to1":
+        return tuple(make_address(text, 0).ip for text in value)
+    return tuple(value)
+
+
+def _check_duration(name: str, value: object) -> float:
+    low, high = _DURATIONS[name]
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    seconds = float(match[1]) * _UNITS[match[2]] if match else -1.0
+    if not low <= seconds <= high:
+        raise UsageError(
+            f"{name} = {value!r}: a duration from {low:g}s to {high:g}s belongs here, "
+            "written as 250ms, 4s or 1m"
+        )
+    return seconds
 
 
 def _check_prefix(text: str) -> None:
@@ -147,10 +198,13 @@ def _from_environment(name: str, text: str) -> object:
         return int(text) if text.isascii() and text.isdigit() else text
     if name in _SWITCHES:
         return {"1": True, "true": True, "0": False, "false": False, "": False}.get(text, text)
-    return tuple(text.split()) if name == "nodes" else text
+    return tuple(text.split()) if name in _LISTS else text
 
 
 def _range_text(name: str) -> str:
+    if name in _DURATIONS:
+        low, high = _DURATIONS[name]
+        return f" ({low:g}s to {high:g}s)"
     if name not in _RANGES:
         return ""
     low, high = _RANGES[name]

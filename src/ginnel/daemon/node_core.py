@@ -150,6 +150,7 @@ class NodeCore:
         self._looked_up: dict[int, int] = {}
         self._local: dict[int, tuple[_Asker, int]] = {}  # talks with ourselves, below zero
         self._last_local = 0
+        self.outer_ips: tuple[str, ...] = ()  # of a NAT that keeps our port (one to one)
         self._host_ips: tuple[str, ...] = ()
         self._port = 0
         self._events: deque[NodeEvent] = deque()
@@ -386,7 +387,9 @@ class NodeCore:
     def _offer_candidates(self, now: float) -> None:
         if self.mesh is None or not self._port:
             return
-        seen = [event.address for event in self.reflexive.values() if event.address is not None]
+        seen = [Address(ip, self._port) for ip in self.outer_ips]
+        views = [event.address for event in self.reflexive.values()]
+        seen += [address for address in views if address is not None and address not in seen]
         self.mesh.set_local_candidates(
             gather_candidates(self._host_ips, self._port, seen),
             symmetric=any(event.symmetric for event in self.reflexive.values()),

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 
 from ginnel.base.core import DatagramSource
 from ginnel.base.errors import UsageError
@@ -34,7 +35,9 @@ class NodeShell:
     """One node at work; make it inside a running loop.
 
     Args:
-        own_devices: names of our own network devices, never offered as paths.
+        own_devices: names (or patterns) of network devices never offered as paths.
+        only_devices: if any, only these are offered.
+        ipv6: offer addresses of IPv6.
         not_before: the wall clock is taken to be at least this (unix seconds).
     """
 
@@ -46,6 +49,8 @@ class NodeShell:
         *,
         port: int,
         own_devices: Sequence[str] = (),
+        only_devices: Sequence[str] = (),
+        ipv6: bool = True,
         not_before: float = 0.0,
         after_receive: Callable[[], None] | None = None,
     ) -> None:
@@ -53,6 +58,8 @@ class NodeShell:
         self.port = port
         self.host_ips: tuple[str, ...] = ()
         self._own_devices = tuple(own_devices)
+        self._only_devices = tuple(only_devices)
+        self._ipv6 = ipv6
         self._not_before = not_before
         self._driver: Driver[NodeEvent] = Driver(
             core, source, on_event, after_receive=after_receive
@@ -133,7 +140,14 @@ class NodeShell:
 
     def _take_addresses(self) -> None:
         self._addresses_due = None
-        ips = [item.ip for item in host_addresses(self._own_devices)]
+        found = host_addresses(self._own_devices)
+        wanted = self._only_devices or ("*",)
+        ips = [
+            item.ip
+            for item in found
+            if (self._ipv6 or ":" not in item.ip)
+            and any(fnmatchcase(item.name, pattern) for pattern in wanted)
+        ]
         self.host_ips = tuple(ips)
         self.core.set_host_addresses(ips, self.port, now=self.now)
         self._driver.wake()

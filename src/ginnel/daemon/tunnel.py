@@ -15,6 +15,7 @@ import os
 import random
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -174,7 +175,9 @@ class _Running:
             self._engine,
             lambda event: self._events.on_event(event),
             port=self._port,
-            own_devices=(f"{DEVICE_PREFIX}*",),
+            own_devices=(f"{DEVICE_PREFIX}*", *settings.interface_blacklist),
+            only_devices=settings.interfaces,
+            ipv6=settings.ipv6,
             not_before=state.trust.confirmed_at,
             after_receive=self._take_engine_events,
         )
@@ -284,7 +287,7 @@ def _make_core(
     mesh = Mesh(
         MeshConfig(
             discovery.node_id,
-            ice=AgentConfig(overlay=tuple(map(ip_network, overlay_prefixes(state.membership)))),
+            ice=agent_config(settings, overlay_prefixes(state.membership)),
             relay=settings.relay,
             version=__version__,
         ),
@@ -299,7 +302,21 @@ def _make_core(
     if advertised is not None:
         storer = Storer(discovery.node_id, discovery.closest, tokens=tokens, now=now)
     clock = WallClock.at(state.unix_now, now)
-    return NodeCore(discovery, clock=clock, storer=storer, mesh=mesh)
+    core = NodeCore(discovery, clock=clock, storer=storer, mesh=mesh)
+    core.outer_ips = settings.nat_1to1
+    return core
+
+
+def agent_config(settings: Settings, overlay: Sequence[str]) -> AgentConfig:
+    """Return what the settings say of ICE."""
+    return AgentConfig(
+        keepalive=settings.ice_keepalive,
+        disconnected_timeout=settings.ice_disconnected_timeout,
+        failed_timeout=settings.ice_failed_timeout,
+        relay_acceptance_wait=settings.ice_relay_acceptance_wait,
+        force_relay=settings.force_relay,
+        overlay=tuple(map(ip_network, overlay)),
+    )
 
 
 def _port_of(descriptor: int) -> int:

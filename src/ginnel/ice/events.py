@@ -58,6 +58,7 @@ class AgentConfig:
     disconnected_timeout: float = 6.0
     failed_timeout: float = 6.0
     relay_acceptance_wait: float = 2.0  # of a relayed pair for a direct one, from the start
+    force_relay: bool = False  # pairs with no relayed end of ours are never checked
     patience: float = 10.0  # RFC 8863, bounded: a pair that can't be direct says so within 15 s
     overlay: tuple[IPv4Network | IPv6Network, ...] = ()  # no path may lie in the tunnel
     allow_loopback: bool = False

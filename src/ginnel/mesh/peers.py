@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from ginnel.base.chance import RandomBytes, Rng
@@ -251,6 +251,11 @@ class PeerTable:
             self._notify(NoticeKind.CONFLICT, f"{alarm.kind.value}: {alarm.name}, {alarm.detail}")
 
     def _make_conn(self, cert: Certificate) -> ConnCore:
+        ice = self._config.ice
+        own = self.membership.certificate_of(self.member_id)
+        caps = cert.caps | (own.caps if own is not None else 0)
+        if caps & CAP_RELAY:  # without a direct path to the relay nothing can be relayed
+            ice = replace(ice, force_relay=False)
         config = ConnConfig(
             key=cert.wireguard,
             local_key=self.signaller.wireguard_public,
@@ -258,7 +263,7 @@ class PeerTable:
             preshared_key=self.signaller.preshared_key(cert),
             keepalive_s=self._config.keepalive_s,
             version=self._config.version,
-            ice=self._config.ice,
+            ice=ice,
         )
         return ConnCore(config, random_bytes=self._random_bytes, rng=self._rng)
 

@@ -132,6 +132,8 @@ class Lifecycle:
         return attempt
 
     def _candidates_for(self, attempt: Attempt) -> tuple[Candidate, ...]:
+        if self.config.ice.force_relay:
+            return tuple(candidate for candidate in self._local if candidate.is_relayed)
         if attempt.is_upgrade:
             return tuple(candidate for candidate in self._local if not candidate.is_relayed)
         return self._local
@@ -213,7 +215,7 @@ class Lifecycle:
 
     def _upgrade(self, now: float) -> None:
         """Try for a direct path while the relayed one carries."""
-        if not self._is_relayed():
+        if not self._is_relayed() or self.config.ice.force_relay:
             return
         wait = min(UPGRADE_LAST, UPGRADE_FIRST * 2 ** min(self._upgrades, 10))
         self._upgrades += 1
@@ -339,7 +341,8 @@ class Lifecycle:
         self._backoff.reset()
         self._show_path(attempt, now)
         self._timers.stop(Timer.UPGRADE)
-        if attempt.is_relayed and self.config.is_controlling:
+        may_be_direct = self.config.is_controlling and not self.config.ice.force_relay
+        if attempt.is_relayed and may_be_direct:
             self._upgrades = 1
             self._timers.set(Timer.UPGRADE, now + UPGRADE_FIRST)
         if is_first:

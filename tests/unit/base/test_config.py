@@ -50,3 +50,44 @@ def test_a_wrong_setting_is_named(text: str, word: str) -> None:
 def test_a_wrong_variable_is_named() -> None:
     with pytest.raises(UsageError, match="port"):
         parse_settings(MINIMAL, {"GINNEL_PORT": "many"})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("4s", 4.0), ("500ms", 0.5), ("1m", 60.0), ("1h", 3600.0), ("1.5s", 1.5)]
+)
+def test_durations_have_units(text: str, seconds: float) -> None:
+    found = parse_settings(MINIMAL, {"GINNEL_ICE_KEEPALIVE": text})
+    assert found.ice_keepalive == seconds
+    assert parse_settings(format_settings(found)) == found
+
+
+@pytest.mark.parametrize("text", ["4", "4 s", "-1s", "", "s", "soon", "2h", "1e3s"])
+def test_what_is_no_duration_is_named(text: str) -> None:
+    with pytest.raises(UsageError, match=r"ice_keepalive = .*: a duration"):
+        parse_settings(MINIMAL, {"GINNEL_ICE_KEEPALIVE": text})
+
+
+def test_ice_settings_in_the_environment() -> None:
+    found = parse_settings(
+        MINIMAL,
+        {
+            "GINNEL_ICE_DISCONNECTED_TIMEOUT": "7s",
+            "GINNEL_ICE_FAILED_TIMEOUT": "8s",
+            "GINNEL_ICE_RELAY_ACCEPTANCE_WAIT": "0s",
+            "GINNEL_FORCE_RELAY": "true",
+            "GINNEL_IPV6": "false",
+            "GINNEL_INTERFACE_BLACKLIST": "eth0 wlan*",
+            "GINNEL_NAT_1TO1": "203.0.113.7 2001:DB8::7",
+        },
+    )
+    assert (found.ice_disconnected_timeout, found.ice_failed_timeout) == (7.0, 8.0)
+    assert found.ice_relay_acceptance_wait == 0.0
+    assert (found.force_relay, found.ipv6) == (True, False)
+    assert found.interface_blacklist == ("eth0", "wlan*")
+    assert found.nat_1to1 == ("203.0.113.7", "2001:db8::7")
+    assert parse_settings(format_settings(found)) == found
+
+
+def test_an_outer_address_is_an_ip() -> None:
+    with pytest.raises(UsageError):
+        parse_settings(MINIMAL, {"GINNEL_NAT_1TO1": "example.org"})
