@@ -80,6 +80,7 @@ class ManagerConfig:
     spawn: Sequence[str] = ()  # any tunnel of the protocol instead of ours; it gets no more
     dialect: Dialect = Dialect.SEED  # of our header
     use_tun: bool = True
+    resets_clock: bool = False  # the first tunnel forgets the last confirmed time
     has_sandbox: bool = True  # False: children without Landlock and seccomp, to debug
     use_dns: bool = False  # serve the network's names and tell the resolver
     debug: bool = False
@@ -150,7 +151,7 @@ class _Manager:
         self._last_error: str | None = None
         self._signer: SignerLink | None = None
         if config.signer_uid is not None:
-            argv = [*config.command, "signer", config.paths.name, *self._sandbox_options()]
+            argv = [*config.command, "signer", config.paths.name, *self._tunnel_options()]
             self._signer = SignerLink(argv, sink)
 
     async def run(self, on_ready: Callable[[], None] | None) -> None:
@@ -304,7 +305,7 @@ class _Manager:
         descriptors = {3: theirs.fileno(), 5: resources.udp4.fileno()}
         argv = [*self._config.command, "tunnel", self._config.paths.name]
         argv += ["--rpc-read-fd", "3", "--rpc-write-fd", "3", "--udp4-fd", "5"]
-        argv += self._sandbox_options()
+        argv += self._tunnel_options()
         if resources.device is not None:
             descriptors[Resources.TUN_FD] = resources.device.fd
         if resources.udp6 is not None:
@@ -322,8 +323,11 @@ class _Manager:
             argv += ["--signer-fd", "8"]
             return start_child("tunnel", argv, descriptors, self._on_output)
 
-    def _sandbox_options(self) -> list[str]:
-        return [] if self._config.has_sandbox else ["--no-sandbox"]
+    def _tunnel_options(self) -> list[str]:
+        options = [] if self._config.has_sandbox else ["--no-sandbox"]
+        if self._config.resets_clock and self._backoff.count == 0:
+            options.append("--reset-clock")
+        return options
 
     async def _take_back(self) -> None:
         if self._applier is not None:

@@ -16,7 +16,6 @@ from ginnel.mesh.derive import network_id_of, sha256
 from ginnel.mesh.membership import Membership, Status
 from ginnel.mesh.objects import Certificate, decode_object, parse_certificate, parse_network
 from ginnel.storage.identity import NodeBundle
-from ginnel.storage.network_files import may_give_to
 from ginnel.storage.state import PastEvent, StateDatabase, open_state
 from ginnel.storage.trust import Trust, confirmed_time, load_trust, save_trust
 
@@ -26,8 +25,10 @@ logger = logging.getLogger(__name__)
 class MemberState:
     """Membership and database of one member, kept on disk together."""
 
-    def __init__(self, folder: Path, bundle: NodeBundle, *, unix_now: float) -> None:
-        """Read all there is.
+    def __init__(
+        self, folder: Path, bundle: NodeBundle, *, unix_now: float, resets_clock: bool = False
+    ) -> None:
+        """Read all there is; `resets_clock` forgets the last confirmed time (`--reset-clock`).
 
         Raises:
             SystemFailure: the trust file is damaged, or the certificate is not valid (any more):
@@ -35,6 +36,9 @@ class MemberState:
         """
         self._folder = folder
         self.trust = load_trust(folder)
+        if resets_clock:
+            self.trust = replace(self.trust, confirmed_at=0)
+            save_trust(folder, self.trust)
         self.unix_now = max(unix_now, self.trust.confirmed_at)
         self.database: StateDatabase = open_state(folder)
         if self.database.set_aside is not None:
@@ -100,14 +104,3 @@ def _subject(raw: bytes) -> MemberId | None:
         return parse_certificate(decode_object(raw)).member_id
     except RemoteProtocolError:
         return None
-
-
-def reset_confirmed_time(folder: Path, uid: int) -> None:
-    """Forget the last confirmed time: this machine's clock is believed again (`--reset-clock`).
-
-    Raises:
-        SystemFailure: the trust file is damaged or can't be written.
-    """
-    trust = load_trust(folder, owners=(0, uid))
-    owner = uid if may_give_to(uid) else None
-    save_trust(folder, replace(trust, confirmed_at=0), uid=owner)

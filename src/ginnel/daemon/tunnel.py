@@ -73,6 +73,7 @@ class TunnelOptions:
     signer_fd: int | None
     dns_fds: tuple[int, ...] = ()  # on port 53 of our overlay addresses
     name_servers: tuple[str, ...] = ()  # of the system, before ours
+    resets_clock: bool = False  # believe this machine's clock, though it went back
 
 
 def run_tunnel(options: TunnelOptions, separation: Separation) -> str | None:
@@ -155,7 +156,12 @@ class _Running:
     ) -> None:
         self._options = options
         self._settings = settings = options.settings
-        self._state = state = MemberState(options.paths.state, bundle, unix_now=time.time())
+        self._state = state = MemberState(
+            options.paths.state,
+            bundle,
+            unix_now=time.time(),
+            resets_clock=options.resets_clock,
+        )
         own = state.certificate
         self._port = _port_of(options.udp4_fd)
         advertised = parse_advertised(settings.advertise, self._port)

@@ -1,13 +1,12 @@
 """What a tunnel knows of its network over restarts; a certificate that is not ours or not valid."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ginnel.base.errors import GinnelError, SystemFailure
-from ginnel.daemon.member_state import MemberState, reset_confirmed_time
+from ginnel.daemon.member_state import MemberState
 from ginnel.mesh.objects import CERTIFICATE_LIFE_S, DAY_S
 from ginnel.storage.identity import NodeBundle
 from ginnel.storage.trust import Trust, load_trust, save_trust
@@ -110,9 +109,8 @@ def test_a_confirmed_time_can_be_forgotten(folder: Path) -> None:
     save_trust(folder, Trust((NET.epoch(),), (NET.epoch_secret,), NOW + 3 * CERTIFICATE_LIFE_S))
     with pytest.raises(SystemFailure, match="Is the clock right"):
         MemberState(folder, bundle(), unix_now=NOW)
-    reset_confirmed_time(folder, os.geteuid())
+    state = MemberState(folder, bundle(), unix_now=NOW, resets_clock=True)
     assert load_trust(folder).confirmed_at == 0
-    state = MemberState(folder, bundle(), unix_now=NOW)
     assert state.unix_now == NOW
     state.database.close()
 

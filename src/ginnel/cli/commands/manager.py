@@ -97,7 +97,6 @@ def run(
 def _config(paths: NetworkPaths, port: int | None, reset_clock: bool) -> ManagerConfig:
     from ginnel.base.config import format_settings
     from ginnel.daemon.manager import ManagerConfig
-    from ginnel.daemon.member_state import reset_confirmed_time
     from ginnel.daemon.settings_check import Allowance
     from ginnel.daemon.signer import read_settings
     from ginnel.daemon.wire_settings import bundle_addresses, bundle_domain
@@ -110,8 +109,6 @@ def _config(paths: NetworkPaths, port: int | None, reset_clock: bool) -> Manager
         write_atomic(paths.settings, format_settings(settings).encode())
     bundle = load_bundle(paths)
     prefixes, addresses = bundle_addresses(bundle)
-    if reset_clock:
-        reset_confirmed_time(paths.state, settings.tunnel_uid)
     return ManagerConfig(
         paths=paths,
         port=settings.port,
@@ -121,5 +118,6 @@ def _config(paths: NetworkPaths, port: int | None, reset_clock: bool) -> Manager
         signer_uid=settings.signer_uid if has_admin_key(paths) else None,
         allowance=Allowance.of(prefixes, addresses, bundle_domain(bundle)),
         use_dns=settings.dns,
+        resets_clock=reset_clock,
         debug=settings.debug,
     )

@@ -22,6 +22,7 @@ from ginnel.daemon.paths import NetworkPaths
 @click.option("--signer-fd", type=int)
 @click.option("--dns-fd", "dns_fds", type=int, multiple=True)
 @click.option("--no-sandbox", is_flag=True, help="Without Landlock and seccomp, to debug.")
+@click.option("--reset-clock", is_flag=True, help="Forget the last confirmed time.")
 @click.option("--uid", type=int, help="With --join: the uid to run under.")
 @click.option("--node", "nodes", multiple=True, help="With --join: hints to start from.")
 def tunnel(
@@ -35,6 +36,7 @@ def tunnel(
     signer_fd: int | None,
     dns_fds: tuple[int, ...],
     no_sandbox: bool,
+    reset_clock: bool,
     uid: int | None,
     nodes: tuple[str, ...],
 ) -> None:
@@ -67,6 +69,7 @@ def tunnel(
         signer_fd=signer_fd,
         dns_fds=dns_fds,
         name_servers=read_upstream() if dns_fds else (),
+        resets_clock=reset_clock,
     )
     uid = settings.tunnel_uid
     separation = privileges.drop(
