@@ -54,7 +54,6 @@ async def until_joined(nodes: list[Discovery], peers: list[Peer]) -> None:
             await peer.ask("add", enr=nodes[0].record.to_text())
         asked = [peer.ask("lookup", target=peer.enr.node_id.hex()) for peer, _ in short]
         await asyncio.gather(*searches, *asked, return_exceptions=True)
-        await asyncio.sleep(0.2)
 
 
 @pytest.mark.parametrize("first", ["ours", "go", "rust"])
