@@ -37,7 +37,7 @@ async def until_joined(nodes: list[Discovery], peers: list[Peer]) -> None:
     """Wait until every node knows 16 others; peers that know fewer look around once more.
 
     On a busy machine the others may lose the one node they know to a timeout, for good: a peer that
-    knows few is given our first node again.
+    knows few is told three of our nodes.
     """
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + JOIN_LIMIT
@@ -51,7 +51,8 @@ async def until_joined(nodes: list[Discovery], peers: list[Peer]) -> None:
         assert loop.time() < ends_at, f"these know too few others: {state}"
         searches = [node.query_random() for node in few]
         for peer, _ in short:
-            await peer.ask("add", enr=nodes[0].record.to_text())
+            for node in nodes[:3]:
+                await peer.ask("add", enr=node.record.to_text())
         asked = [peer.ask("lookup", target=peer.enr.node_id.hex()) for peer, _ in short]
         await asyncio.gather(*searches, *asked, return_exceptions=True)
 
