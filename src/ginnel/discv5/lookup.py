@@ -19,7 +19,7 @@ from ginnel.discv5.enr import Enr
 from ginnel.discv5.keys import NODE_ID_BITS, log_distance
 
 STALLED_AFTER = 1.0  # seconds without answer until another node is asked besides
-PATIENCE = 3.0  # seconds a lookup that has nothing else to do waits for one node
+PATIENCE = 4.1  # seconds a lookup with nothing else to do waits: a request has ended by then
 MAX_CANDIDATES = 128  # nodes kept of one lookup; the farthest go first
 WIDE_REQUESTS = 3  # closest nodes asked for more distances where few nodes answered
 WIDE_DISTANCES = 16  # distances of such a request
