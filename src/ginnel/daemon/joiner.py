@@ -30,6 +30,7 @@ from ginnel.daemon.channel import (
 from ginnel.mesh.derive import Point
 from ginnel.mesh.join import NodeKeys
 from ginnel.mesh.join_attempt import FINAL_STATES, Granted, JoinAttempt, JoinState
+from ginnel.mesh.rendezvous import NO_NODE
 from ginnel.storage.network_files import Folders, store_joined
 
 ASK_INTERVAL = 5.0  # seconds after a request was taken until it is sent again
@@ -38,6 +39,14 @@ LOST_TIMEOUT = 15.0  # seconds after which a request of unknown fate is sent aga
 PENDING_INTERVAL = 15.0  # seconds between requests while a person decides
 ANSWER_TIMEOUT = 120.0  # seconds for the first answer; a slow DHT takes 20
 APPROVAL_TIMEOUT = 3600.0  # seconds for a person; the same command may be given again
+
+MAX_STAGES = 32  # stages that are shown; the tunnel names them and is not trusted
+NO_NODE_HELP = (
+    "no node answers: is UDP blocked here? Otherwise one machine of the network that can be "
+    "reached from outside, or `ginnel node` on any server, is enough; name it by --node"
+)
+
+ASKED = "asked, waiting for an answer"
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +87,7 @@ class Joiner:
         self._records = tuple(records)
         self._on_stage = on_stage
         self._times = times or JoinTimes()
-        self._stage = ""
+        self._stages: dict[str, None] = {}  # shown, in order
         self._reply_points: tuple[Point, ...] = ()
         self._ask_at: dict[NodeId, float] = {}  # by location, on the loop's clock
 
@@ -131,7 +140,8 @@ class Joiner:
             if self._attempt.state is JoinState.PENDING:
                 self._tell(f"waiting for approval, code {self._attempt.code}")
         elif isinstance(message, Stage) and self._attempt.state is JoinState.ASKING:
-            self._tell(message.text)
+            if len(self._stages) < MAX_STAGES:
+                self._tell(NO_NODE_HELP if NO_NODE in message.text else message.text)
         elif isinstance(message, Delivered):
             self._on_delivered(message)
 
@@ -140,9 +150,7 @@ class Joiner:
         if self._attempt.state is JoinState.PENDING:
             interval = self._times.pending_interval
         else:
-            self._tell(
-                "asked, waiting for an answer" if message.is_ok else "searching for the admin"
-            )
+            self._tell(ASKED if message.is_ok else "searching for the admin")
         self._ask_at[message.location] = asyncio.get_running_loop().time() + interval
 
     async def _keep_asking(self) -> None:
@@ -161,8 +169,9 @@ class Joiner:
             await asyncio.sleep(min(self._times.ask_interval, self._times.retry_interval) / 2)
 
     def _tell(self, stage: str) -> None:
-        if stage != self._stage:
-            self._stage = stage
+        """Show a stage once: while nothing answers, the same ones come again and again."""
+        if stage not in self._stages:
+            self._stages[stage] = None
             self._on_stage(stage)
 
     def _why_late(self) -> str:
@@ -170,8 +179,11 @@ class Joiner:
             return "nobody approved in time: give the same command again when somebody can"
         if self._attempt.reason:
             return f"no answer that verifies: {self._attempt.reason}"
+        if NO_NODE_HELP in self._stages and ASKED not in self._stages:
+            return NO_NODE_HELP
+        last = next(reversed(self._stages), "starting")
         return (
-            f"no answer (last stage: {self._stage or 'starting'}). Is the inviting machine up, is "
+            f"no answer (last stage: {last}). Is the inviting machine up, is "
             "UDP open here, and is this machine's clock right? Name a node by --node if none is "
             "found"
         )

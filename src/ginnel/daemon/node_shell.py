@@ -182,16 +182,18 @@ def parse_advertised(text: str, port: int) -> Address | None:
     if not text:
         return None
     host, _, tail = text.rpartition(":")
-    if text.startswith("[") and not text.endswith("]"):
-        return make_address(host.strip("[]"), _port(tail))
-    if text.count(":") == 1:
-        return make_address(host, _port(tail))
-    return make_address(text.strip("[]"), port)
+    has_port = text.count(":") == 1 or (text.startswith("[") and not text.endswith("]"))
+    try:
+        if has_port:
+            return make_address(host.strip("[]"), _port(tail))
+        return make_address(text.strip("[]"), port)
+    except UsageError as error:
+        raise UsageError(f"--advertise {text!r}: {error}; write IP, IP:PORT, [IPv6]:PORT") from None
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise UsageError(f"{text!r} is no port: write IP or IP:PORT, [IPv6]:PORT")
+        raise UsageError(f"{text!r} is no port")
     return int(text)
 
 

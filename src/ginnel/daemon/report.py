@@ -18,7 +18,8 @@ Json: TypeAlias = dict[str, Any]
 NO_NODES = (
     "No node answers. Is UDP blocked here? Otherwise no machine of this network can be reached "
     "from outside: one with a public address, a forwarded port or `ginnel node` on any server is "
-    "enough; name it by --node."
+    "enough; add its record to `nodes` in /etc/ginnel/NETWORK/settings.toml, then `ginnel down` "
+    "and `ginnel up`."
 )
 NOT_OPEN = (
     "This machine can't be reached from outside, which is fine as long as one other machine can."
@@ -42,6 +43,11 @@ def reachable_text(
     if seen and all(address.ip not in host_ips for address in seen):
         return "no (behind a NAT)"
     return "unknown yet"
+
+
+def has_answers(core: NodeCore) -> bool:
+    """Say whether any node has told how it sees us: nodes known from a cache may all be silent."""
+    return any(event.address is not None for event in core.reflexive.values())
 
 
 def describe_peer(
@@ -105,7 +111,8 @@ def describe_network(
         "nodes known": str(len(nodes)),
     }
     advice = list(warnings)
-    if not nodes:
+    # Who is reachable and knows nobody waits for others: nothing is wrong there.
+    if not views and (nodes or not reachable.startswith("yes")):
         advice.append(NO_NODES)
     if any(event.symmetric for event in views):
         advice.append(SYMMETRIC)

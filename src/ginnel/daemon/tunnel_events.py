@@ -64,6 +64,11 @@ class TunnelEvents:
             assert courier is not None
             self._port = SignerPort(shell, courier, signer, on_objects=self._on_new_objects)
 
+    @property
+    def has_signer(self) -> bool:
+        """Say whether this machine has an admin key, and so perhaps no other member yet."""
+        return self._port is not None
+
     async def serve_signer(self) -> None:
         """Serve the signer's channel, if there is one, until it ends."""
         if self._port is not None:

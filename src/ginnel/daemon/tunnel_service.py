@@ -11,7 +11,7 @@ from ginnel.base.types import Address
 from ginnel.daemon.control import Handler, Json
 from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.node_shell import NodeShell
-from ginnel.daemon.report import describe_network, describe_peer, reachable_text
+from ginnel.daemon.report import describe_network, describe_peer, has_answers, reachable_text
 from ginnel.daemon.tunnel_events import TunnelEvents
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.mesh.names import full_name, overlay_addresses, resolve
@@ -67,12 +67,17 @@ class TunnelService:
                 "fqdn": full_name(name, membership.network.name),
                 "member_id": own.member_id.hex(),
                 "addresses": list(overlay_addresses(own)),
+                "admin": self._events.has_signer,
             },
             "port": self._shell.port,
             "reachable": self._reachable(),
             "separation": self._separation,
             "offloads": dict(self._engine.offloads()),
-            "discovery": {"node_id": core.discovery.node_id.hex(), "nodes": len(self._nodes())},
+            "discovery": {
+                "node_id": core.discovery.node_id.hex(),
+                "nodes": len(self._nodes()),
+                "answers": has_answers(core),
+            },
             "peers": [
                 describe_peer(
                     peer,

@@ -24,6 +24,7 @@ from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
 from ginnel.mesh.derive import CLOCK_TOLERANCE_S, Point
 from ginnel.mesh.rendezvous import (
+    NO_NODE,
     Lookup,
     LookupRequest,
     Presence,
@@ -232,7 +233,7 @@ class Finder:
         target.lookup = None
         target.gathered = []
         contacts = self._refusers.choose(nodes, now=now)
-        target.reason = "nobody registered there" if contacts else "no reachable node found"
+        target.reason = "nobody registered there" if contacts else NO_NODE
         payload = encode_request(LookupRequest(location))
         for contact in contacts:
             request = self._tokens.next()

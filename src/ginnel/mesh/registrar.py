@@ -24,6 +24,7 @@ from ginnel.mesh.derive import Point
 from ginnel.mesh.rendezvous import (
     DKEY_SIZE,
     MAX_LIFETIME_S,
+    NO_NODE,
     Lookup,
     LookupRequest,
     Ping,
@@ -183,7 +184,7 @@ class Registrar:
         place.round += 1
         chosen = self._refusers.choose(nodes, now=now)
         place.order = [c.node_id for c in chosen]
-        place.last_reason = "" if chosen else "no reachable node found"
+        place.last_reason = "" if chosen else NO_NODE
         if chosen:
             presence = self._seal(place.point, place.dkey, unix_now)
             for contact in chosen:

@@ -41,6 +41,7 @@ MAX_PRESENCE = 512  # bytes; ids, 4 addresses and a signature take 400
 MAX_ADDRESSES = 4  # addresses told in a presence
 REFUSER_S = 300.0  # seconds a node that doesn't speak ginnel-rdv is passed over
 MAX_REFUSERS = 256  # such nodes remembered
+NO_NODE = "no reachable node found"  # why a search or a registration got nowhere
 
 
 class RequestType(IntEnum):

@@ -10,9 +10,16 @@ from ginnel.base.config import Settings
 from ginnel.base.errors import GinnelError, SystemFailure, UsageError
 from ginnel.base.types import NodeId
 from ginnel.daemon.channel import Channel, Delivered, DeliverTo, Envelope, Nodes, Points, Stage
-from ginnel.daemon.joiner import Joiner, JoinTimes, join_and_store
+from ginnel.daemon.joiner import (
+    MAX_STAGES,
+    NO_NODE_HELP,
+    Joiner,
+    JoinTimes,
+    join_and_store,
+)
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.mesh.join_attempt import Granted
+from ginnel.mesh.rendezvous import NO_NODE
 from ginnel.storage.network_files import load_bundle
 from support.joins import AdminSide, attempt, joiner_keys
 from support.members import NOW, MemberKeys, NetworkFactory
@@ -140,6 +147,21 @@ def test_without_an_answer_the_error_says_what_to_do() -> None:
     assert isinstance(outcome, SystemFailure)
     assert "clock" in str(outcome)
     assert stages == ["searching for the admin"]
+
+
+def test_without_any_node_the_remedy_is_shown_once_and_at_the_end() -> None:
+    async def play(tunnel: Tunnel) -> None:
+        for number in range(2 * MAX_STAGES):
+            await tunnel.channel.send(Stage(f"not registered: {NO_NODE}"))
+            await tunnel.channel.send(Stage(f"searching: {NO_NODE}"))
+            await tunnel.channel.send(Stage(f"nonsense {number}"))
+
+    admin = AdminSide(NET)
+    times = JoinTimes(answer_timeout=0.3, unix=lambda: NOW)
+    outcome, stages, _ = run_join(admin, admin.invite(), play=play, times=times)
+    assert str(outcome) == NO_NODE_HELP
+    assert stages.count(NO_NODE_HELP) == 1
+    assert len(stages) == MAX_STAGES
 
 
 def test_a_request_that_found_no_way_is_sent_again_soon() -> None:

@@ -115,7 +115,7 @@ def test_an_address_that_is_advertised(text: str, address: Address | None) -> No
     "text", ["host", "192.0.2.7:", "192.0.2.7:x", "192.0.2.7:70000", "[::1", "::1]:5x", ":", "1.2"]
 )
 def test_what_can_not_be_advertised(text: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"--advertise .* write IP"):
         parse_advertised(text, 41000)
 
 

@@ -11,6 +11,7 @@ from ginnel.daemon.report import (
     describe_nat,
     describe_network,
     describe_peer,
+    has_answers,
     reachable_text,
 )
 from ginnel.discv5.events import ReflexiveChanged
@@ -109,7 +110,13 @@ def test_netcheck_says_what_to_do() -> None:
     assert report["facts"]["UDP"] == "no answer yet"
     assert report["facts"]["public addresses"] == "none"
     assert report["advice"] == ["a warning", NO_NODES]
+    assert describe_network(alone, HERE, "yes (advertised)", [])["advice"] == []
+    assert alone.discovery.add_node(MeshWorld(1, publics=2).records[1], 0.0)
+    cached = describe_network(alone, HERE, "yes (advertised)", [])
+    assert cached["advice"] == [NO_NODES]  # known, but silent: UDP may be blocked
+    assert not has_answers(alone)
     alone.reflexive.update(seen(symmetric=True))
+    assert has_answers(alone)
     report = describe_network(alone, ("192.0.2.9",), "no (behind a NAT)", [])
     assert report["facts"]["UDP"] == "gets out and back"
     assert report["facts"]["public addresses"] == "192.0.2.9"

@@ -40,6 +40,8 @@ def test_status_has_what_people_ask_for(tmp_path: Path) -> None:
     assert status["self"]["fqdn"] == "attic.home.internal"
     assert status["self"]["addresses"][0] == "100.99.0.1"
     assert status["discovery"]["nodes"] == 0
+    assert status["discovery"]["answers"] is False
+    assert status["self"]["admin"] is True
     assert status["warnings"] == []
 
 

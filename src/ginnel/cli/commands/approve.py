@@ -46,7 +46,8 @@ def approve(
         found = [item for item in found if item["code"].replace("-", "").upper() == wanted]
     if not found:
         names = ", ".join(item["name"] for item in waiting) or "nobody"
-        raise UsageError(f"no request of {name!r} with that code; waiting: {names}")
+        which = "" if code is None else " with that code"
+        raise UsageError(f"no request of {name!r}{which}; waiting: {names}")
     if len(found) > 1:
         codes = ", ".join(item["code"] for item in found)
         raise UsageError(f"{len(found)} machines ask as {name!r}: name one by --code ({codes})")

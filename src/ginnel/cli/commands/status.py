@@ -66,7 +66,7 @@ def format_status(answer: Json) -> str:
     lines += [f"warning: {text}" for text in answer.get("warnings", [])]
     lines.append("")
     if not answer["peers"]:
-        lines.append("No other member yet. Let one in with `sudo ginnel invite`.")
+        lines.append(alone_text(own))
         return "\n".join(lines)
     rows = [_peer_row(peer) for peer in answer["peers"]]
     lines.append(
@@ -92,6 +92,13 @@ def format_pairs(peers: list[Json]) -> str:
         lines += ["", f"{peer['name']}: {note}"]
         lines += [f"  {text}" for text in peer.get("pairs", ())] or ["  no pair of addresses yet"]
     return "\n".join(lines)
+
+
+def alone_text(own: Json) -> str:
+    """Return what a machine without peers is told; one that has joined must have some."""
+    if own["admin"]:
+        return "No other member yet. Let one in with `sudo ginnel invite`."
+    return "No other member met yet: searching for the machine that let this one in."
 
 
 def format_path(path: Json | None) -> str:

@@ -7,8 +7,8 @@ import time
 import click
 
 from ginnel.base.errors import SystemFailure
-from ginnel.cli.client import Json
-from ginnel.cli.commands.status import format_path, read_status
+from ginnel.cli.client import Json, ask_tunnel
+from ginnel.cli.commands.status import alone_text, format_path
 from ginnel.cli.launch import is_running, start_manager, wait_for_tunnel
 from ginnel.cli.networks import find_network, network_argument, require_root
 from ginnel.daemon.paths import NetworkPaths
@@ -86,36 +86,45 @@ def up(
     else:
         start_manager(paths, options)
     wait_for_tunnel(paths)
-    own = read_status(paths)["self"]
+    own = _tunnel_status(paths)["self"]
     click.echo(f"{own['name']}.{paths.name}.internal is up: {', '.join(own['addresses'])}")
     if not no_wait:
-        _show_progress(paths, timeout)
+        show_progress(paths, timeout)
 
 
-def _show_progress(paths: NetworkPaths, timeout: int) -> None:
-    """Print each change of the peers' stages until one is connected."""
+def show_progress(paths: NetworkPaths, timeout: float, poll_s: float = POLL_S) -> None:
+    """Print each change of the peers' stages until one is connected.
+
+    Raises:
+        SystemFailure: none was in `timeout` seconds; the text says which stage fails, what to do.
+    """
     shown: dict[str, str] = {}
     ends_at = time.monotonic() + timeout
     while True:
-        status = read_status(paths)
+        status = _tunnel_status(paths)
         peers = status["peers"]
         for text in status.get("warnings", []):
             _tell(shown, "warning", text)
         _tell(shown, "reachable from outside", status["reachable"])
         if not peers:
-            click.echo("No other member yet. Let one in with `sudo ginnel invite`.")
-            return
+            _tell(shown, "members", alone_text(status["self"]))
+            if status["self"]["admin"]:
+                return
         for peer in peers:
             _tell(shown, peer["name"], _stage(peer))
         if any(peer["status"] == "connected" for peer in peers):
             return
         if time.monotonic() >= ends_at:
             break
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     raise SystemFailure(
         f"no peer connected in {timeout} s; Ginnel goes on trying (`ginnel status`, "
         f"`ginnel netcheck`). {_advice(status)}"
     )
+
+
+def _tunnel_status(paths: NetworkPaths) -> Json:
+    return ask_tunnel(paths.tunnel_socket, "GET", "/v1/status")
 
 
 def _tell(shown: dict[str, str], who: str, text: str) -> None:
@@ -132,10 +141,11 @@ def _stage(peer: Json) -> str:
 
 def _advice(status: Json) -> str:
     """Say which stage fails and what to do."""
-    if status["discovery"]["nodes"] == 0:
-        return (
-            "No node answers: is UDP blocked here, or is no machine reachable from outside? One "
-            "with a public address, a forwarded port or `ginnel node` is enough; name it by --node."
-        )
+    if not status["discovery"]["answers"]:
+        from ginnel.daemon.report import NO_NODES
+
+        return NO_NODES
+    if not status["peers"]:
+        return "Is the machine that let this one in up, and are both clocks right?"
     stages = {str(peer.get("reason") or peer["stage"]) for peer in status["peers"]}
     return f"Stages: {'; '.join(sorted(stages))}."

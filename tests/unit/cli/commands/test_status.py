@@ -39,7 +39,7 @@ def peer(**changes: object) -> dict[str, Any]:
 def tunnel_status(*peers: dict[str, Any], warnings: tuple[str, ...] = ()) -> dict[str, Any]:
     return {
         "network": "home",
-        "self": {"name": "attic", "addresses": ["100.80.0.1"]},
+        "self": {"name": "attic", "addresses": ["100.80.0.1"], "admin": True},
         "reachable": "unknown yet",
         "port": 41000,
         "discovery": {"nodes": 2},
@@ -106,6 +106,9 @@ def test_why_there_is_no_path_stands_in_place_of_the_state() -> None:
 
 def test_alone_the_next_command_is_named() -> None:
     assert "sudo ginnel invite" in format_status(tunnel_status())
+    joined = tunnel_status()
+    joined["self"]["admin"] = False
+    assert "searching for the machine that let this one in" in format_status(joined)
 
 
 def test_a_path_names_kinds_and_addresses() -> None:
