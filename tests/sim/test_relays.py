@@ -12,6 +12,7 @@ import pytest
 from ginnel.base.dataplane import StartHandshake
 from ginnel.mesh.events import PingResult
 from support.mesh_world import Member, MeshWorld
+from support.sim.nat import NAT_KINDS
 
 NAMES = ("pi", "laptop", "attic")
 
@@ -134,3 +135,47 @@ def test_who_must_relay_does_although_direct_would_work() -> None:
     assert shown is not None
     assert (shown.state.local_kind, shown.state.remote_kind) == ("relay", "relay")
     assert ping(net, net.members["pi"], net.members["laptop"]) is not None
+
+
+@pytest.mark.parametrize("opens", ["laptop", "pi"])
+def test_a_relayed_pair_becomes_direct_when_it_can(opens: str) -> None:
+    """The router is changed; after a minute, or the next try, packets go directly."""
+    net = make_net(11, ("symmetric", "port-restricted", "full-cone"))
+    assert net.run_until_connected(timeout=20.0)
+    pi, laptop = net.members["pi"], net.members["laptop"]
+    since = [member.state_of(other) for member, other in ((pi, laptop), (laptop, pi))]
+    nat = net.members[opens].host.interfaces[0].realm.gateway
+    assert nat is not None
+    nat.kind = NAT_KINDS["full-cone"] if opens == "laptop" else NAT_KINDS["port-restricted"]
+
+    def is_direct() -> bool:
+        shown = [member.state_of(other) for member, other in ((pi, laptop), (laptop, pi))]
+        return all(s is not None and s.state.direct and not s.state.relayed for s in shown)
+
+    assert net.world.run(until=is_direct, timeout=200.0)
+    assert ping(net, pi, laptop) is not None
+    for (member, other), before in zip(((pi, laptop), (laptop, pi)), since, strict=True):
+        after = member.state_of(other)
+        assert before is not None
+        assert after is not None
+        assert after.state.changed_at == before.state.changed_at  # it never was disconnected
+        assert after.state.why_relayed == ""
+
+
+def test_tries_for_direct_get_rarer_and_leave_the_relayed_path_alone() -> None:
+    net = make_net(12, ("symmetric", "port-restricted", "full-cone"))
+    assert net.run_until_connected(timeout=20.0)
+    pi, laptop = net.members["pi"], net.members["laptop"]
+    before = pi.state_of(laptop)
+    assert before is not None
+    for _ in range(20):
+        net.world.run_for(100.0)
+        for member in (pi, laptop):  # as WireGuard does every 120 s
+            for peer in member.mesh.peers():
+                member.core.engine.apply(StartHandshake(peer.state.remote_key), net.now)
+    after = pi.state_of(laptop)
+    assert after is not None
+    assert after.state.changed_at == before.state.changed_at
+    assert after.state.relayed
+    pairs = pi.mesh.describe_pairs(laptop.keys.member_id)
+    assert any(text.startswith("relay ") and "in use" in text for text in pairs)
