@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Network
 
 from ginnel.base.addresses import is_private_prefix
@@ -38,7 +38,13 @@ _DURATIONS = {  # seconds, lowest and highest
     "ice_failed_timeout": (0.0, 3600.0),
     "ice_relay_acceptance_wait": (0.0, 60.0),
 }
-_LISTS = ("nodes", "interfaces", "interface_blacklist", "nat_1to1")
+_LISTS = ("nodes", "interfaces", "interface_blacklist", "nat_1to1", "turn")
+_SECRETS = ("turn",)  # never taken from the environment
+TURN_PORT = 3478  # RFC 8656 section 4
+_TURN = re.compile(
+    r"turn:(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253})(?::(?P<port>[0-9]{1,5}))?"
+    r"(?:\?transport=udp)? (?P<user>\S{1,128}) (?P<password>\S{1,128})"
+)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}  # seconds
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
 _HELP = {
@@ -58,6 +64,7 @@ _HELP = {
     "interfaces": "only addresses of these are offered (patterns); none: of all",
     "interface_blacklist": "addresses of these are never offered (patterns)",
     "nat_1to1": "outer addresses of a NAT that keeps ports (one to one)",
+    "turn": "TURN servers over UDP: turn:HOST[:PORT] USER PASSWORD",
     "protocol_id": "`ginnel` is a DHT of Ginnel's own, `discv5` the public one",
     "nodes": "nodes to start from: enr:... or KEY-HEX@NAME:PORT",
     "dns": "tell this machine's resolver of the network's names",
@@ -85,6 +92,7 @@ class Settings:
     interfaces: tuple[str, ...] = ()
     interface_blacklist: tuple[str, ...] = ()
     nat_1to1: tuple[str, ...] = ()
+    turn: tuple[str, ...] = field(default=(), repr=False)  # with passwords
     protocol_id: str = "ginnel"
     nodes: tuple[str, ...] = ()
     dns: bool = True
@@ -109,7 +117,7 @@ def parse_settings(text: str, environ: Mapping[str, str] | None = None) -> Setti
             raise UsageError(f"unknown setting {key!r}; there are {', '.join(names)}")
     for name in names:
         found = (environ or {}).get(f"GINNEL_{name.upper()}")
-        if found is not None:
+        if found is not None and name not in _SECRETS:
             values[name] = _from_environment(name, found)
     for name in ("port", "tunnel_uid"):
         if name not in values:
@@ -160,11 +168,29 @@ def _check(name: str, value: object) -> object:
     return value
 
 
+def parse_turn(text: str) -> tuple[str, int, str, str]:
+    """Return host, port, user and password of `turn:HOST[:PORT] USER PASSWORD`.
+
+    Raises:
+        UsageError: another form, or a transport that is not served; it shows no password.
+    """
+    match = _TURN.fullmatch(text)
+    if match is None:
+        raise UsageError("turn: write turn:HOST[:PORT][?transport=udp] USER PASSWORD")
+    port = int(match["port"] or TURN_PORT)
+    if not 0 < port < 65_536:
+        raise UsageError(f"turn: {port} is no port")
+    return match["host"].strip("[]"), port, match["user"], match["password"]
+
+
 def _check_list(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
         raise UsageError(f"{name}: a list of texts belongs here")
     if len(value) > MAX_HINTS:
         raise UsageError(f"{name}: at most {MAX_HINTS}")
+    if name == "turn":
+        for text in value:
+            parse_turn(text)
     if name == "nat_1to1":
         return tuple(make_address(text, 0).ip for text in value)
     return tuple(value)

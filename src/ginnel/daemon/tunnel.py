@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from ginnel import __version__
-from ginnel.base.config import Settings
+from ginnel.base.config import Settings, parse_turn
 from ginnel.base.errors import GinnelError
-from ginnel.base.types import Address, Transmit
+from ginnel.base.types import Address, Secret, Transmit, make_address
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.aio import Tunnel as Rpc
 from ginnel.codervpn.messages import Start
@@ -44,6 +44,7 @@ from ginnel.discv5.protocol import Contact, DiscoveryCore
 from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.ice.events import AgentConfig
+from ginnel.ice.turn_events import TurnConfig
 from ginnel.mesh.mesh import Mesh, MeshConfig
 from ginnel.mesh.names import overlay_addresses
 from ginnel.mesh.rendezvous import PROTOCOL, Tokens
@@ -53,6 +54,8 @@ from ginnel.mesh.storer import Storer
 from ginnel.net.tun import DEVICE_PREFIX
 from ginnel.storage.identity import NodeBundle
 
+RESOLVE_TIMEOUT_S = 10.0  # seconds for one TURN server's name
+RESOLVE_AGAIN_S = 60.0  # seconds until names that did not resolve are tried again
 SAVE_INTERVAL_S = 60.0  # seconds between two writes of what is known
 
 logger = logging.getLogger(__name__)
@@ -225,9 +228,11 @@ class _Running:
         """Run until cancelled; a bug in a core ends the process, loudly."""
         async with asyncio.TaskGroup() as tasks:
             saving = tasks.create_task(self._save_often())
+            relaying = tasks.create_task(self._use_turn_servers())
             signing = tasks.create_task(self._events.serve_signer())
             await self._shell.run()
             saving.cancel()
+            relaying.cancel()
             signing.cancel()
 
     def wake(self) -> None:
@@ -244,6 +249,21 @@ class _Running:
         self._state.save()
         self._state.database.close()
         self._engine.close()
+
+    async def _use_turn_servers(self) -> None:
+        """Resolve the servers of the settings, each as soon as it can be, and use them."""
+        mesh = self._core.mesh
+        waiting = list(self._settings.turn)
+        while waiting and mesh is not None:
+            for text in list(waiting):
+                host, port, user, password = parse_turn(text)
+                address = await resolve(host, port)
+                if address is not None:
+                    waiting.remove(text)
+                    config = TurnConfig(address, user, Secret(password.encode()))
+                    mesh.relays.add_server(config, now=self._shell.now)
+                    self._shell.changed()
+            await asyncio.sleep(RESOLVE_AGAIN_S)
 
     def _send_relayed(self, transmit: Transmit) -> None:
         assert self._core.mesh is not None
@@ -311,6 +331,18 @@ def _make_core(
     core = NodeCore(discovery, clock=clock, storer=storer, mesh=mesh)
     core.outer_ips = settings.nat_1to1
     return core
+
+
+async def resolve(host: str, port: int) -> Address | None:
+    """Return the first UDP address of a name, or None; it never blocks the loop."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError) as error:
+        logger.warning("turn: %s does not resolve: %s", host, error)
+        return None
+    return make_address(str(found[0][4][0]), port)
 
 
 def agent_config(settings: Settings, overlay: Sequence[str]) -> AgentConfig:

@@ -440,7 +440,7 @@ class TurnClient:
         data = message.get(Attribute.DATA)
         if peer is None or data is None:
             self._drop(TurnDrop.MALFORMED)
-        elif peer not in self._peers:
+        elif not any(known.ip == peer.ip for known in self._peers):  # permissions are for IPs
             self._drop(TurnDrop.NO_PERMISSION)
         else:
             self._events.append(RelayReceived(peer, data))

@@ -3,7 +3,7 @@
 A member whose certificate has the relay bit serves the others on its shared port. Who has a direct
 path to such a member asks it for credentials (a sealed message of kind relay), allocates there over
 the same path, and offers the address to all other peers. All take the same relays, those of the
-lowest member ids, so both ends of a pair meet at one.
+lowest member ids, so both ends of a pair meet at one. TURN servers from the settings add to these.
 
 Shape: the payload is [1, 0] (asks), [1, 1, username, password, realm, nonce, seconds] (grants) or
 [1, 2] (refuses).
@@ -40,9 +40,11 @@ MAX_RELAYS = 2  # used at once; a second so that the first may go down
 ASK_AGAIN_S = 5.0  # seconds until an unanswered question is asked again
 REFUSED_AGAIN_S = 600.0  # seconds until a relay that refused is asked again
 RENEW_S = 11 * 3600.0  # seconds until new credentials are asked for; they live 12 h
+MAX_SERVERS = 4  # configured ones
 MAX_NAME = 64  # bytes of username, password and realm
 MAX_NONCE = 128  # bytes (RFC 8489 section 14.10)
 
+_NOBODY = MemberId(b"")  # in the place of a member, for a configured server
 _ASKS, _GRANTS, _REFUSES = 0, 1, 2
 
 
@@ -106,6 +108,7 @@ class Relays:
         self._rng = rng
         self._own_ip = ""
         self._relays: dict[MemberId, _Relay] = {}
+        self._servers: list[_Relay] = []  # configured, no members
         self._timers: TimerTable[str] = TimerTable()
         self._out: deque[Transmit] = deque()
         self._events: deque[RelaysEvent] = deque()
@@ -138,6 +141,14 @@ class Relays:
 
     # Using
 
+    def add_server(self, config: TurnConfig, *, now: float) -> None:
+        """Use a TURN server that is no member, whatever members relay; peers are offered it too."""
+        path = RelayPath(_NOBODY, config.server, config.source_ip)
+        if len(self._servers) < MAX_SERVERS and all(s.path != path for s in self._servers):
+            server = _Relay(path, float("inf"))
+            self._servers.append(server)
+            self._connect(server, config, now)
+
     def set_paths(self, paths: Sequence[RelayPath], *, now: float) -> None:
         """Tell to which relays there are direct paths now."""
         wanted = {path.member_id: path for path in sorted(paths, key=lambda p: p.member_id)}
@@ -158,15 +169,15 @@ class Relays:
     def candidates(self, besides: MemberId | None = None) -> tuple[Candidate, ...]:
         """Return our addresses at relays; `besides`: but those at this member."""
         found = []
-        for member_id, relay in self._relays.items():
-            client = relay.client
+        for relay in self._all():
+            client, member_id = relay.client, relay.path.member_id
             if client is not None and client.relayed is not None and member_id != besides:
                 found.append(make_relayed(client.relayed, client.mapped))
         return tuple(found)
 
     def send(self, transmit: Transmit, *, now: float) -> bool:
         """Send a datagram from our address at a relay (`relayed_from`)."""
-        for relay in self._relays.values():
+        for relay in self._all():
             client = relay.client
             if client is not None and client.relayed == transmit.relayed_from:
                 sent = client.send(transmit.data, transmit.destination, now=now)
@@ -213,7 +224,7 @@ class Relays:
             self.server.handle_message(message, source, now=now, local_ip=local_ip)
             self._drain_server()
             return True
-        for relay in self._relays.values():
+        for relay in self._all():
             if relay.client is not None and relay.client.owns(message, source):
                 relay.client.handle_message(message, now=now)
                 self._drain(relay, now)
@@ -228,7 +239,7 @@ class Relays:
             self.server.handle_datagram(data, source, now=now)
             self._drain_server()
             return
-        for relay in self._relays.values():
+        for relay in self._all():
             if relay.client is not None and relay.path.address == source:
                 relay.client.handle_datagram(data, source, now=now)
                 self._drain(relay, now)
@@ -239,7 +250,7 @@ class Relays:
         if self.server is not None:
             self.server.handle_timeout(now=now)
             self._drain_server()
-        for relay in list(self._relays.values()):
+        for relay in self._all():
             deadline = relay.client.poll_deadline() if relay.client is not None else None
             if relay.client is not None and deadline is not None and deadline.at <= now:
                 relay.client.handle_timeout(now=now)
@@ -250,6 +261,9 @@ class Relays:
     def close(self, *, now: float) -> None:
         """Give all allocations back."""
         self.set_paths((), now=now)
+        for server in self._servers:
+            self._drop_client(server, now)
+        self._servers.clear()
         self.server = None
         self._timers = TimerTable()
 
@@ -263,7 +277,7 @@ class Relays:
 
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted."""
-        clients = [r.client.poll_deadline() for r in self._relays.values() if r.client is not None]
+        clients = [r.client.poll_deadline() for r in self._all() if r.client is not None]
         server = self.server.poll_deadline() if self.server is not None else None
         return earliest(self._timers.deadline(), server, *clients)
 
@@ -347,8 +361,11 @@ class Relays:
         else:
             self._timers.set("ask", ask_at)
 
+    def _all(self) -> list[_Relay]:
+        return [*self._relays.values(), *self._servers]
+
     def _client_of(self, source: Address) -> TurnClient | None:
-        for relay in self._relays.values():
+        for relay in self._all():
             if relay.path.address == source:
                 return relay.client
         return None
@@ -376,5 +393,6 @@ class Relays:
                 case AllocationLost(relayed):
                     if relayed is not None:
                         self._events.append(AddressesChanged())
-                    relay.ask_at = min(relay.ask_at, now + ASK_AGAIN_S)  # it may have restarted
-                    self._arm()
+                    if relay.path.member_id:  # it may have restarted
+                        relay.ask_at = min(relay.ask_at, now + ASK_AGAIN_S)
+                        self._arm()

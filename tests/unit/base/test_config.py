@@ -1,6 +1,6 @@
 import pytest
 
-from ginnel.base.config import Settings, format_settings, parse_settings
+from ginnel.base.config import Settings, format_settings, parse_settings, parse_turn
 from ginnel.base.errors import UsageError
 
 MINIMAL = "port = 41000\ntunnel_uid = 64100\n"
@@ -91,3 +91,32 @@ def test_ice_settings_in_the_environment() -> None:
 def test_an_outer_address_is_an_ip() -> None:
     with pytest.raises(UsageError):
         parse_settings(MINIMAL, {"GINNEL_NAT_1TO1": "example.org"})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("turn:relay.example.org me secret", ("relay.example.org", 3478, "me", "secret")),
+        ("turn:192.0.2.7:99?transport=udp me a:b", ("192.0.2.7", 99, "me", "a:b")),
+        ("turn:[2001:db8::7]:99 me x", ("2001:db8::7", 99, "me", "x")),
+    ],
+)
+def test_turn_servers(text: str, expected: tuple[str, int, str, str]) -> None:
+    assert parse_turn(text) == expected
+    settings = parse_settings(MINIMAL + f'turn = ["{text}"]')
+    assert parse_settings(format_settings(settings)) == settings
+    assert expected[3] not in repr(settings).split()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["turn:host", "turns:host me hush", "turn:host?transport=tcp me hush", "turn:h:99999 me hush"],
+)
+def test_a_turn_server_of_another_form_is_refused_without_its_password(text: str) -> None:
+    with pytest.raises(UsageError, match="turn: ") as caught:
+        parse_settings(MINIMAL + f'turn = ["{text}"]')
+    assert "hush" not in str(caught.value)
+
+
+def test_no_secret_comes_from_the_environment() -> None:
+    assert parse_settings(MINIMAL, {"GINNEL_TURN": "turn:h me x"}).turn == ()

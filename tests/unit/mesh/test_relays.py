@@ -6,11 +6,13 @@ import pytest
 
 from ginnel.base import rlp
 from ginnel.base.errors import RemoteProtocolError
-from ginnel.base.types import Address, MemberId, Transmit
+from ginnel.base.types import Address, MemberId, Secret, Transmit
 from ginnel.ice import stun
 from ginnel.ice.candidate import make_host, make_server_reflexive
+from ginnel.ice.turn_events import TurnConfig
 from ginnel.mesh.relays import (
     MAX_RELAYS,
+    MAX_SERVERS,
     AddressesChanged,
     Arrived,
     Refused,
@@ -201,3 +203,22 @@ def test_an_unknown_word_and_a_grant_of_a_stranger_do_nothing() -> None:
     user.on_message(ATTIC, rlp.encode([1, 77]), now=0.0)
     user.on_message(PI, rlp.encode([1, 1, "n", "p", "r", b"n", 5]), now=0.0)
     assert user.poll_transmit() is None
+
+
+def test_configured_servers_add_to_members() -> None:
+    rig = Rig(PI, LAPTOP)
+    assert rig.server.server is not None
+    elsewhere = Address("203.0.113.77", 3478)
+    user = rig.users[PI]
+    for port in range(MAX_SERVERS + 2):
+        config = TurnConfig(Address(elsewhere.ip, elsewhere.port + port), "me", Secret(b"x"))
+        user.add_server(config, now=rig.now)
+        user.add_server(config, now=rig.now)
+    asked = []
+    while (out := user.poll_transmit()) is not None:
+        asked.append(out.destination.port)
+    assert asked == [elsewhere.port + n for n in range(MAX_SERVERS)]
+    assert len(user.candidates()) == 1  # the member's; the servers have not answered
+    user.close(now=rig.now)
+    assert user.candidates() == ()
+    assert user.poll_deadline() is None
