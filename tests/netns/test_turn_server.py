@@ -45,6 +45,7 @@ def test_a_configured_server_relays(mesh: MeshLab) -> None:
     server = machine.popen(argv, stdout=subprocess.DEVNULL)
     try:
         pia = mesh.machine("pia")
+        assert mesh.scenario.wait_until(lambda: mesh.scenario.peer("pia", "dora") is not None, 15)
         entry = f'turn = ["turn:{machine.address} user pass"]'
         pia.run(["sed", "-i", f"s/^turn = .*/{entry}/", SETTINGS])
         mesh.scenario.ginnel("pia", "down", mesh.scenario.network)

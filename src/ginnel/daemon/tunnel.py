@@ -10,6 +10,9 @@ Source: DESIGN, "Processes".
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # names are resolved in a thread; no file opens later
+import contextlib
+import encodings.idna  # of names; as above
 import logging
 import os
 import random
@@ -21,7 +24,7 @@ from ipaddress import ip_network
 
 from ginnel import __version__
 from ginnel.base.config import Settings, parse_turn
-from ginnel.base.errors import GinnelError
+from ginnel.base.errors import GinnelError, UsageError
 from ginnel.base.types import Address, Secret, Transmit, make_address
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.aio import Tunnel as Rpc
@@ -59,6 +62,8 @@ RESOLVE_AGAIN_S = 60.0  # seconds until names that did not resolve are tried aga
 SAVE_INTERVAL_S = 60.0  # seconds between two writes of what is known
 
 logger = logging.getLogger(__name__)
+
+_IMPORTED_EARLY = (concurrent.futures.thread, encodings.idna)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +340,8 @@ def _make_core(
 
 async def resolve(host: str, port: int) -> Address | None:
     """Return the first UDP address of a name, or None; it never blocks the loop."""
+    with contextlib.suppress(UsageError):
+        return make_address(host, port)
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(RESOLVE_TIMEOUT_S):
