@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -36,12 +37,12 @@ def mesh() -> Iterator[MeshLab]:
         yield made
 
 
-def test_a_configured_server_relays(mesh: MeshLab) -> None:
+def test_a_configured_server_relays(mesh: MeshLab, tmp_path: Path) -> None:
     machine = mesh.machine("turn")
     argv = ["turnserver", "-n", "--lt-cred-mech", "--user=user:pass", "--realm=example.org"]
     argv += [f"--listening-ip={machine.address}", f"--relay-ip={machine.address}", "--no-cli"]
-    argv += ["--no-tls", "--no-dtls", "--log-file=stdout", "--pidfile=/tmp/turn.pid"]
-    argv += ["--userdb=/tmp/turn.db"]
+    argv += ["--no-tls", "--no-dtls", "--log-file=stdout", f"--pidfile={tmp_path}/pid"]
+    argv += [f"--userdb={tmp_path}/db"]
     server = machine.popen(argv, stdout=subprocess.DEVNULL)
     try:
         pia = mesh.machine("pia")
