@@ -12,15 +12,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from ginnel.base.config import Settings, check_settings
-from ginnel.base.errors import SystemFailure
+from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.daemon.channel import Channel
 from ginnel.daemon.hints import parse_hint
 from ginnel.daemon.joiner import Joiner, join_and_store
 from ginnel.daemon.logs import escape_control
 from ginnel.daemon.node_shell import parse_advertised
-from ginnel.daemon.paths import NetworkPaths
+from ginnel.daemon.paths import ETC_ROOT, NetworkPaths, known_networks
 from ginnel.daemon.resources import bind_udp
 from ginnel.daemon.supervise import Child, start_child
 from ginnel.discv5.enr import Enr
@@ -28,6 +29,7 @@ from ginnel.mesh.join import parse_invite
 from ginnel.mesh.join_attempt import Granted, JoinAttempt, JoinState
 from ginnel.mesh.sealer import HpkeSealer
 from ginnel.storage.identity import generate_keys
+from ginnel.storage.network_files import stored_network_id
 
 COMMAND = (sys.executable, "-m", "ginnel.cli.main")
 
@@ -59,8 +61,22 @@ def run_join(options: JoinOptions, show: ShowStage) -> Granted:
     return asyncio.run(_run(options, show))
 
 
+def refuse_if_member(network_id: bytes, etc_root: Path = ETC_ROOT) -> None:
+    """Refuse to join a network twice, before the invite is spent and a second member made.
+
+    Raises:
+        UsageError: this machine has files of that network.
+    """
+    for name in known_networks(etc_root):
+        if stored_network_id(NetworkPaths(name, etc_root)) == network_id:
+            raise UsageError(
+                f"this machine is in that network already, as {name}: sudo ginnel up {name}"
+            )
+
+
 async def _run(options: JoinOptions, show: ShowStage) -> Granted:
     invite = parse_invite(options.invite, unix_now=time.time())
+    refuse_if_member(invite.network_id)
     parse_advertised(options.advertise, options.port)
     hints = [parse_hint(text) for text in options.nodes]
     texts = (*options.nodes, *(enr.to_text() for enr in invite.records))

@@ -130,6 +130,8 @@ def parse_home(text: str, link: Link | None = None) -> Home | PublicMachine:
     if count_text and not (count_text.isdecimal() and 1 <= int(count_text) <= MAX_HOSTS):
         raise UsageError(f"{text!r}: the number of hosts is 1 to {MAX_HOSTS}")
     link = link or Link()
+    if kind is NatKind.NONE and count_text not in ("", "1"):
+        raise UsageError(f"{text!r}: without NAT it is one machine; add further ones by --public")
     if kind is NatKind.NONE:
         return PublicMachine(name, link)
     count = int(count_text or "1")

@@ -234,6 +234,15 @@ def load_bundle(folders: Folders) -> NodeBundle:
     return NodeBundle(keys, *objects)
 
 
+def stored_network_id(folders: Folders) -> bytes | None:
+    """Return the id of the network whose files are there; None if they can't be read."""
+    try:
+        raw = (folders.etc / OBJECT_FILES[0]).read_bytes()
+        return derive.network_id_of(parse_network(decode_object(raw)).root_public)
+    except (OSError, RemoteProtocolError):
+        return None  # `up` says what is wrong with it
+
+
 def has_admin_key(folders: Folders) -> bool:
     """Say whether this machine may admit others."""
     return (folders.etc / ADMIN_FILE).exists()

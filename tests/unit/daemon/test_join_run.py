@@ -3,12 +3,16 @@
 import os
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
-from ginnel.base.errors import GinnelError, SystemFailure
-from ginnel.daemon.join_run import JoinOptions, run_join
+from ginnel.base.errors import GinnelError, SystemFailure, UsageError
+from ginnel.daemon.join_run import JoinOptions, refuse_if_member, run_join
+from ginnel.mesh.join import parse_invite
+from ginnel.storage.network_files import stored_network_id
 from support.joins import AdminSide
+from support.live_tunnel import make_network
 from support.members import NetworkFactory
 
 NOW = int(time.time())
@@ -50,6 +54,19 @@ def test_what_can_not_be_used_is_refused_before_anything_starts(
     with pytest.raises(GinnelError, match=named):
         run_join(options(**changes), show)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_network_is_not_joined_twice(tmp_path: Path) -> None:
+    paths = make_network(tmp_path, NOW)
+    other = AdminSide(NET).invite(unix_now=NOW)
+    refuse_if_member(parse_invite(other, unix_now=NOW).network_id, paths.etc_root)
+    network_id = stored_network_id(paths)
+    assert network_id is not None
+    with pytest.raises(UsageError, match="already, as home: sudo ginnel up home"):
+        refuse_if_member(network_id, paths.etc_root)
+    (paths.etc / "network.obj").write_bytes(b"damaged")
+    refuse_if_member(network_id, paths.etc_root)
+    refuse_if_member(network_id, tmp_path / "nothing")
 
 
 def test_a_port_in_use_is_said_so() -> None:
