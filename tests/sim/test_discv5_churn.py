@@ -12,7 +12,7 @@ HOUR = 3600.0
 STEP = 60.0
 
 
-def sleep(net: Net, host: Host, seconds: float) -> None:
+def suspend(net: Net, host: Host, seconds: float) -> None:
     """Let a machine sleep: its clock jumps, what was sent to it is lost."""
     host.is_up = False
     net.run(seconds)
@@ -44,7 +44,7 @@ def test_an_hour_of_churn_leaves_nobody_alone() -> None:
                 victim.is_up = False
                 publics[publics.index(victim)] = net.restart(victim, bootstrap=[boot.core.record])
             case 2:
-                sleep(net, victim, 2 * STEP)
+                suspend(net, victim, 2 * STEP)
             case 3:  # a NAT forgets everything
                 nat = net.nats[hidden[net.rng.choice(list(KINDS))].address]
                 nat.ports.clear()
@@ -72,7 +72,7 @@ def test_a_machine_that_slept_is_back_at_once() -> None:
     ]
     host = add_natted(net, 100, "port-restricted", boot)
     net.run(30)
-    sleep(net, host, HOUR / 2)
+    suspend(net, host, HOUR / 2)
     assert look_up(net, [host], [boot, *others]).recall >= 0.9
     assert len(host.core.table) >= 10
 
