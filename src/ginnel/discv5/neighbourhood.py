@@ -29,6 +29,7 @@ from ginnel.discv5.table import Added, RoutingTable, TableLimits
 MAX_KNOWN_RECORDS = 1024  # records of nodes met that need not be in the table
 MAX_SILENT_NODES = 512  # nodes remembered as silent
 SILENT_FOR = 30.0  # seconds a silent node is left out of lookups
+HEARD_GAP = 60.0  # seconds between two offers of a node that asks us but has no place in the table
 MAX_MET_NODES = 64  # nodes that wait for their first PING
 
 
@@ -85,6 +86,7 @@ class Neighbourhood:
         )
         self.table = RoutingTable(node_id, limits)
         self._met: BoundedLru[NodeId, Enr] = BoundedLru(MAX_KNOWN_RECORDS)
+        self._heard_at: BoundedLru[NodeId, float] = BoundedLru(MAX_SILENT_NODES)
         self._silent_since: BoundedLru[NodeId, float] = BoundedLru(MAX_SILENT_NODES)
         self._to_ping: dict[NodeId, tuple[float, Contact]] = {}
         self.searches = Searches(config, exchange, self, events)
@@ -182,6 +184,18 @@ class Neighbourhood:
             at = now + self._rng.uniform(0, self._config.met_ping_max)
             self._to_ping[node_id] = (at, Contact(node_id, source, record.public_key))
             self._timers.set_earlier(_Timer.MET, at)
+
+    def on_heard(self, record: Enr, source: Address, now: float) -> None:
+        """Note that a node asked us inside a session: one that had left the table may be back.
+
+        Sessions outlive a node's place in the table, so no handshake would tell of it.
+        """
+        if self.table.get(record.node_id) is not None:
+            return
+        heard_at = self._heard_at.get(record.node_id)
+        if heard_at is None or now >= heard_at + HEARD_GAP:
+            self._heard_at.put(record.node_id, now)
+            self.on_met(self.known_record(record.node_id) or record, source, now)
 
     def on_alive(self, contact: Contact) -> None:
         """Note that a node answered: it is alive and where we thought."""

@@ -84,6 +84,8 @@ class Responder:
                 self._exchange.respond(session, source, pong)
                 if self._around.is_outdated(session.node_id, message.enr_seq):
                     self._around.fetch_record(contact_of(session, source), now)
+                if session.record is not None:
+                    self._around.on_heard(session.record, source, now)
             case FindNode():
                 for nodes in self._nodes(message, session.node_id, source):
                     self._exchange.respond(session, source, nodes)

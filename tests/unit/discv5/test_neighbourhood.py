@@ -41,3 +41,19 @@ def test_bootstrap_nodes_are_never_removed() -> None:
     assert len(host.core.nodes()) == 2
     assert host.core.nodes()[0] == boots[1].core.record
     assert host.core.closest(host.core.node_id, 16) == [boots[1].core.record]
+
+
+def test_a_node_that_slept_is_taken_back_over_its_old_session() -> None:
+    net = Net(77)
+    first = net.add(0)
+    second = net.add(1, bootstrap=[first.core.record])
+    net.add(2, bootstrap=[first.core.record])
+    net.run(5)
+    second.is_up = False
+    net.run(120)
+    assert first.core.table.get(second.core.node_id) is None
+    second.is_up = True
+    second.core.ping(first.contact, now=net.now)
+    net.drain(second)
+    net.run(5)
+    assert first.core.closest(second.core.node_id, 1) == [second.core.record]
