@@ -43,9 +43,7 @@ UNTESTED_CORES: dict[str, str] = {
     "mesh/events.py": "values only",
 }
 # Sleeps in tests: `sleep(0)`, one turn of the loop, is none. File -> why it does not wait.
-SLEEPS: dict[str, str] = {
-    "unit/daemon/test_admin_socket.py": "the end of a child that nobody ended before",
-}
+SLEEPS: dict[str, str] = {}
 # Test files of tests/unit that mirror no module.
 WITHOUT_MODULE: dict[str, str] = {}
 

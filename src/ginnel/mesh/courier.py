@@ -153,11 +153,6 @@ class Courier:
         self._strangers.put(point.location, point)
         return self.finder.deliver(point, envelope, now=now)
 
-    def stop_searching(self, point: Point) -> None:
-        """Forget a point that `deliver` was called with."""
-        self._strangers.pop(point.location)
-        self.finder.forget(point.location)
-
     def on_node_added(self, *, now: float) -> None:
         """A node came to the DHT's table: what failed for want of nodes is tried at once."""
         if now - self._tried_at >= NEW_NODE_INTERVAL_S:

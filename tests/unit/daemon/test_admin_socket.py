@@ -133,7 +133,8 @@ def test_root_is_answered(tmp_path: Path, sent: bytes, received: Json) -> None:
 
         async def body() -> None:
             os.write(theirs, b"1")
-            await asyncio.sleep(20)
+            async with asyncio.timeout(20):  # the parent ends it
+                await asyncio.Event().wait()
 
         serve(path, body)
         os._exit(0)
