@@ -22,7 +22,9 @@ def test_homes_are_parsed() -> None:
     assert parse_home("pi:none", Link(0.1)) == PublicMachine("pi", Link(0.1))
 
 
-@pytest.mark.parametrize("text", ["anna:foo", "anna:leaky:0", "anna:leaky:x", "anna:leaky:51", "anna:none:2"])
+@pytest.mark.parametrize(
+    "text", ["anna:foo", "anna:leaky:0", "anna:leaky:x", "anna:leaky:51", "anna:none:2"]
+)
 def test_bad_homes_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_home(text)
