@@ -122,14 +122,23 @@ def test_a_killed_signer_comes_back_by_itself(mesh: MeshLab) -> None:
     assert network_state(anna) == before
 
 
-@pytest.mark.parametrize("roles", [["manager"], ["manager", "tunnel", "signer"]])
-def test_after_a_killed_manager_up_makes_it_as_before(mesh: MeshLab, roles: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("roles", "says_down"), [(["manager"], True), (["manager", "tunnel", "signer"], False)]
+)
+def test_after_a_killed_manager_up_makes_it_as_before(
+    mesh: MeshLab, roles: list[str], says_down: bool
+) -> None:
     anna = mesh.machine("anna")
     before, pids = network_state(anna), mesh.pids("anna")
     kill(mesh, "anna", roles)
     assert_gone(mesh, "anna", list(pids.values()))
-    assert network_state(anna) == mesh.pristine["anna"]  # nothing is left even before
+    left, pristine = network_state(anna), mesh.pristine["anna"]
+    for what in ("links", "addresses", "routes"):  # the kernel's part: gone with the device
+        assert left[what] == pristine[what]
     assert anna.run(["ginnel", "status"], check=False).returncode == 1
+    if says_down:
+        anna.run(["ginnel", "down"])
+        assert network_state(anna) == pristine  # rules and filters too
     began = time.monotonic()
     mesh.scenario.up("anna")
     started = time.monotonic() - began
