@@ -82,7 +82,7 @@ def open_resources(
         listener = stack.enter_context(listen_unix(paths.tunnel_socket, mode=0o666))
         stack.callback(paths.tunnel_socket.unlink, missing_ok=True)
         for opened in (udp4, udp6):
-            if opened is not None:
+            if opened is not None and device is not None:  # no device: no overlay to stay out of
                 _keep_outside(opened, tunnel_uid)
         dns = bind_dns(dns_addresses) if device is not None else ()
         for opened in dns:

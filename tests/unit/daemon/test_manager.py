@@ -8,7 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ginnel.daemon import privileges
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: the manager keeps a few capabilities"
+)
 
 PROGRAM = """
 import os, sys
