@@ -210,3 +210,38 @@ def test_a_hop_without_loss_costs_few_packets() -> None:
     assert pair.run()
     counts = [side.machine.host.attachments()[0].sent for side in pair.sides]
     assert max(counts) <= 8
+
+
+def test_a_restart_moves_to_a_new_session_without_a_gap() -> None:
+    pair = make_pair(World(21), ("port-restricted", "port-restricted"))
+    pair.start()
+    assert pair.run()
+    world, first = pair.world, pair.a.core.ufrag
+    pair.restart()
+
+    def is_done() -> bool:
+        for side in pair.sides:
+            assert side.core.selected is not None
+        return pair.a.core.ufrag != first and all(
+            side.core.state is IceState.COMPLETED and not side.core.is_restarting
+            for side in pair.sides
+        )
+
+    assert world.run(until=is_done, timeout=3.0)
+    for side in pair.sides:
+        states = [e.state for e in side.events if isinstance(e, StateChanged)]
+        assert IceState.DISCONNECTED not in states
+
+
+def test_a_restart_is_followed_by_a_moved_nat_port() -> None:
+    pair = make_pair(World(22), ("port-restricted", "port-restricted"))
+    pair.start()
+    assert pair.run()
+    assert pair.a.machine.nat is not None
+    pair.a.machine.nat.renumber("203.0.113.77")
+    pair.world.run_for(0.1)
+    pair.a.candidates = pair.a.machine.candidates(pair.world)
+    pair.restart()
+    assert pair.world.run(
+        until=lambda: all(not s.core.is_restarting for s in pair.sides), timeout=3.0
+    )

@@ -158,6 +158,19 @@ class IcePair:
         if trickle:
             self._later(hops * SIGNAL_DELAY + 0.2, candidates, target)
 
+    def restart(self) -> None:
+        """`a` restarts and offers; `b` restarts when the offer comes, and answers."""
+        self._restart(self.a)
+        self._later(SIGNAL_DELAY, lambda: self._restart(self.b), self.b)
+        self.signal(self.a, self.b, 1, trickle=False)
+        self.signal(self.b, self.a, 2, trickle=False)
+
+    def _restart(self, side: IceSide) -> None:
+        side.core.restart(now=self.world.now, candidates=tuple(side.candidates))
+        side.core.end_local_candidates()
+        for attachment in side.machine.host.attachments():
+            attachment.wake()
+
     def _later(self, delay: float, action: Callable[[], None], side: IceSide) -> None:
         def act() -> None:
             action()

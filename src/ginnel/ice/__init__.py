@@ -1,9 +1,9 @@
 """ICE (RFC 8445) as a sans-IO library: one component, trickle, regular nomination, consent.
 
 Reading order: `stun` (bytes), `candidate`, `pair`, `checklist`, `transactions`, `consent`,
-`events`, `checker` and `agent` (the core's two halves), `reasons` (why it failed, in words),
-`limiter` and `gather` (what all agents on a port share), `channels`, `turn` and `turn_server`
-(relays), `aio` (asyncio facade `Agent`).
+`events`, `checker` and `session` (one session's two halves), `agent` (the core), `reasons` (why it
+failed, in words), `limiter` and `gather` (what all agents on a port share), `channels`, `turn` and
+`turn_server` (relays), `aio` (asyncio facade `Agent`).
 """
 
 from __future__ import annotations

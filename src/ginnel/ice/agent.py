@@ -4,186 +4,279 @@ It forms pairs, checks them, nominates one and watches over consent. Gathering, 
 sockets are left to others: candidates come in by methods, datagrams by the five verbs. Requests on
 a shared socket are told apart by USERNAME, answers by transaction id (`owns`).
 
-Deviations from RFC 8445, each bounded: checks give up after 10 s, not 39.5; freezing never delays
-(see `checklist`); a failed request is not answered with 400 or 401 but dropped.
+The work is done in a session (`session.SessionCore`), one for each pair of credentials. A restart
+makes a new session; the one that has a path goes on asking for consent, and `selected` is its pair,
+until the new one has selected its own. If the new one finds none, the old path is the path again.
 
-Invariant: nothing is sent to an address before the other side's credentials are known, but for
-answers to requests that carry our password's integrity.
+Invariants:
+- There are at most two sessions, and the kept one has a path.
+- No session outlives the selection of a pair in a newer one.
+- A closed agent stays closed.
 
-Source: RFC 8445 (sections 6 to 8, 11, 14), RFC 7675, RFC 8838, RFC 8863.
+Source: RFC 8445 section 9 (restarts), RFC 8838 section 14 (candidates of another session).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 from ginnel.base.chance import RandomBytes, Rng
-from ginnel.base.types import Address, Deadline, Secret, Transmit
+from ginnel.base.core import earliest
+from ginnel.base.types import Address, Deadline, Transmit
 from ginnel.ice import stun
-from ginnel.ice.candidate import (
-    MAX_LOCAL_CANDIDATES,
-    MAX_REMOTE_CANDIDATES,
-    Candidate,
-    CandidateKind,
-    make_foundation,
-    make_remote,
-)
-from ginnel.ice.checker import Arrival, Checker, Timer
+from ginnel.ice.candidate import Candidate
 from ginnel.ice.events import (
+    TRANSITIONS,
     AgentConfig,
-    CandidateFound,
     Drop,
     IceEvent,
     IceState,
+    KeptPathLost,
+    PairSelected,
+    RestartFailed,
+    StateChanged,
 )
-from ginnel.ice.pair import CandidatePair, PairState
-from ginnel.ice.reasons import explain_failure
-from ginnel.ice.stun import Attribute, Message, MessageClass
+from ginnel.ice.pair import CandidatePair
+from ginnel.ice.reasons import NatKind
+from ginnel.ice.session import SessionCore
+from ginnel.ice.stun import Message
 
-MAX_EARLY_CHECKS = 20  # requests kept until the other side's credentials come
-MAX_PEER_REFLEXIVE = 10  # remote addresses learned from checks; a NAT shows one for each base
-_REQUEST_ROLES = (Attribute.ICE_CONTROLLED, Attribute.ICE_CONTROLLING)
-
-
-@dataclass(frozen=True, slots=True)
-class _EarlyCheck:
-    local: Candidate
-    source: Address
-    priority: int
-    use_candidate: bool
+MAX_EARLY_CANDIDATES = 40  # of sessions whose credentials have not come: two full sets
+MAX_PAST_UFRAGS = 8  # of the other side's ended sessions, to know late candidates by
 
 
-class AgentCore(Checker):
+class AgentCore:
     """One agent; see the module. `controlling` may change by a role conflict."""
 
     def __init__(
         self, config: AgentConfig, *, controlling: bool, random_bytes: RandomBytes, rng: Rng
     ) -> None:
-        super().__init__(config, controlling=controlling, random_bytes=random_bytes, rng=rng)
-        self._early: deque[_EarlyCheck] = deque(maxlen=MAX_EARLY_CHECKS)
+        self.state = IceState.NEW
+        self.drops: dict[Drop, int] = {}
+        self._config = config
+        self._random_bytes = random_bytes
+        self._rng = rng
+        self._session = self._make_session(controlling=controlling)
+        self._kept: SessionCore | None = None
+        self._early: deque[tuple[str, Candidate]] = deque(maxlen=MAX_EARLY_CANDIDATES)
+        self._past: deque[str] = deque(maxlen=MAX_PAST_UFRAGS)
+        self._out: deque[Transmit] = deque()
+        self._events: deque[IceEvent] = deque()
 
     # What others may know
 
     @property
-    def pwd(self) -> str:
-        """Return our password, to be signalled sealed only."""
-        return self._pwd.reveal().decode()
+    def ufrag(self) -> str:
+        """Return our user name fragment, to be signalled; a restart changes it."""
+        return self._session.ufrag
 
     @property
-    def has_remote_credentials(self) -> bool:
-        """Say whether the other side's ufrag and pwd are known."""
-        return self._remote_key is not None
+    def pwd(self) -> str:
+        """Return our password, to be signalled sealed only; a restart changes it."""
+        return self._session.pwd
+
+    @property
+    def remote_ufrag(self) -> str:
+        """Return the other side's ufrag, empty until it is known."""
+        return self._session.remote_ufrag
+
+    @property
+    def controlling(self) -> bool:
+        """Say whether we nominate."""
+        return self._session.controlling
+
+    @property
+    def is_restarting(self) -> bool:
+        """Say whether a path from before a restart is kept."""
+        return self._kept is not None
 
     @property
     def selected(self) -> tuple[Candidate, Candidate] | None:
-        """Return the selected pair (local, remote), or None."""
-        pair = self._selected
-        return (pair.mapped or pair.local, pair.remote) if pair else None
+        """Return the pair to send on (local, remote), or None; during a restart the old one."""
+        return (self._kept or self._session).selected
 
     @property
     def local_candidates(self) -> tuple[Candidate, ...]:
         """Return the local candidates."""
-        return tuple(self._local)
+        return self._session.local_candidates
 
     @property
     def pairs(self) -> tuple[CandidatePair, ...]:
         """Return the pairs with their last results, best first; don't change them."""
-        return (*self._checklist, *self._checklist.past)
+        return self._session.pairs
+
+    @property
+    def nats(self) -> tuple[NatKind, NatKind]:
+        """Return the kinds of NAT, ours and theirs: for `why_failed` and the wait for direct."""
+        return self._session.nats
+
+    @nats.setter
+    def nats(self, nats: tuple[NatKind, NatKind]) -> None:
+        self._session.nats = nats
 
     def owns(self, message: Message, source: Address) -> bool:
         """Say whether a message on a shared socket is for this agent; it proves nothing."""
-        if message.message_class is MessageClass.REQUEST:
-            return message.local_ufrag == self.ufrag
-        return message.transaction_id in self._transactions
+        return any(session.owns(message, source) for session in self._sessions())
 
     def why_failed(self) -> str | None:
         """Return in words why no path was found; None unless the agent failed."""
-        if self.state is not IceState.FAILED:
-            return None
-        if self._selected is not None:
-            return "the path broke: the other side answers no more"
-        if any(pair.is_valid for pair in self._checklist):
-            return "a path was found but the other side did not agree on it in time"
-        return self.why_not_yet()
+        return self._session.why_failed() if self.state is IceState.FAILED else None
 
     def why_not_yet(self) -> str:
         """Return in words what probably keeps all checks out, whatever the state."""
-        return explain_failure(
-            self._local, self._remote, self.nats, pairs=len(self._checklist), limited=self._limited
-        )
+        return self._session.why_not_yet()
 
     # Commands
 
     def start(self, *, now: float) -> None:
         """Check pairs as soon as the other side's credentials are known."""
-        self._started = True
-        self._begin(now)
+        self._session.start(now=now)
+        self._collect(now)
 
-    def set_remote_credentials(self, ufrag: str, pwd: str, *, now: float) -> None:
-        """Take the other side's credentials; later calls are ignored (make a new agent)."""
-        if self._remote_key is not None:
-            return
-        self._remote_ufrag = ufrag
-        self._remote_key = Secret(pwd.encode())
-        self._begin(now)
+    def set_remote_credentials(self, ufrag: str, pwd: str, *, now: float) -> bool:
+        """Take the other side's credentials; return whether they are the session's now.
+
+        Each session takes them once: if the other side has restarted, call `restart` first, then
+        this, and signal the new credentials of ours.
+        """
+        is_old = self._kept is not None and self._kept.remote_ufrag == ufrag
+        if is_old or not self._session.set_remote_credentials(ufrag, pwd, now=now):
+            return False
+        if ufrag in self._past:
+            self._past.remove(ufrag)
+        early, self._early = self._early, deque(maxlen=MAX_EARLY_CANDIDATES)
+        for name, candidate in early:
+            if name == ufrag:
+                self._session.add_remote_candidate(candidate, now=now)
+            else:
+                self._early.append((name, candidate))
+        self._collect(now)
+        return True
+
+    def restart(
+        self, *, now: float, candidates: tuple[Candidate, ...] | None = None
+    ) -> tuple[str, str]:
+        """Begin a new session with new credentials; return our new (ufrag, pwd), to be signalled.
+
+        The state is `checking` from now on (`new` stays `new`), and the selected pair stays in
+        use. Remote credentials, remote candidates and both ends of candidates are to be given
+        anew; local candidates are told again by events. It ends with the state `connected` (with
+        `PairSelected` for a new pair, or `RestartFailed` for the old one) or `failed`.
+
+        Args:
+            now: monotonic seconds.
+            candidates: our addresses from now on; None keeps those that there are.
+        """
+        if self.state is IceState.CLOSED:
+            return self.ufrag, self.pwd
+        old = self._session
+        if old.remote_ufrag:
+            self._past.append(old.remote_ufrag)
+        self._session = self._make_session(controlling=old.controlling)
+        self._session.nats = old.nats
+        if old.selected is not None and old.state is not IceState.FAILED:
+            assert self._kept is None, "a session with a path ends the one before"
+            self._kept = old
+        else:
+            old.close()
+        for candidate in old.local_candidates if candidates is None else candidates:
+            self._session.add_local_candidate(candidate, now=now)
+        if self.state is not IceState.NEW:
+            self._session.start(now=now)
+            self._set_state(IceState.CHECKING)
+        self._collect(now)
+        return self.ufrag, self.pwd
+
+    def cancel_restart(self, reason: str, *, now: float) -> bool:
+        """Go back to the path from before the restart; return False if there is none.
+
+        For a restart that the other side doesn't answer. `RestartFailed` tells the reason.
+        """
+        kept = self._kept
+        if kept is None:
+            return False
+        if self._session.remote_ufrag:
+            self._past.append(self._session.remote_ufrag)
+        if kept.remote_ufrag in self._past:
+            self._past.remove(kept.remote_ufrag)
+        self._session.close()
+        self._session, self._kept = kept, None
+        self._events.append(RestartFailed(reason))
+        self._set_state(IceState.CONNECTED)
+        if kept.state is not IceState.CONNECTED:
+            self._set_state(kept.state)
+        self._collect(now)
+        return True
+
+    def check_now(self, *, now: float) -> bool:
+        """Ask at once, and quickly again, whether the selected pair answers.
+
+        The event `PathChecked` tells the outcome: an answer, or none for 1 s (or four round trips,
+        2 s at most); the state is then `disconnected` at once, unless a restart is under way.
+        Harmless when repeated. Returns False if no pair is selected.
+        """
+        done = (self._kept or self._session).check_now(now=now)
+        self._collect(now)
+        return done
 
     def add_local_candidate(self, candidate: Candidate, *, now: float) -> bool:
         """Add one address of ours; return whether it is new."""
-        if self._is_over() or len(self._local) >= MAX_LOCAL_CANDIDATES:
-            return False
-        if any((c.address, c.base) == (candidate.address, candidate.base) for c in self._local):
-            return False
-        self._local.append(candidate)
-        self._events.append(CandidateFound(candidate))
-        if candidate.kind is not CandidateKind.SRFLX or not self._has_base(candidate.base):
-            for remote in self._remote:
-                self._checklist.add(candidate, remote)
-        self._pace(now)
-        return True
+        result = self._session.add_local_candidate(candidate, now=now)
+        self._collect(now)
+        return result
 
-    def add_remote_candidate(self, candidate: Candidate, *, now: float) -> bool:
-        """Add one address of the other side; return whether it is new and allowed."""
-        if self._is_over() or not self._is_allowed(candidate.address):
-            return False
-        for known in self._remote:
-            if known.address == candidate.address:
-                if known.kind is CandidateKind.PRFLX:
-                    self._remote[self._remote.index(known)] = candidate
-                    self._checklist.replace_remote(known, candidate)
+    def add_remote_candidate(self, candidate: Candidate, *, now: float, ufrag: str = "") -> bool:
+        """Add one address of the other side; return whether it is new and allowed.
+
+        Args:
+            candidate: as signalled.
+            now: monotonic seconds.
+            ufrag: the other side's, that the candidate was signalled with. One that is not known
+                yet keeps the candidate until `set_remote_credentials`; one of an old session
+                refuses it. Empty: the session of now.
+        """
+        session = self._session
+        if ufrag and ufrag != session.remote_ufrag:
+            if ufrag in self._past or self.state is IceState.CLOSED:
+                self.drops[Drop.OLD_SESSION] = self.drops.get(Drop.OLD_SESSION, 0) + 1
                 return False
-        signalled = sum(1 for c in self._remote if c.kind is not CandidateKind.PRFLX)
-        if signalled >= MAX_REMOTE_CANDIDATES:
-            return False
-        self._remote.append(candidate)
-        if self._selected is None:
-            for local in self._bases():
-                self._checklist.add(local, candidate)
-            self._pace(now)
-        return True
+            if (ufrag, candidate) in self._early:
+                return False
+            self._early.append((ufrag, candidate))
+            return True
+        result = session.add_remote_candidate(candidate, now=now)
+        self._collect(now)
+        return result
 
     def remove_relay(self, relayed: Address, reason: str, *, now: float) -> None:
         """An address of ours at a relay is gone: nothing is sent from there any more."""
-        self._local = [c for c in self._local if c.base != relayed]
-        self._refuse(relayed, None, reason, now)
+        for session in self._sessions():
+            session.remove_relay(relayed, reason, now=now)
+        self._collect(now)
 
     def on_relay_refused(self, relayed: Address, peer: Address, reason: str, *, now: float) -> None:
         """The relay does not carry packets from our address there to this peer."""
-        self._refuse(relayed, peer, reason, now)
+        for session in self._sessions():
+            session.on_relay_refused(relayed, peer, reason, now=now)
+        self._collect(now)
 
     def end_local_candidates(self) -> None:
-        """No more local candidates will come."""
-        self._ends["local"] = True
-        self._maybe_complete()
+        """No more local candidates will come, until a restart."""
+        self._session.end_local_candidates()
+        self._take_events(self._session)
 
     def end_remote_candidates(self) -> None:
-        """No more remote candidates will come."""
-        self._ends["remote"] = True
-        self._maybe_complete()
+        """No more remote candidates will come, until a restart."""
+        self._session.end_remote_candidates()
+        self._take_events(self._session)
 
     def close(self) -> None:
         """Stop for good; harmless if closed."""
-        self._stop(IceState.CLOSED)
+        for session in self._sessions():
+            session.close()
+        self._kept = None
+        self._early.clear()
+        self._set_state(IceState.CLOSED)
 
     # The five verbs
 
@@ -193,8 +286,8 @@ class AgentCore(Checker):
         """Take one datagram; see `base.core.Core`."""
         try:
             message = stun.decode_message(data)
-        except stun.StunError as error:
-            self._drop(Drop.MALFORMED, source, str(error))
+        except stun.StunError:
+            self.drops[Drop.MALFORMED] = self.drops.get(Drop.MALFORMED, 0) + 1
             return
         self.handle_message(message, source, now=now, local_ip=local_ip)
 
@@ -211,31 +304,16 @@ class AgentCore(Checker):
 
         `relayed`: our address at a relay, if it came through one.
         """
-        came_to = Arrival(source, local_ip, relayed)
-        if self._is_over():
-            self._drop(Drop.CLOSED, source)
-        elif message.method != stun.BINDING:
-            self._drop(Drop.UNSUPPORTED, source)
-        elif message.message_class is MessageClass.REQUEST:
-            self._on_request(message, came_to, now)
-        elif message.message_class is not MessageClass.INDICATION:
-            self._on_response(message, came_to, now)
-        self._rearm(now)
+        kept = self._kept
+        session = kept if kept is not None and kept.owns(message, source) else self._session
+        session.handle_message(message, source, now=now, local_ip=local_ip, relayed=relayed)
+        self._collect(now)
 
     def handle_timeout(self, *, now: float) -> None:
         """Do what is due."""
-        for timer in self._timers.expire(now):
-            if timer is Timer.CHECK:
-                self._pace(now)
-            elif timer is Timer.RETRANSMIT:
-                self._retransmit(now)
-            elif timer is Timer.NOMINATE:
-                self._nominate(now)
-            elif timer is Timer.PATIENCE:
-                self._on_patience(now)
-            else:
-                self._watch(now)
-        self._rearm(now)
+        for session in self._sessions():
+            session.handle_timeout(now=now)
+        self._collect(now)
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send, or None."""
@@ -247,103 +325,57 @@ class AgentCore(Checker):
 
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted, or None."""
-        return self._timers.deadline()
+        return earliest(*(session.poll_deadline() for session in self._sessions()))
 
-    # Requests of the other side
+    # The sessions
 
-    def _on_request(self, message: Message, came_to: Arrival, now: float) -> None:
-        source = came_to.source
-        ours, _, theirs = message.username.partition(":")
-        if ours != self.ufrag or (self._remote_ufrag and theirs != self._remote_ufrag):
-            return self._drop(Drop.FOREIGN, source)
-        if not stun.check_integrity(message, self._pwd.reveal()):
-            return self._drop(Drop.BAD_INTEGRITY, source)
-        if not self._is_allowed(source):
-            return self._drop(Drop.BAD_SOURCE, source)
-        unknown = message.unknown_required()
-        if unknown:
-            value = b"".join(kind.to_bytes(2, "big") for kind in unknown)
-            attributes = [
-                (Attribute.ERROR_CODE, stun.encode_error(420, "Unknown Attribute")),
-                (Attribute.UNKNOWN_ATTRIBUTES, value),
-            ]
-            return self._respond(message, came_to, MessageClass.ERROR, attributes)
-        priority = message.number(Attribute.PRIORITY, 4)
-        if priority is None:
-            return self._drop(Drop.UNSUPPORTED, source, "no PRIORITY")
-        if self._is_role_conflict(message):
-            attributes = [(Attribute.ERROR_CODE, stun.encode_error(487, "Role Conflict"))]
-            return self._respond(message, came_to, MessageClass.ERROR, attributes)
-        mapped = stun.encode_address(source, message.transaction_id)
-        attributes = [(Attribute.XOR_MAPPED_ADDRESS, mapped)]
-        self._respond(message, came_to, MessageClass.SUCCESS, attributes)
-        local = self._local_of(came_to)
-        if local is None:
-            return self._drop(Drop.NO_LOCAL, source)
-        use_candidate = message.get(Attribute.USE_CANDIDATE) is not None
-        check = _EarlyCheck(local, source, priority, use_candidate)
-        if self._remote_key is None or not self._started:
-            self._early.append(check)
-            return None
-        return self._on_check(check, now)
-
-    def _on_check(self, check: _EarlyCheck, now: float) -> None:
-        """Do what a check of the other side calls for (sections 7.3.1.3 to 7.3.1.5)."""
-        nominated = check.use_candidate and not self.controlling
-        if self._selected is not None and not nominated:
-            return
-        remote = next((c for c in self._remote if c.address == check.source), None)
-        if remote is None:
-            if sum(c.kind is CandidateKind.PRFLX for c in self._remote) >= MAX_PEER_REFLEXIVE:
-                return self._drop(Drop.BAD_SOURCE, check.source)
-            foundation = make_foundation(CandidateKind.PRFLX, str(check.source))
-            remote = make_remote(CandidateKind.PRFLX, check.source, check.priority, foundation)
-            self._remote.append(remote)
-        pair = self._checklist.add(check.local, remote)
-        if pair is None:
-            return
-        pair.nominated = pair.nominated or nominated
-        if pair.is_valid:
-            if nominated:
-                self._select(pair, now)
-            return
-        if pair.state is PairState.IN_PROGRESS:
-            self._transactions.stop_retransmits(pair)
-        self._checklist.trigger(pair)
-        self._pace(now)
-
-    def _is_role_conflict(self, message: Message) -> bool:
-        """Resolve a conflict (section 7.3.1.1): switch our role, or say that they must."""
-        for attribute in _REQUEST_ROLES:
-            theirs = message.number(attribute, 8)
-            if theirs is None or (attribute is Attribute.ICE_CONTROLLING) != self.controlling:
-                continue
-            we_win = self._tie_breaker >= theirs
-            if we_win == self.controlling:
-                return True
-            self._checklist.set_controlling(not self.controlling)
-        return False
-
-    def _respond(
-        self,
-        request: Message,
-        came_to: Arrival,
-        message_class: MessageClass,
-        attributes: list[tuple[Attribute, bytes]],
-    ) -> None:
-        data = stun.encode_message(
-            message_class, request.transaction_id, attributes, key=self._pwd.reveal()
-        )
-        self._out.append(
-            Transmit(data, came_to.source, came_to.local_ip, relayed_from=came_to.relayed)
+    def _make_session(self, *, controlling: bool) -> SessionCore:
+        return SessionCore(
+            self._config,
+            controlling=controlling,
+            random_bytes=self._random_bytes,
+            rng=self._rng,
+            drops=self.drops,
         )
 
-    def _begin(self, now: float) -> None:
-        if not self._started or self._remote_key is None or self.state is not IceState.NEW:
+    def _sessions(self) -> list[SessionCore]:
+        return [self._session] if self._kept is None else [self._kept, self._session]
+
+    def _collect(self, now: float) -> None:
+        """Take what the sessions send and tell, and end the one that is not needed any more."""
+        for session in self._sessions():
+            while (transmit := session.poll_transmit()) is not None:
+                self._out.append(transmit)
+        if self._kept is not None:
+            self._watch_kept(self._kept)
+        self._take_events(self._session)
+        if self._kept is not None and self._session.state is IceState.FAILED:
+            self.cancel_restart(self._session.why_failed() or "no path", now=now)
+
+    def _watch_kept(self, kept: SessionCore) -> None:
+        while (event := kept.poll_event()) is not None:
+            if not isinstance(event, StateChanged):
+                self._events.append(event)
+        if kept.state is IceState.FAILED:
+            self._kept = None
+            self._events.append(KeptPathLost())
+
+    def _take_events(self, session: SessionCore) -> None:
+        while (event := session.poll_event()) is not None:
+            if not isinstance(event, StateChanged):
+                self._end_kept_after(event)
+                self._events.append(event)
+            elif event.state is not IceState.FAILED or self._kept is None:
+                self._set_state(event.state)
+
+    def _end_kept_after(self, event: IceEvent) -> None:
+        if isinstance(event, PairSelected) and self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    def _set_state(self, state: IceState) -> None:
+        if state is self.state:
             return
-        self._set_state(IceState.CHECKING)
-        self._began_at = now
-        self._timers.set(Timer.PATIENCE, now + self._config.patience)
-        while self._early:
-            self._on_check(self._early.popleft(), now)
-        self._pace(now)
+        assert state in TRANSITIONS[self.state], f"{self.state} to {state}"
+        self.state = state
+        self._events.append(StateChanged(state))

@@ -1,6 +1,6 @@
-"""The half of an ICE agent that asks: checks, retransmission, nomination, consent.
+"""The half of an ICE session that asks: checks, retransmission, nomination, consent.
 
-`agent.AgentCore` is the other half: what callers see and how requests of the other side are
+`session.SessionCore` is the other half: what callers see and how requests of the other side are
 answered. Kept apart because each fits on a few screens.
 
 Source: RFC 8445 sections 6.1.4, 7.2, 8.1; RFC 7675.
@@ -35,6 +35,7 @@ from ginnel.ice.events import (
     IceState,
     PairLatency,
     PairSelected,
+    PathChecked,
     StateChanged,
 )
 from ginnel.ice.pair import CandidatePair, PairState
@@ -52,7 +53,7 @@ log = logging.getLogger(__name__)
 
 
 class Timer(Enum):
-    """The timers of an agent."""
+    """The timers of a session."""
 
     CHECK = "check"
     RETRANSMIT = "retransmit"
@@ -210,6 +211,8 @@ class Checker:
         pair = transaction.pair
         if pair is self._selected and self._consent is not None:
             latency = pair.latency or 0.0
+            if self._consent.quick_until is not None:
+                self._events.append(PathChecked(is_alive=True))
             self._consent.on_answer(now, latency, self._rng)
             if transaction.sends == 1:
                 self._events.append(PairLatency(latency))
@@ -328,6 +331,8 @@ class Checker:
         consent, pair = self._consent, self._selected
         if consent is None or pair is None:
             return
+        if consent.take_quick_failure(now):
+            self._events.append(PathChecked(is_alive=False))
         if consent.is_failed(now):
             self._stop(IceState.FAILED)
             return

@@ -15,6 +15,9 @@ from ginnel.base.chance import Rng
 JITTER = 0.2  # part of the interval (RFC 7675 section 5.1)
 MIN_RETRY = 0.25  # s between unanswered checks, at least two round trips
 SLOW_RETRY = 1.0  # s between checks once the path is disconnected
+QUICK_GAP = 0.125  # s between checks that the user asked for at once; 8 of them bear 5 % loss well
+QUICK_PATIENCE = 1.0  # s until such checks call the path dead, or four round trips if that is more
+MAX_QUICK_PATIENCE = 2.0  # s
 
 
 @dataclass(slots=True)
@@ -27,17 +30,36 @@ class Consent:
     answered_at: float
     next_at: float
     latency: float = 0.0
+    quick_until: float | None = None  # a quick check is under way
+
+    def check_now(self, now: float) -> None:
+        """Ask at once and quickly again; nothing changes while that is under way."""
+        if self.quick_until is None:
+            self.quick_until = now + max(QUICK_PATIENCE, min(4 * self.latency, MAX_QUICK_PATIENCE))
+            self.next_at = now
+
+    def take_quick_failure(self, now: float) -> bool:
+        """Say once whether a quick check was in vain; the path is then disconnected at once."""
+        if self.quick_until is None or now < self.quick_until:
+            return False
+        self.quick_until = None
+        self.answered_at = min(self.answered_at, now - self.disconnected_timeout)
+        return True
 
     def on_answer(self, now: float, latency: float, rng: Rng) -> None:
         """A check was answered after `latency` seconds."""
         self.answered_at = now
         self.latency = latency
+        self.quick_until = None
         self.next_at = now + self.keepalive * rng.uniform(1 - JITTER, 1 + JITTER)
 
     def on_sent(self, now: float) -> None:
         """A check went out: ask again soon unless it is answered."""
-        quick = max(MIN_RETRY, 2 * self.latency)
-        self.next_at = now + (SLOW_RETRY if self.is_disconnected(now) else quick)
+        if self.quick_until is not None:
+            self.next_at = now + QUICK_GAP
+            return
+        soon = max(MIN_RETRY, 2 * self.latency)
+        self.next_at = now + (SLOW_RETRY if self.is_disconnected(now) else soon)
 
     def is_disconnected(self, now: float) -> bool:
         """Say whether no answer came for the disconnected timeout."""
@@ -52,4 +74,5 @@ class Consent:
         dead_at = self.answered_at + self.disconnected_timeout
         if self.is_disconnected(now):
             dead_at += self.failed_timeout
-        return min(self.next_at, dead_at)
+        due = min(self.next_at, dead_at)
+        return due if self.quick_until is None else min(due, self.quick_until)

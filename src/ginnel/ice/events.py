@@ -26,13 +26,24 @@ class IceState(Enum):
     CLOSED = "closed"
 
 
+# To CHECKING from a later state: by a restart.
 TRANSITIONS: dict[IceState, tuple[IceState, ...]] = {
     IceState.NEW: (IceState.CHECKING, IceState.CLOSED),
     IceState.CHECKING: (IceState.CONNECTED, IceState.FAILED, IceState.CLOSED),
-    IceState.CONNECTED: (IceState.COMPLETED, IceState.DISCONNECTED, IceState.CLOSED),
-    IceState.COMPLETED: (IceState.DISCONNECTED, IceState.CLOSED),
-    IceState.DISCONNECTED: (IceState.CONNECTED, IceState.FAILED, IceState.CLOSED),
-    IceState.FAILED: (IceState.CLOSED,),
+    IceState.CONNECTED: (
+        IceState.COMPLETED,
+        IceState.DISCONNECTED,
+        IceState.CHECKING,
+        IceState.CLOSED,
+    ),
+    IceState.COMPLETED: (IceState.DISCONNECTED, IceState.CHECKING, IceState.CLOSED),
+    IceState.DISCONNECTED: (
+        IceState.CONNECTED,
+        IceState.CHECKING,
+        IceState.FAILED,
+        IceState.CLOSED,
+    ),
+    IceState.FAILED: (IceState.CHECKING, IceState.CLOSED),
     IceState.CLOSED: (),
 }
 
@@ -48,6 +59,7 @@ class Drop(Enum):
     BAD_SOURCE = "bad source"  # an address that we never talk to, or a limit
     NO_LOCAL = "no local candidate"
     ASYMMETRIC = "asymmetric"  # an answer from another address
+    OLD_SESSION = "old session"  # a candidate of credentials that a restart has ended
 
 
 @dataclass(frozen=True)
@@ -94,4 +106,31 @@ class PairLatency:
     seconds: float
 
 
-IceEvent: TypeAlias = StateChanged | CandidateFound | PairSelected | PairLatency
+@dataclass(frozen=True, slots=True)
+class PathChecked:
+    """What `check_now` came to: the selected pair answered, or did not in about 1 s."""
+
+    is_alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RestartFailed:
+    """A restart found no path; the one from before it still answers and is the path again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPathLost:
+    """While a restart looks for a path, the one from before it has died."""
+
+
+IceEvent: TypeAlias = (
+    StateChanged
+    | CandidateFound
+    | PairSelected
+    | PairLatency
+    | PathChecked
+    | RestartFailed
+    | KeptPathLost
+)
