@@ -22,8 +22,8 @@ print(ask_manager(Path("/run/ginnel/demo/manager.sock"), "status")["tunnel"]["la
 """
 
 
-@pytest.mark.parametrize("dialect", ["seed", "shipped"])
-def test_a_foreign_tunnel_is_started_and_held_to_the_rules(dialect: str) -> None:
+@pytest.mark.parametrize("options", [["--pass-tun"], ["--dialect", "shipped"]])
+def test_a_foreign_tunnel_is_started_and_held_to_the_rules(options: list[str]) -> None:
     examples = dict(re.findall(r"```python (\w+)\n(.*?)```", DOCS.read_text(), re.DOTALL))
     home = Home("flat", NatKind.PORT_RESTRICTED, hosts=("anna",))
     with Lab.create(LabTopology(homes=(home,))) as lab:
@@ -32,9 +32,7 @@ def test_a_foreign_tunnel_is_started_and_held_to_the_rules(dialect: str) -> None
         scenario.ginnel("anna", "init", "demo", "--name", "anna", "--json")
         anna.run(["sh", "-c", "cat > /etc/ginnel/example.py"], text=examples["tunnel"])
         program = f"{sys.executable} /etc/ginnel/example.py"
-        manager = anna.popen(
-            ["ginnel", "manager", "demo", "--spawn", program, "--dialect", dialect]
-        )
+        manager = anna.popen(["ginnel", "manager", "demo", "--spawn", program, *options])
 
         asked = [sys.executable, "-c", ASK]
 

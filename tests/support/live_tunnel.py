@@ -104,7 +104,7 @@ async def live_tunnel(
         listener.listen()
         rpc_fd = theirs.detach()
         options = TunnelOptions(
-            paths=paths,
+            state=paths.state,
             settings=settings or settings_of(),
             hints=(),
             rpc_read_fd=rpc_fd,

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from ginnel.base.errors import SystemFailure
-from ginnel.daemon.manager import ManagerConfig, run_manager
+from ginnel.daemon.manager import run_manager
+from ginnel.daemon.manager_config import ManagerConfig
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.daemon.privileges import FIRST_UID
 

@@ -31,7 +31,7 @@ class Handlers:
     found: dict[str, object]
 
     async def on_start(self, start: Start) -> str | None:
-        self.found["fd"] = start.file_descriptor
+        self.found["is_tun"] = os.fstat(start.file_descriptor).st_rdev == os.makedev(10, 200)
         self.found["token"] = start.token.reveal().decode()
         self.found["refused"] = await self.tunnel.network_settings(
             make_settings(ADDRESSES, ["0.0.0.0/0"], mtu=1280)
@@ -86,7 +86,6 @@ def main() -> None:
         "separation": separation.describe(),
         "manager.sock": try_manager_socket(paths),
         "arguments": sys.argv[1:],
-        "devices": [os.fstat(number).st_rdev != 0 for number in (4,)],
         "port": socket.socket(fileno=os.dup(5)).getsockname()[1],
         "listens": socket.socket(fileno=os.dup(7)).getsockname(),
     }

@@ -46,7 +46,7 @@ def choose_uids(count: int) -> list[int]:
             continue
         taken |= {settings.tunnel_uid: None, settings.signer_uid: None}
     # The last one is `ginnel node`'s.
-    free = [uid for uid in range(privileges.FIRST_UID, privileges.LAST_UID) if uid not in taken]
+    free = [uid for uid in range(privileges.FIRST_UID, privileges.LONE_UID) if uid not in taken]
     if len(free) < count:
-        raise SystemFailure(f"no free uid in {privileges.FIRST_UID}-{privileges.LAST_UID}")
+        raise SystemFailure(f"no free uid in {privileges.FIRST_UID}-{privileges.LONE_UID - 1}")
     return free[:count]

@@ -13,7 +13,7 @@ import os
 import select
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from ginnel.base.errors import GinnelError, RemoteProtocolError, SystemFailure
@@ -53,7 +53,8 @@ class Probe:
     role: Role  # the program's
     dialect: Dialect = Dialect.SEED
     version: Version = _DEFAULT_VERSION
-    token: str = "probe"
+    token: str = field(default="probe", repr=False)
+    must_start: bool = False  # the token is a real one
     url: str = "https://probe.invalid"
     is_thorough: bool = True  # False: the whole conversation only, one child
 
@@ -125,7 +126,7 @@ class Probe:
         steps: list[tuple[str, _Check]] = [
             ("a full update before Start", _full_update),
             ("Start without URL and token is refused", _empty_start),
-            ("Start is answered", lambda talk: _start(talk, self.url, self.token)),
+            ("Start is answered", self._start),
             ("two requests at once", _two_at_once),
             ("a request in single bytes", _byte_by_byte),
             ("an empty message, an unknown request, a stray response", _strays),
@@ -133,6 +134,19 @@ class Probe:
         if is_known("wake", self.version):
             steps.append(("Wake is answered", _wake))
         return [*steps, ("Stop is answered, then its side is closed", _stop)]
+
+    def _start(self, talk: _Talk) -> None:
+        request = pb.StartRequest(
+            tunnel_file_descriptor=-1, coder_url=self.url, api_token=self.token
+        )
+        answer = talk.answer_of(talk.ask(pb.ManagerMessage(start=request)))
+        if not answer.HasField("start"):
+            raise RemoteProtocolError("the answer is no StartResponse")
+        if not answer.start.success:
+            if not answer.start.error_message:
+                raise RemoteProtocolError("it failed without a reason")
+            if self.must_start:
+                raise RemoteProtocolError(f"it did not start: {answer.start.error_message}")
 
     # We are the tunnel
 
@@ -242,15 +256,6 @@ def _empty_start(talk: _Talk) -> None:
     answer = talk.answer_of(talk.ask(pb.ManagerMessage(start=pb.StartRequest()))).start
     if answer.success or not answer.error_message:
         raise RemoteProtocolError("it succeeded, or gave no reason")
-
-
-def _start(talk: _Talk, url: str, token: str) -> None:
-    request = pb.StartRequest(tunnel_file_descriptor=-1, coder_url=url, api_token=token)
-    answer = talk.answer_of(talk.ask(pb.ManagerMessage(start=request)))
-    if not answer.HasField("start"):
-        raise RemoteProtocolError("the answer is no StartResponse")
-    if not answer.start.success and not answer.start.error_message:
-        raise RemoteProtocolError("it failed without a reason")
 
 
 def _two_at_once(talk: _Talk) -> None:

@@ -17,31 +17,30 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from ginnel.base.errors import GinnelError, SystemFailure, UsageError
 from ginnel.base.limits import TokenBucket
 from ginnel.base.types import Secret
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.aio import Manager as Rpc
-from ginnel.codervpn.header import Dialect
 from ginnel.codervpn.messages import LogLevel, LogRecord, Start
 from ginnel.codervpn.speaker import Failure
 from ginnel.daemon import privileges, service
 from ginnel.daemon.admin_socket import AdminSocket, Json
 from ginnel.daemon.guard import Guard
 from ginnel.daemon.logs import LogSink, RateLimited, SinkHandler, escape_control, split_level
-from ginnel.daemon.paths import NetworkPaths
+from ginnel.daemon.manager_config import ManagerConfig
+from ginnel.daemon.manager_status import describe_agent, describe_settings
 from ginnel.daemon.resources import Resources, open_resources
 from ginnel.daemon.settings_apply import SettingsApplier
-from ginnel.daemon.settings_check import Allowance, Plan, check_settings
+from ginnel.daemon.settings_check import Plan, check_settings
 from ginnel.daemon.signer_link import SignerLink
-from ginnel.daemon.supervise import Backoff, Child, start_child
+from ginnel.daemon.supervise import Backoff, Child
+from ginnel.daemon.tunnel_child import sandbox_options, start_tunnel
 from ginnel.daemon.wakes import WakeWatcher
-from ginnel.net.dns import DnsPlan, find_setter
+from ginnel.net.dns import find_setter
 from ginnel.net.netlink import DEFAULT_MTU
 
 START_TIMEOUT = 30.0  # seconds for a tunnel to import, drop its rights and set the network up
@@ -60,30 +59,7 @@ KEPT = (
 # Namespaces of their own, and files of another uid, before they drop all.
 FOR_CHILDREN = (privileges.CAP_SYS_ADMIN, privileges.CAP_DAC_OVERRIDE, privileges.CAP_CHOWN)
 
-COMMAND = (sys.executable, "-m", "ginnel.cli.main")
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ManagerConfig:
-    """What root's settings say about one network, and where its keys come from."""
-
-    paths: NetworkPaths
-    port: int  # of both UDP sockets
-    make_token: Callable[[], Secret | str]  # the node's keys in one bundle, read for each start
-    url: str
-    tunnel_uid: int
-    signer_uid: int | None = None  # None: no admin key here, no signer
-    allowance: Allowance = field(default_factory=Allowance)
-    command: Sequence[str] = COMMAND  # what `tunnel NAME ...` and `signer NAME ...` follow
-    spawn: Sequence[str] = ()  # any tunnel of the protocol instead of ours; it gets no more
-    dialect: Dialect = Dialect.SEED  # of our header
-    use_tun: bool = True
-    resets_clock: bool = False  # the first tunnel forgets the last confirmed time
-    has_sandbox: bool = True  # False: children without Landlock and seccomp, to debug
-    use_dns: bool = False  # serve the network's names and tell the resolver
-    debug: bool = False
 
 
 def run_manager(config: ManagerConfig, *, on_ready: Callable[[], None] | None = None) -> None:
@@ -122,7 +98,10 @@ async def _serve(
     sink: LogSink,
     on_ready: Callable[[], None] | None,
 ) -> None:
-    await _Manager(config, resources, sink).run(on_ready)
+    manager = _Manager(config, resources, sink)
+    await manager.run(on_ready)
+    if config.stream is not None and manager.last_error is not None:
+        raise SystemFailure(f"tunnel: {manager.last_error}")
 
 
 class _Manager:
@@ -148,10 +127,11 @@ class _Manager:
         self._child: Child | None = None
         self._rpc: Rpc | None = None
         self._state = "starting"
-        self._last_error: str | None = None
+        self.last_error: str | None = None
         self._signer: SignerLink | None = None
-        if config.signer_uid is not None:
-            argv = [*config.command, "signer", config.paths.name, *self._tunnel_options()]
+        self._is_foreign = bool(config.spawn) or config.stream is not None
+        if config.signer_uid is not None and not self._is_foreign:
+            argv = [*config.command, "signer", config.paths.name, *sandbox_options(config)]
             self._signer = SignerLink(argv, sink)
 
     async def run(self, on_ready: Callable[[], None] | None) -> None:
@@ -209,13 +189,13 @@ class _Manager:
             try:
                 await self._run_tunnel()
             except GinnelError as error:
-                self._last_error = escape_control(str(error))
-            if self._stop.is_set():
+                self.last_error = escape_control(str(error))
+            if self._stop.is_set() or self._config.stream is not None:
                 break
             now = time.monotonic()
             delay = self._backoff.on_death(started_at=started_at, now=now)
             self._state = "failing" if self._backoff.is_failing(now=now) else "restarting"
-            log.error("tunnel: %s; it starts again in %g s", self._last_error, delay)
+            log.error("tunnel: %s; it starts again in %g s", self.last_error, delay)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await self._stop.wait()
@@ -224,16 +204,15 @@ class _Manager:
     async def _run_tunnel(self) -> None:
         """Run one tunnel process from its start to its end."""
         self._state = "starting"
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            self._child = child = self._spawn_tunnel(theirs)
-            rpc_fd = ours.detach()
-        self._rpc = rpc = Rpc(rpc_fd, rpc_fd, self, dialect=self._config.dialect)
+        self._child = None
+        read_fd, write_fd = self._config.stream or self._spawn_tunnel()
+        child = self._child
+        self._rpc = rpc = Rpc(read_fd, write_fd, self, dialect=self._config.dialect)
         problem, is_leaving = "", True
         try:
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(rpc.run())
-                watching = tasks.create_task(self._watch(child))
+                watching = tasks.create_task(self._watch(child)) if child is not None else None
                 try:
                     await self._start_tunnel(rpc)
                     is_leaving = await self._wait_for_end(rpc)
@@ -241,23 +220,42 @@ class _Manager:
                     problem = str(error)
                 finally:
                     rpc.close()
-                    await child.end(is_leaving=is_leaving)
-                    watching.cancel()
+                    if child is not None and watching is not None:
+                        await child.end(is_leaving=is_leaving)
+                        watching.cancel()
         finally:
             self._rpc = None
         if not self._stop.is_set():
             if problem == Failure.CLOSED.value:
                 problem = ""
-            causes = [text for text in (problem, serving.result()) if text]
-            self._last_error = escape_control("; ".join([*causes, child.describe_end()]))
+            causes = [problem, serving.result(), child.describe_end() if child is not None else ""]
+            self.last_error = escape_control("; ".join(filter(None, causes))) or None
+
+    def _spawn_tunnel(self) -> tuple[int, int]:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            self._child = start_tunnel(
+                self._config,
+                self._resources,
+                theirs,
+                self._signer,
+                self._on_output,
+                is_first=self._backoff.count == 0,
+            )
+            descriptor = ours.detach()
+        return descriptor, descriptor
 
     async def _start_tunnel(self, rpc: Rpc) -> None:
         text = self._config.make_token()
         token = text if isinstance(text, Secret) else Secret(text.encode())
-        descriptor = -1 if self._resources.device is None else Resources.TUN_FD
+        device, is_along = self._resources.device, False
+        descriptor = -1 if device is None else Resources.TUN_FD
+        if device is not None and (self._config.passes_tun or self._config.stream is not None):
+            descriptor, is_along = device.fd, True
+        start = Start(descriptor, self._config.url, token)
         stopping = asyncio.ensure_future(self._stop.wait())
         starting = asyncio.ensure_future(
-            rpc.start(Start(descriptor, self._config.url, token), wait_s=START_TIMEOUT)
+            rpc.start(start, wait_s=START_TIMEOUT, pass_descriptor=is_along)
         )
         try:
             await asyncio.wait([stopping, starting], return_when=asyncio.FIRST_COMPLETED)
@@ -293,41 +291,6 @@ class _Manager:
         await child.wait()
         if self._rpc is not None:
             self._rpc.close()
-
-    def _spawn_tunnel(self, theirs: socket.socket) -> Child:
-        resources = self._resources
-        if self._config.spawn:
-            given = {3: theirs.fileno()}
-            if resources.device is not None:
-                given[Resources.TUN_FD] = resources.device.fd
-            argv = [*self._config.spawn, "--rpc-read-fd", "3", "--rpc-write-fd", "3"]
-            return start_child("tunnel", argv, given, self._on_output)
-        descriptors = {3: theirs.fileno(), 5: resources.udp4.fileno()}
-        argv = [*self._config.command, "tunnel", self._config.paths.name]
-        argv += ["--rpc-read-fd", "3", "--rpc-write-fd", "3", "--udp4-fd", "5"]
-        argv += self._tunnel_options()
-        if resources.device is not None:
-            descriptors[Resources.TUN_FD] = resources.device.fd
-        if resources.udp6 is not None:
-            descriptors[6] = resources.udp6.fileno()
-            argv += ["--udp6-fd", "6"]
-        for number, opened in zip((9, 10), resources.dns, strict=False):
-            descriptors[number] = opened.fileno()
-            argv += ["--dns-fd", str(number)]
-        descriptors[7] = resources.tunnel_listener.fileno()
-        argv += ["--listen-fd", "7"]
-        if self._signer is None:
-            return start_child("tunnel", argv, descriptors, self._on_output)
-        with self._signer.renew() as channel:
-            descriptors[8] = channel.fileno()
-            argv += ["--signer-fd", "8"]
-            return start_child("tunnel", argv, descriptors, self._on_output)
-
-    def _tunnel_options(self) -> list[str]:
-        options = [] if self._config.has_sandbox else ["--no-sandbox"]
-        if self._config.resets_clock and self._backoff.count == 0:
-            options.append("--reset-clock")
-        return options
 
     async def _take_back(self) -> None:
         if self._applier is not None:
@@ -392,6 +355,8 @@ class _Manager:
                 raise SystemFailure("the tunnel does not run")
             await self._rpc.wake(wait_s=STOP_TIMEOUT)
             return {"done": True}
+        if self._is_foreign:
+            raise UsageError("the signer works with Ginnel's own tunnel, and here another runs")
         if self._signer is None:
             raise UsageError("this machine has no admin key: ask on the one that made the network")
         return await self._signer.ask({"verb": verb, **keys})
@@ -399,6 +364,7 @@ class _Manager:
     def status(self) -> Json:
         """Return what is known without asking the tunnel."""
         plan = self._applier.current if self._applier is not None else None
+        setter = self._applier.dns if self._applier is not None else None
         device = self._resources.device
         return {
             "network": self._config.paths.name,
@@ -409,40 +375,9 @@ class _Manager:
                 "state": self._state,
                 "pid": self._child_pid(),
                 "restarts": self._backoff.count,
-                "last_error": self._last_error,
+                "last_error": self.last_error,
             },
             "signer": self._signer.status() if self._signer is not None else None,
-            "settings": None
-            if plan is None
-            else {
-                "mtu": plan.mtu,
-                "addresses": list(plan.addresses),
-                "routes": list(plan.routes),
-                "excluded": list(plan.excluded),
-                "dns": None if plan.dns is None else self._describe_dns(plan.dns),
-            },
-            "peers": [_describe(agent) for agent in self._rpc.agents] if self._rpc else [],
+            "settings": describe_settings(plan, setter),
+            "peers": [describe_agent(agent) for agent in self._rpc.agents] if self._rpc else [],
         }
-
-    def _describe_dns(self, plan: DnsPlan) -> Json:
-        setter = self._applier.dns if self._applier is not None else None
-        return {
-            "by": setter.name if setter is not None else "nobody (--no-dns)",
-            "servers": list(plan.servers),
-            "search": list(plan.search),
-            "match": list(plan.match),
-        }
-
-
-def _describe(agent: pb.Agent) -> Json:
-    has_handshake = agent.HasField("last_handshake") and agent.last_handshake.seconds > 0
-    ping = agent.last_ping
-    return {
-        "id": agent.id[:16].hex(),
-        "name": escape_control(agent.name, 255),
-        "fqdn": [escape_control(name, 255) for name in agent.fqdn[:8]],
-        "addresses": [escape_control(text, 64) for text in agent.ip_addrs[:8]],
-        "last_handshake_unix": agent.last_handshake.seconds if has_handshake else None,
-        "latency_ms": ping.latency.ToNanoseconds() / 1e6 if agent.HasField("last_ping") else None,
-        "direct": ping.did_p2p if agent.HasField("last_ping") else None,
-    }

@@ -27,7 +27,8 @@ from ginnel.base.errors import SystemFailure
 from ginnel.daemon import seccomp
 
 FIRST_UID = 64100  # uids without a passwd entry, one for each unprivileged process
-LAST_UID = 64199
+LONE_UID = 64198  # of a tunnel without a network's settings
+NODE_UID = 64199  # of `ginnel node`
 
 # prctl(2)
 _PR_SET_PDEATHSIG = 1

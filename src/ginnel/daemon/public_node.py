@@ -34,7 +34,6 @@ from ginnel.storage.files import make_folder, read_private, write_atomic
 from ginnel.storage.identity import draw_secp256k1
 
 KEY_FILE = "node.key"
-NODE_UID = privileges.LAST_UID  # of `ginnel node` run as root
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def run_public_node(config: PublicNodeConfig, on_ready: Callable[[Enr], None]) -
     Raises:
         SystemFailure: the port is in use, the state folder can't be used, or no separation.
     """
-    uid = NODE_UID if privileges.can_become(NODE_UID) else None
+    uid = privileges.NODE_UID if privileges.can_become(privileges.NODE_UID) else None
     key = load_or_make_key(config.state, uid)
     hints = read_hints(config.nodes)  # names are resolved while that is allowed
     ipv4 = bind_udp(socket.AF_INET, config.port)

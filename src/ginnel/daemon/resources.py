@@ -72,7 +72,7 @@ def open_resources(
         if signer_uid is not None:
             _make_folder(paths.signer_state, 0o700, uid=signer_uid)
         udp4 = stack.enter_context(_patiently(lambda: bind_udp(socket.AF_INET, port)))
-        udp6 = _bind_udp6(port)
+        udp6 = bind_udp6(port)
         if udp6 is not None:
             stack.enter_context(udp6)
         device = None
@@ -83,7 +83,7 @@ def open_resources(
         stack.callback(paths.tunnel_socket.unlink, missing_ok=True)
         for opened in (udp4, udp6):
             if opened is not None and device is not None:  # no device: no overlay to stay out of
-                _keep_outside(opened, tunnel_uid)
+                keep_outside(opened, tunnel_uid)
         dns = bind_dns(dns_addresses) if device is not None else ()
         for opened in dns:
             stack.enter_context(opened)
@@ -141,10 +141,13 @@ def bind_dns(addresses: Sequence[str]) -> tuple[socket.socket, ...]:
     return tuple(found)
 
 
-def _keep_outside(opened: socket.socket, tunnel_uid: int) -> None:
+def keep_outside(opened: socket.socket, tunnel_uid: int) -> None:
     """Mark a socket and give it to the tunnel's uid, so that its packets never enter the overlay.
 
     A rule by uid does not match a socket that root opened.
+
+    Raises:
+        SystemFailure: we may not mark.
     """
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, TUNNEL_MARK)
@@ -166,7 +169,8 @@ def _patiently(make: Callable[[], ValueT]) -> ValueT:
             time.sleep(PATIENCE / 20)
 
 
-def _bind_udp6(port: int) -> socket.socket | None:
+def bind_udp6(port: int) -> socket.socket | None:
+    """Return `bind_udp` for IPv6, or None where this machine has none."""
     try:
         return bind_udp(socket.AF_INET6, port)
     except OSError:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
+from pathlib import Path
 
 from ginnel import __version__
 from ginnel.base.config import Settings, parse_turn
@@ -36,11 +37,14 @@ from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.name_service import NameService
 from ginnel.daemon.node_core import NodeCore, WallClock
 from ginnel.daemon.node_shell import NodeShell, parse_advertised, record_fields
-from ginnel.daemon.paths import NetworkPaths
 from ginnel.daemon.privileges import Separation
 from ginnel.daemon.tunnel_events import TunnelEvents
 from ginnel.daemon.tunnel_service import TunnelService
-from ginnel.daemon.wire_settings import overlay_prefixes, settings_for, workspace_for
+from ginnel.daemon.wire_settings import (
+    overlay_prefixes,
+    settings_for,
+    workspace_for,
+)
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr, decode_enr
 from ginnel.discv5.protocol import Contact, DiscoveryCore
@@ -70,7 +74,7 @@ _IMPORTED_EARLY = (concurrent.futures.thread, encodings.idna)
 class TunnelOptions:
     """What the manager hands over, and what was read of the settings before rights were dropped."""
 
-    paths: NetworkPaths
+    state: Path  # the folder to write in
     settings: Settings
     hints: tuple[Enr | Contact, ...]
     rpc_read_fd: int
@@ -165,7 +169,7 @@ class _Running:
         self._options = options
         self._settings = settings = options.settings
         self._state = state = MemberState(
-            options.paths.state,
+            options.state,
             bundle,
             unix_now=time.time(),
             resets_clock=options.resets_clock,

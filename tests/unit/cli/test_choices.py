@@ -38,4 +38,4 @@ def test_ports_are_drawn_from_the_whole_range() -> None:
 def test_uids_are_different_and_not_the_public_nodes() -> None:
     uids = choose_uids(2)
     assert len(set(uids)) == 2
-    assert all(privileges.FIRST_UID <= uid < privileges.LAST_UID for uid in uids)
+    assert all(privileges.FIRST_UID <= uid < privileges.LONE_UID for uid in uids)

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.skipif(
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from ginnel.daemon.manager import ManagerConfig, run_manager
+from ginnel.daemon.manager import run_manager
+from ginnel.daemon.manager_config import ManagerConfig
 from ginnel.daemon.paths import NetworkPaths
 
 root = Path(sys.argv[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from typing import IO
 
 import click
 
@@ -44,7 +45,23 @@ def codervpn() -> None:
     metavar="MAJOR.MINOR",
     help="The protocol version that we speak.",
 )
-def probe(spawn: str, role: str, dialect: str, speak: str) -> None:
+@click.option("--url", default="https://probe.invalid", show_default=True, help="For Start.")
+@click.option(
+    "--token-file",
+    type=click.File(),
+    metavar="FILE",
+    help="Start's token, so that a tunnel can really start; - is the standard input.",
+)
+@click.option("--quick", is_flag=True, help="One conversation, without the bad beginnings.")
+def probe(
+    spawn: str,
+    role: str,
+    dialect: str,
+    speak: str,
+    url: str,
+    token_file: IO[str] | None,
+    quick: bool,
+) -> None:
     """Run a program as a child and check the whole conversation, step by step.
 
     It gets `--rpc-read-fd 3 --rpc-write-fd 4`. Exit code 1 if a step failed.
@@ -53,6 +70,7 @@ def probe(spawn: str, role: str, dialect: str, speak: str) -> None:
     Examples:
       ginnel codervpn probe --spawn './my-tunnel'
       ginnel codervpn probe --spawn './my-tunnel' --speak 1.0 --dialect shipped
+      ginnel codervpn probe --spawn 'ginnel manager home --no-tun' --role manager
     """
     from ginnel.codervpn.header import Dialect, Role, Version
     from ginnel.daemon.codervpn_probe import Probe
@@ -61,7 +79,17 @@ def probe(spawn: str, role: str, dialect: str, speak: str) -> None:
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise UsageError(f"--speak {speak!r}: MAJOR.MINOR belongs here, as 1.3")
     version = Version(int(parts[0]), int(parts[1]))
-    steps = Probe(shlex.split(spawn), Role(role), Dialect(dialect), version).run()
+    probed = Probe(
+        shlex.split(spawn),
+        Role(role),
+        Dialect(dialect),
+        version,
+        token="probe" if token_file is None else token_file.read().strip(),
+        must_start=token_file is not None,
+        url=url,
+        is_thorough=not quick,
+    )
+    steps = probed.run()
     for step in steps:
         click.echo(
             f"{'ok    ' if step.problem is None else 'FAILED'} {step.name}"

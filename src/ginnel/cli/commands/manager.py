@@ -15,7 +15,7 @@ from ginnel.cli.launch import tell_ready
 from ginnel.daemon.paths import NetworkPaths
 
 if TYPE_CHECKING:
-    from ginnel.daemon.manager import ManagerConfig
+    from ginnel.daemon.manager_config import ManagerConfig
 
 
 @click.command(hidden=True)
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 @click.option("--no-dns", is_flag=True)
 @click.option("--no-sandbox", is_flag=True)
 @click.option("--spawn", metavar="CMD", default="", help="A tunnel program instead of ours.")
+@click.option("--pass-tun", is_flag=True, help="With --spawn: the TUN comes along with Start.")
+@click.option("--rpc-read-fd", type=int, help="Of a stream to a tunnel that runs already.")
+@click.option("--rpc-write-fd", type=int)
 @click.option("--dialect", type=click.Choice(["seed", "shipped"]), default="seed")
 @click.option("--debug", is_flag=True)
 @click.option("--reset-clock", is_flag=True)
@@ -36,12 +39,23 @@ def manager(
     no_dns: bool,
     no_sandbox: bool,
     spawn: str,
+    pass_tun: bool,
+    rpc_read_fd: int | None,
+    rpc_write_fd: int | None,
     dialect: str,
     debug: bool,
     reset_clock: bool,
     ready_fd: int | None,
 ) -> None:
-    """Run the manager in the foreground until `ginnel down`, SIGTERM or Ctrl-C."""
+    """Run the manager in the foreground until `ginnel down`, SIGTERM or Ctrl-C.
+
+    With --rpc-read-fd and --rpc-write-fd it serves the tunnel at the other end, until that ends.
+    """
+    if (rpc_read_fd is None) != (rpc_write_fd is None):
+        raise click.UsageError("--rpc-read-fd and --rpc-write-fd belong together")
+    stream = None
+    if rpc_read_fd is not None and rpc_write_fd is not None:
+        stream = (rpc_read_fd, rpc_write_fd)
     run(
         NetworkPaths(network),
         port=port,
@@ -49,6 +63,8 @@ def manager(
         use_dns=not no_dns,
         has_sandbox=not no_sandbox,
         spawn=shlex.split(spawn),
+        stream=stream,
+        passes_tun=pass_tun or not spawn,
         dialect=dialect,
         debug=debug,
         reset_clock=reset_clock,
@@ -64,6 +80,8 @@ def run(
     use_dns: bool = True,
     has_sandbox: bool = True,
     spawn: Sequence[str] = (),
+    stream: tuple[int, int] | None = None,
+    passes_tun: bool = True,
     dialect: str = "seed",
     debug: bool = False,
     reset_clock: bool = False,
@@ -85,6 +103,8 @@ def run(
             use_dns=use_dns and config.use_dns,
             has_sandbox=has_sandbox,
             spawn=spawn,
+            stream=stream,
+            passes_tun=passes_tun,
             dialect=Dialect(dialect),
             debug=debug or config.debug,
         )
@@ -96,7 +116,7 @@ def run(
 
 def _config(paths: NetworkPaths, port: int | None, reset_clock: bool) -> ManagerConfig:
     from ginnel.base.config import format_settings
-    from ginnel.daemon.manager import ManagerConfig
+    from ginnel.daemon.manager_config import ManagerConfig
     from ginnel.daemon.settings_check import Allowance
     from ginnel.daemon.signer import read_settings
     from ginnel.daemon.wire_settings import bundle_addresses, bundle_domain

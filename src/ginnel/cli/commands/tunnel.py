@@ -1,79 +1,73 @@
-"""`ginnel tunnel`: the unprivileged process; the manager (or `ginnel join`) starts it."""
+"""`ginnel tunnel`: the unprivileged process; a manager (or `ginnel join`) starts it."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
+from ginnel.cli.networks import known_networks
 from ginnel.daemon import privileges
 from ginnel.daemon.paths import NetworkPaths
+from ginnel.storage.files import make_folder
+
+if TYPE_CHECKING:
+    from ginnel.daemon.tunnel import TunnelOptions
+
+
+class Given(TypedDict):
+    """The options that say what is handed over, and what stands in for the rest."""
+
+    rpc_read_fd: int | None
+    rpc_write_fd: int | None
+    udp4_fd: int | None
+    udp6_fd: int | None
+    listen_fd: int | None
+    signer_fd: int | None
+    dns_fds: tuple[int, ...]
+    reset_clock: bool
+    uid: int | None
+    port: int | None
+    state: Path | None
+    nodes: tuple[str, ...]
 
 
 @click.command(hidden=True)
-@click.argument("network")
+@click.argument("network", required=False)
 @click.option("--join", "is_joining", is_flag=True, help="Serve `ginnel join` on --signer-fd.")
 @click.option("--rpc-read-fd", type=int)
 @click.option("--rpc-write-fd", type=int)
-@click.option("--udp4-fd", type=int, required=True)
+@click.option("--udp4-fd", type=int)
 @click.option("--udp6-fd", type=int)
 @click.option("--listen-fd", type=int)
 @click.option("--signer-fd", type=int)
 @click.option("--dns-fd", "dns_fds", type=int, multiple=True)
 @click.option("--no-sandbox", is_flag=True, help="Without Landlock and seccomp, to debug.")
 @click.option("--reset-clock", is_flag=True, help="Forget the last confirmed time.")
-@click.option("--uid", type=int, help="With --join: the uid to run under.")
-@click.option("--node", "nodes", multiple=True, help="With --join: hints to start from.")
-def tunnel(
-    network: str,
-    is_joining: bool,
-    rpc_read_fd: int | None,
-    rpc_write_fd: int | None,
-    udp4_fd: int,
-    udp6_fd: int | None,
-    listen_fd: int | None,
-    signer_fd: int | None,
-    dns_fds: tuple[int, ...],
-    no_sandbox: bool,
-    reset_clock: bool,
-    uid: int | None,
-    nodes: tuple[str, ...],
-) -> None:
-    """Run the tunnel; its descriptors come from the manager, which speaks CoderVPN."""
+@click.option("--uid", type=int, help="Without NETWORK: the uid to run under.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Without --udp4-fd: to bind.")
+@click.option("--state", type=click.Path(path_type=Path), help="Without NETWORK: its folder.")
+@click.option("--node", "nodes", multiple=True, help="Hints to start from.")
+def tunnel(network: str | None, is_joining: bool, no_sandbox: bool, **given: Unpack[Given]) -> None:
+    """Run a tunnel for a manager that speaks CoderVPN over two descriptors.
+
+    What the manager doesn't hand over is opened here; the keys come with Start. NETWORK, which the
+    only one here needs not be named by, means root's settings, uid and state folder. Otherwise the
+    defaults and GINNEL_* variables count, and --state names a folder as `ginnel join` made it.
+    """
     privileges.die_with_parent()  # at once: what follows imports for a while
     if is_joining:
-        if signer_fd is None:
-            raise click.UsageError("--join needs --signer-fd")
-        _join(udp4_fd, udp6_fd, signer_fd, uid, nodes)
+        _join(given)
         return
-    if rpc_read_fd is None or rpc_write_fd is None:
-        raise click.UsageError("--rpc-read-fd and --rpc-write-fd: the manager names them")
     # All imports and all reading of root's files come before the rights go.
-    from ginnel.daemon.name_service import read_upstream
-    from ginnel.daemon.node_shell import read_hints
-    from ginnel.daemon.signer import read_settings
-    from ginnel.daemon.tunnel import TunnelOptions, run_tunnel
+    from ginnel.daemon.tunnel import run_tunnel
 
-    paths = NetworkPaths(network)
-    settings = read_settings(paths, os.environ)
-    options = TunnelOptions(
-        paths=paths,
-        settings=settings,
-        hints=tuple(read_hints(settings.nodes)),
-        rpc_read_fd=rpc_read_fd,
-        rpc_write_fd=rpc_write_fd,
-        udp4_fd=udp4_fd,
-        udp6_fd=udp6_fd,
-        listen_fd=listen_fd,
-        signer_fd=signer_fd,
-        dns_fds=dns_fds,
-        name_servers=read_upstream() if dns_fds else (),
-        resets_clock=reset_clock,
-    )
-    uid = settings.tunnel_uid
+    options, uid = _options(network, given)
     separation = privileges.drop(
-        privileges.Confinement(uid, uid, [paths.state], has_sandbox=not no_sandbox)
+        privileges.Confinement(uid, uid, [options.state], has_sandbox=not no_sandbox)
     )
     error = run_tunnel(options, separation)
     if error is not None:
@@ -81,12 +75,58 @@ def tunnel(
         sys.exit(1)
 
 
-def _join(
-    udp4_fd: int, udp6_fd: int | None, signer_fd: int, uid: int | None, nodes: tuple[str, ...]
-) -> None:
+def _options(network: str | None, given: Given) -> tuple[TunnelOptions, int]:
+    """Return what the tunnel is given, with what it has to open itself, and its uid."""
+    from ginnel.daemon import own_sockets
+    from ginnel.daemon.name_service import read_upstream
+    from ginnel.daemon.node_shell import read_hints
+    from ginnel.daemon.signer import read_settings
+    from ginnel.daemon.tunnel import TunnelOptions
+
+    rpc_read_fd, rpc_write_fd = given["rpc_read_fd"], given["rpc_write_fd"]
+    if rpc_read_fd is None or rpc_write_fd is None:
+        raise click.UsageError("--rpc-read-fd and --rpc-write-fd: the manager names them")
+    known = known_networks() if os.geteuid() == 0 and given["state"] is None else []
+    if network is None and len(known) == 1:
+        network = known[0]
+    paths = None if network is None else NetworkPaths(network)
+    if paths is None:
+        settings = own_sockets.lone_settings(os.environ, given["uid"] or privileges.LONE_UID)
+    else:
+        settings = read_settings(paths, os.environ)
+    uid = settings.tunnel_uid
+    owner = uid if privileges.can_become(uid) else None
+    udp4_fd, udp6_fd, listen_fd = given["udp4_fd"], given["udp6_fd"], given["listen_fd"]
+    if udp4_fd is None:
+        udp4_fd, udp6_fd = own_sockets.open_udp(given["port"] or settings.port, uid)
+        if paths is not None and listen_fd is None:
+            listen_fd = own_sockets.open_listener(paths)
+    state = given["state"] or own_sockets.lone_state() if paths is None else paths.state
+    make_folder(state, uid=owner)
+    options = TunnelOptions(
+        state=state,
+        settings=settings,
+        hints=tuple(read_hints([*given["nodes"], *settings.nodes])),
+        rpc_read_fd=rpc_read_fd,
+        rpc_write_fd=rpc_write_fd,
+        udp4_fd=udp4_fd,
+        udp6_fd=udp6_fd,
+        listen_fd=listen_fd,
+        signer_fd=given["signer_fd"],
+        dns_fds=given["dns_fds"],
+        name_servers=read_upstream() if given["dns_fds"] else (),
+        resets_clock=given["reset_clock"],
+    )
+    return options, uid
+
+
+def _join(given: Given) -> None:
     from ginnel.daemon.join_tunnel import run_join_tunnel
     from ginnel.daemon.node_shell import read_hints
 
-    hints = read_hints(nodes)
-    privileges.drop(privileges.Confinement(uid, uid, []))
-    run_join_tunnel(signer_fd, udp4_fd, udp6_fd, hints, "ginnel")
+    signer_fd, udp4_fd = given["signer_fd"], given["udp4_fd"]
+    if signer_fd is None or udp4_fd is None:
+        raise click.UsageError("--join needs --signer-fd and --udp4-fd")
+    hints = read_hints(given["nodes"])
+    privileges.drop(privileges.Confinement(given["uid"], given["uid"], []))
+    run_join_tunnel(signer_fd, udp4_fd, given["udp6_fd"], hints, "ginnel")

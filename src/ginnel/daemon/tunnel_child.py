@@ -1,0 +1,63 @@
+"""How a manager starts its tunnel: the command, and under which numbers it gets what.
+
+Ours gets the stream as 3, UDP as 5 and 6, the listener as 7, the signer's channel as 8, port 53 as
+9 and 10; any other program gets the stream only. The TUN comes along with Start, or as 4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+
+from ginnel.daemon.manager_config import ManagerConfig
+from ginnel.daemon.resources import Resources
+from ginnel.daemon.signer_link import SignerLink
+from ginnel.daemon.supervise import Child, start_child
+
+STREAM_FD = 3
+STREAM_OPTIONS = ("--rpc-read-fd", str(STREAM_FD), "--rpc-write-fd", str(STREAM_FD))
+
+
+def sandbox_options(config: ManagerConfig) -> list[str]:
+    """Return the options that tunnel and signer have in common."""
+    return [] if config.has_sandbox else ["--no-sandbox"]
+
+
+def start_tunnel(
+    config: ManagerConfig,
+    resources: Resources,
+    stream: socket.socket,
+    signer: SignerLink | None,
+    on_line: Callable[[str], None],
+    *,
+    is_first: bool,
+) -> Child:
+    """Start the tunnel with its end of the stream; a signer starts anew with it.
+
+    Raises:
+        SystemFailure: the program could not be started.
+    """
+    given = {STREAM_FD: stream.fileno()}
+    if resources.device is not None and not config.passes_tun:
+        given[Resources.TUN_FD] = resources.device.fd
+    if config.spawn:
+        return start_child("tunnel", [*config.spawn, *STREAM_OPTIONS], given, on_line)
+    argv = [*config.command, "tunnel", config.paths.name, *STREAM_OPTIONS]
+    argv += sandbox_options(config)
+    if config.resets_clock and is_first:
+        argv.append("--reset-clock")
+    handed: list[tuple[str, int, socket.socket | None]] = [
+        ("--udp4-fd", 5, resources.udp4),
+        ("--udp6-fd", 6, resources.udp6),
+        ("--listen-fd", 7, resources.tunnel_listener),
+        *(("--dns-fd", 9 + index, opened) for index, opened in enumerate(resources.dns)),
+    ]
+    with contextlib.ExitStack() as stack:
+        if signer is not None:
+            handed.append(("--signer-fd", 8, stack.enter_context(signer.renew())))
+        for option, number, opened in handed:
+            if opened is not None:
+                given[number] = opened.fileno()
+                argv += [option, str(number)]
+        return start_child("tunnel", argv, given, on_line)
