@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import pytest
 
-from ginnel.base.dataplane import StartHandshake
-from ginnel.mesh.events import PingResult
+from ginnel.base.dataplane import CloseProxy, RemovePeer, SendInner, StartHandshake
+from ginnel.mesh.events import Engine, PingResult
+from support.members import NOW
 from support.mesh_world import Member, MeshWorld
 from support.sim.nat import NAT_KINDS
 
@@ -59,6 +60,19 @@ def test_a_pair_that_cannot_be_direct_meets_at_the_relay(kinds: tuple[str, ...])
         shown = member.state_of(attic)
         assert shown is not None
         assert shown.state.direct
+
+
+def test_the_proxy_of_a_relayed_path_is_closed_before_the_peer_is_removed() -> None:
+    net = make_net(1, ("symmetric", "symmetric", "public"))
+    assert net.run_until_connected(timeout=20.0)
+    pi, laptop = net.members["pi"], net.members["laptop"]
+    before = len(pi.of(Engine))
+    pi.mesh.close(now=net.now, unix_now=NOW + net.now)
+    net.world.run_for(1.0)
+    key = laptop.core.engine.key
+    commands = [event.command for event in pi.of(Engine)[before:]]
+    ending = [c for c in commands if c.public_key == key and not isinstance(c, SendInner)]
+    assert [type(command) for command in ending] == [CloseProxy, RemovePeer]
 
 
 def test_pairs_that_can_be_direct_are_although_there_is_a_relay() -> None:

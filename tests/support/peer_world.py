@@ -159,8 +159,17 @@ class PeerSide:
 class PeerPair:
     """Two peers; `a` has the larger key and controls."""
 
-    def __init__(self, world: World, a: Machine, b: Machine, *, loss: float = 0.0) -> None:
+    def __init__(
+        self,
+        world: World,
+        a: Machine,
+        b: Machine,
+        *,
+        loss: float = 0.0,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
         self.world = world
+        self.settings = settings or {}  # of both ConnConfigs
         self.signal_loss = loss
         self.signalled: list[tuple[str, str]] = []
         self.limiter = CheckLimiter()
@@ -176,7 +185,11 @@ class PeerPair:
 
     def _make_core(self, key: bytes, remote: bytes) -> PeerCore:
         config = ConnConfig(
-            remote, key, ("100.64.7.1/32",), ice=AgentConfig(limiter=self.limiter), version="t"
+            remote,
+            key,
+            ("100.64.7.1/32",),
+            version="t",
+            **{"ice": AgentConfig(limiter=self.limiter), **self.settings},
         )
         conn = ConnCore(config, random_bytes=self.world.random_bytes, rng=self.world.rng)
         return PeerCore(conn, ToyWireGuard(remote))

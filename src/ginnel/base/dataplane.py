@@ -56,6 +56,14 @@ class RemovePeer:
 
 
 @dataclass(frozen=True, slots=True)
+class CloseProxy:
+    """Release what carries a peer's packets to a relay; a data plane without proxies ignores it."""
+
+    public_key: bytes
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
 class StartHandshake:
     """Start a WireGuard handshake with the peer now (its endpoint must be known)."""
 
@@ -70,7 +78,7 @@ class SendInner:
     packet: bytes
 
 
-EngineCommand: TypeAlias = SetPeer | RemovePeer | StartHandshake | SendInner
+EngineCommand: TypeAlias = SetPeer | RemovePeer | CloseProxy | StartHandshake | SendInner
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from ginnel._dataplane import DataPlane
 from ginnel.base.dataplane import (
+    CloseProxy,
     EndpointRoamed,
     EngineCommand,
     EngineEvent,
@@ -95,6 +96,8 @@ class EmbeddedEngine:
                     self._set_peer(command)
                 case RemovePeer(public_key):
                     self._plane.remove_peer(public_key)
+                case CloseProxy():
+                    pass  # it has none
                 case StartHandshake(public_key):
                     self._plane.start_handshake(public_key)
                 case SendInner(public_key, packet):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ginnel.base.dataplane import (
+    CloseProxy,
     Endpoint,
     EndpointRoamed,
     EngineCommand,
@@ -70,6 +71,11 @@ class RelayedEngine:
 
     def apply(self, command: EngineCommand) -> None:
         """Carry out a command: see `Engine.apply`."""
+        if isinstance(command, CloseProxy):
+            relayed = command.endpoint.relayed_from
+            if relayed is not None and (relayed, command.endpoint.address) in self._proxies:
+                self._close_proxy((relayed, command.endpoint.address))
+            return
         endpoint = command.endpoint if isinstance(command, SetPeer) else None
         if isinstance(command, SetPeer) and endpoint is not None and endpoint.relayed_from:
             proxy = self._proxy(endpoint.relayed_from, endpoint.address)

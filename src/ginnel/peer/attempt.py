@@ -6,7 +6,7 @@ Source: seed 000; FACTS, "What NetBird, Tailscale and Firezone learned" (the sch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ginnel.base.chance import Rng
 from ginnel.base.dataplane import Endpoint
@@ -15,7 +15,9 @@ from ginnel.ice.agent import AgentCore
 from ginnel.ice.candidate import Candidate, CandidateKind
 from ginnel.ice.events import IceState
 from ginnel.ice.reasons import NatKind
+from ginnel.peer.signal import OfferAnswer
 
+DEFAULT_WG_PORT = 51820  # where WireGuard listens if the other side does not tell
 FIRST_RETRY = 3.0  # s until an unanswered offer is sent again
 NEXT_RETRY = 0.8  # s, doubled each time
 RETRY_JITTER = 0.1  # part of the interval
@@ -31,10 +33,27 @@ class Attempt:
     started_at: float
     is_upgrade: bool = False  # looks for a direct path while a relayed one works
     sessions: list[bytes] = field(default_factory=list)
-    remote_ufrag: str = ""
+    remote: OfferAnswer | None = None  # the other side's half, once it is known
     path: tuple[Candidate, Candidate] | None = None
     is_configured: bool = False  # WireGuard sends to its path
+    extra_srflx: Candidate | None = None  # signalled besides our own candidates
     handshake_from: Address | None = None  # WireGuard was heard before the path was known
+
+    @property
+    def remote_ufrag(self) -> str:
+        """Return the other side's ufrag, empty until it is known."""
+        return self.remote.ufrag if self.remote is not None else ""
+
+    @property
+    def punch_address(self) -> Address | None:
+        """Return where WireGuard listens at the other end, unless it shares the port of ICE."""
+        if self.path is None or self.remote is None or self.is_relayed:
+            return None
+        peer, port = self.path[1].address, self.remote.wg_listen_port or DEFAULT_WG_PORT
+        hosts = [pair.remote for pair in self.agent.pairs if pair.remote.kind is CandidateKind.HOST]
+        if port in (peer.port, *(host.address.port for host in hosts)):
+            return None
+        return Address(peer.ip, port)
 
     def knows(self, session: bytes) -> bool:
         """Say whether the session id is one of this attempt's."""
@@ -71,10 +90,27 @@ class Attempt:
             return Endpoint(remote.address, relayed_from=local.base)
         return Endpoint(remote.address, local.base.ip)
 
+    def describe_pairs(self) -> tuple[str, ...]:
+        """Return each candidate pair with its last result in words, best first."""
+        return tuple(f"{pair.local} - {pair.remote}: {pair.result()}" for pair in self.agent.pairs)
+
     @property
     def is_relayed(self) -> bool:
         """Say whether its path goes through a relay."""
         return self.path is not None and any(candidate.is_relayed for candidate in self.path)
+
+
+def make_extra_srflx(candidates: Sequence[Candidate]) -> Candidate | None:
+    """Return our outer address with our own port, if the NAT shows another port; else None.
+
+    It is of use where the router forwards WireGuard's port to us (seed 000).
+    """
+    for candidate in candidates:
+        if candidate.kind is CandidateKind.SRFLX and candidate.address.port != candidate.base.port:
+            address = Address(candidate.address.ip, candidate.base.port)
+            if all(known.address != address for known in candidates):
+                return replace(candidate, address=address, priority=candidate.priority - 1)
+    return None
 
 
 class Backoff:

@@ -1,7 +1,8 @@
 """CORE: the connection to one remote peer: offer, answer, check, configure, connected, clean-up.
 
 It owns its ICE agents and emits what to signal and what to tell the data plane. A path counts as
-connected once WireGuard authenticated a packet on it. While it is open it tries for ever.
+connected once WireGuard authenticated a packet on it. While it is open it tries for ever, unless
+`ConnConfig.timeout` is set: then an open ends as in seed 000 (`Ended`).
 
 Invariants:
 - At most one attempt is `live` (WireGuard was heard on it) and one is `trying`.
@@ -9,16 +10,17 @@ Invariants:
   knows one endpoint a peer, so the controlling side moves it to ask there and moves it back after
   `PROBE_TIMEOUT`; the other side waits to be asked.
 - Offers that cross settle at once: each side takes the other's offer as the answer to its own.
-- A core is used once: after `close` (also before `open`) it never opens again.
+- After `close` (also before `open`) it never opens again; after another end it may.
 
 Source: seed 000; DESIGN, "Peer connection".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from ginnel.base.core import TimerTable, earliest
+from ginnel.base.core import earliest
 from ginnel.base.dataplane import (
     EndpointRoamed,
     HandshakeCompleted,
@@ -26,17 +28,25 @@ from ginnel.base.dataplane import (
 )
 from ginnel.base.types import Address, Deadline, Transmit
 from ginnel.ice import stun
-from ginnel.ice.candidate import Candidate
+from ginnel.ice.candidate import MAX_REMOTE_CANDIDATES, Candidate
 from ginnel.ice.events import Drop
 from ginnel.ice.reasons import guess_nat
 from ginnel.ice.stun import Message
+from ginnel.peer.errors import ConnectionClosed, ConnectionDisconnected, ConnectionTimeout
 from ginnel.peer.events import (
     ConnEvent,
+    Ended,
     PeerStateChanged,
 )
-from ginnel.peer.lifecycle import HANDSHAKE_TIMEOUT, Lifecycle, Timer, describe_pairs
-from ginnel.peer.signal import OfferAnswer
-from ginnel.peer.status import ConnStatus, PeerState, Stage
+from ginnel.peer.lifecycle import (
+    HANDSHAKE_TIMEOUT,
+    MAX_EARLY_SESSIONS,
+    PUNCH,
+    Lifecycle,
+    Timer,
+)
+from ginnel.peer.signal import ModeMessage, OfferAnswer, parse_features
+from ginnel.peer.status import PeerState
 
 VAIN_AFTER = 5.0  # s of checks without a path; an offer that replaces them then tells a failure
 
@@ -54,14 +64,22 @@ class ConnCore(Lifecycle):
         """Return the live path, (local, remote), or None."""
         return self._live.path if self._live is not None else None
 
+    @property
+    def is_closed(self) -> bool:
+        """Say whether `close` was called."""
+        return self._is_closed
+
     # Commands
 
     def open(self, now: float) -> bool:
-        """Start to connect and go on for ever; return False if it was closed before."""
+        """Start to connect; return False if it was closed before. Harmless while it is open."""
         if self._is_closed:
             return False
         if not self._is_open:
             self._is_open = True
+            if self.config.timeout is not None:
+                self._timers.set(Timer.ANSWER, now + self.config.timeout)
+            self._backoff.reset()
             self._go_on(now)
         return True
 
@@ -70,11 +88,33 @@ class ConnCore(Lifecycle):
         if self._is_closed:
             return False
         self._is_closed = True
-        self._end(self._trying)
-        self._clean_up(now, "")
-        self._timers = TimerTable()
-        self._board.show(now, ConnStatus.DISCONNECTED, Stage.CLOSED)
+        self._end_open(ConnectionClosed(self.config.key), now, reason="")
         return True
+
+    def update_stun_turn(self, urls: Iterable[str]) -> None:
+        """Take other STUN and TURN servers; whoever gathers for us reads them."""
+        self.config = replace(self.config, stun_turn=tuple(urls))
+
+    def register_features(self, numbers: Iterable[int]) -> None:
+        """Take what the other side says that it understands; unknown numbers are ignored."""
+        self._features = parse_features(numbers)
+
+    def on_remote_mode(self, message: ModeMessage, *, now: float) -> bool:
+        """Take what the peer tells of the path that it has chosen; return whether it was taken."""
+        if not self._is_open:
+            return False
+        self._board.show(now, remote_direct=message.direct)
+        return True
+
+    def on_engine_refused(self, why: str, *, now: float) -> None:
+        """Take that the data plane refused a command: the path is of no use without it."""
+        if not self._is_open:
+            return
+        text = f"data plane: {why}"
+        if self.config.timeout is None:
+            self._fail(text, now)
+        else:
+            self._end_open(ConnectionDisconnected(self.config.key, text), now)
 
     def on_remote_offer(self, offer: OfferAnswer, *, now: float) -> bool:
         """Take the peer's offer; return whether it was taken."""
@@ -101,10 +141,10 @@ class ConnCore(Lifecycle):
     def on_remote_candidates(
         self, session: bytes, candidates: Sequence[Candidate], *, now: float
     ) -> bool:
-        """Take further candidates of the peer; return whether the session is ours."""
+        """Take further candidates of the peer, also before their offer; return whether taken."""
         attempt = self._attempt_of(session)
         if attempt is None:
-            return False
+            return self._keep_early(session, candidates)
         for candidate in candidates:
             attempt.agent.add_remote_candidate(candidate, now=now)
         self._collect(now)
@@ -156,7 +196,7 @@ class ConnCore(Lifecycle):
 
     def describe_pairs(self) -> tuple[str, ...]:
         """Return each candidate pair with its last result in words, of the newest attempt."""
-        found = [text for attempt in self._attempts() for text in describe_pairs(attempt)]
+        found = [text for attempt in self._attempts() for text in attempt.describe_pairs()]
         return tuple(found) or self._last_pairs
 
     def on_engine_event(self, event: HandshakeCompleted | EndpointRoamed, *, now: float) -> None:
@@ -229,6 +269,14 @@ class ConnCore(Lifecycle):
                 self._on_silence(now)
             elif timer is Timer.UPGRADE:
                 self._upgrade(now)
+            elif timer is Timer.PUNCH:
+                self._punch()
+            elif timer is Timer.ANSWER:
+                error = ConnectionTimeout(self.config.key, self.config.timeout or 0.0)
+                self._end_open(error, now)
+            elif timer is Timer.GIVE_UP:
+                text = self._board.state.reason or "no path"
+                self._end_open(ConnectionDisconnected(self.config.key, text), now)
             else:
                 self._on_probe_timeout(now)
         self._collect(now)
@@ -238,11 +286,33 @@ class ConnCore(Lifecycle):
         return self._out.popleft() if self._out else None
 
     def poll_event(self) -> ConnEvent | None:
-        """Return the next event, or None; a change of state is told last, as it is then."""
-        if self._events:
+        """Return the next event, or None; a change of state is told last, as it is then.
+
+        Only `Ended` comes after it.
+        """
+        if self._events and not isinstance(self._events[0], Ended):
             return self._events.popleft()
         state = self._board.take_change()
-        return PeerStateChanged(state) if state is not None else None
+        if state is not None:
+            return PeerStateChanged(state)
+        return self._events.popleft() if self._events else None
+
+    def _punch(self) -> None:
+        """Open our NAT for a WireGuard that has a port of its own."""
+        attempt = self._live or self._trying
+        if attempt is not None and attempt.path is not None and attempt.punch_address is not None:
+            self._out.append(Transmit(PUNCH, attempt.punch_address, attempt.path[0].base.ip))
+
+    def _keep_early(self, session: bytes, candidates: Sequence[Candidate]) -> bool:
+        """Keep candidates that overtook their offer."""
+        if self._is_closed or session in self._ended:
+            return False
+        early = self._early_candidates.pop(session, [])
+        early += candidates[: MAX_REMOTE_CANDIDATES - len(early)]
+        while len(self._early_candidates) >= MAX_EARLY_SESSIONS:
+            del self._early_candidates[next(iter(self._early_candidates))]
+        self._early_candidates[session] = early
+        return True
 
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted, or None."""

@@ -15,6 +15,7 @@ from enum import Enum
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
 from ginnel.base.dataplane import (
+    CloseProxy,
     Endpoint,
     EngineCommand,
     RemovePeer,
@@ -26,27 +27,38 @@ from ginnel.ice.agent import AgentCore
 from ginnel.ice.candidate import Candidate
 from ginnel.ice.events import Drop, IceEvent, IceState, PairLatency, PairSelected, StateChanged
 from ginnel.ice.reasons import RELAY, NatKind
-from ginnel.peer.attempt import Attempt, Backoff
+from ginnel.peer.attempt import Attempt, Backoff, make_extra_srflx
+from ginnel.peer.errors import ConnectionDisconnected, ConnectionEnded
 from ginnel.peer.events import (
     ConnConfig,
     Connected,
     ConnEvent,
     Disconnected,
+    Ended,
     Engine,
+    OnDisconnect,
     SendAnswer,
     SendCandidates,
+    SendMessage,
     SendOffer,
 )
-from ginnel.peer.signal import SESSION_SIZE, OfferAnswer, fit_candidates
+from ginnel.peer.signal import SESSION_SIZE, Feature, ModeMessage, OfferAnswer, fit_candidates
 from ginnel.peer.status import ConnStatus, Stage, StatusBoard
 
+MAX_EARLY_SESSIONS = 2  # unknown sessions whose candidates are kept until their offer comes
 MAX_ENDED_SESSIONS = 8  # ids kept, so that a late offer of an ended session starts nothing
 OFFER_LIFE = 9.0  # s; an older offer is replaced by a new session, its answerer has given up
 HANDSHAKE_WAIT = 3.0  # s that the controlled side waits for the other's handshake
 FIRST_HANDSHAKE_TIMEOUT = 30.0  # s (FACTS: NetBird's watch)
 HANDSHAKE_TIMEOUT = 210.0  # s between handshakes; WireGuard makes one every 120 s
 UPGRADE_FIRST, UPGRADE_LAST = 60.0, 1800.0  # s between tries for direct while relayed; doubled
+RESTART_LIMIT = 30.0  # s without a path until an open that may end is `disconnected`
+PUNCH_DELAY = 1.0  # s after the path is set; the other side's WireGuard is set up then
+PUNCH = b"\x6e\x62"  # what opens a NAT for a WireGuard on a port of its own (seed 000)
 PROBE_TIMEOUT = 5.0  # s to hear WireGuard on a new path while the live one answers
+
+PATH_LOST = "path does not answer"
+SILENT = "WireGuard does not answer on a path whose checks pass"
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +71,9 @@ class Timer(Enum):
     WATCH = "watch WireGuard"
     PROBE = "probe new path"
     UPGRADE = "try for a direct path"
+    ANSWER = "wait for an offer or answer"
+    GIVE_UP = "end without a path"
+    PUNCH = "punch for WireGuard"
 
 
 class Lifecycle:
@@ -66,7 +81,7 @@ class Lifecycle:
 
     def __init__(self, config: ConnConfig, *, random_bytes: RandomBytes, rng: Rng) -> None:
         self.config = config
-        self._board = StatusBoard(config.key)
+        self._board = StatusBoard(config.key, config.overlay_ip)
         self.drops: dict[Drop, int] = {}
         self._random_bytes = random_bytes
         self._rng = rng
@@ -74,9 +89,12 @@ class Lifecycle:
         self._is_open = False
         self._is_closed = False
         self._is_known = False  # the data plane has the peer
+        self._proxied: Endpoint | None = None  # the relayed endpoint that the data plane has
+        self._features: tuple[Feature, ...] = ()  # what the other side understands
         self._local: tuple[Candidate, ...] = ()
         self._nat = NatKind.UNKNOWN
         self._early_offer: OfferAnswer | None = None
+        self._early_candidates: dict[bytes, list[Candidate]] = {}
         self._trying: Attempt | None = None
         self._live: Attempt | None = None
         self._upgrades = 0  # tries for direct since the path is relayed
@@ -156,8 +174,15 @@ class Lifecycle:
         self, attempt: Attempt, session: bytes
     ) -> tuple[OfferAnswer, tuple[Candidate, ...]]:
         """Return our half of a session, and the candidates that did not fit in."""
-        fitting, rest = fit_candidates(self._candidates_for(attempt))
+        candidates = self._candidates_for(attempt)
+        attempt.extra_srflx = attempt.extra_srflx or make_extra_srflx(candidates)
+        if attempt.extra_srflx is not None:
+            candidates = (*candidates, attempt.extra_srflx)
+        fitting, rest = fit_candidates(candidates)
         config = self.config
+        port = config.local_wg_port
+        if not port and config.is_muxed:
+            port = next((c.base.port for c in self._local if not c.is_relayed), 0)
         ours = OfferAnswer(
             session,
             attempt.agent.ufrag,
@@ -167,6 +192,9 @@ class Lifecycle:
             config.version,
             self._nat,
             complete=not rest,
+            wg_listen_port=port,
+            rosenpass_pub_key=config.rosenpass_pub_key,
+            rosenpass_addr=config.rosenpass_addr,
         )
         return ours, rest
 
@@ -179,14 +207,16 @@ class Lifecycle:
     def _apply(self, attempt: Attempt, remote: OfferAnswer, now: float) -> None:
         """Take the other side's credentials and candidates, and check."""
         is_new = not attempt.remote_ufrag
-        attempt.remote_ufrag = remote.ufrag
+        attempt.remote = remote
         attempt.agent.nats = (self._nat, remote.nat)
-        for candidate in remote.candidates:
+        early = self._early_candidates.pop(remote.session, ())
+        for candidate in (*remote.candidates, *early):
             attempt.agent.add_remote_candidate(candidate, now=now)
         if remote.complete:
             attempt.agent.end_remote_candidates()
         if is_new:
             self._timers.stop(Timer.RETRY)
+            self._timers.stop(Timer.ANSWER)
             if not self._is_known:  # so that WireGuard answers even before we know the path
                 self._set_peer(None)
             if self._live is None:
@@ -197,6 +227,9 @@ class Lifecycle:
 
     def _trickle(self, attempt: Attempt, candidates: list[Candidate], now: float) -> None:
         new = [c for c in candidates if attempt.agent.add_local_candidate(c, now=now)]
+        if attempt.extra_srflx is None and (extra := make_extra_srflx(new)) is not None:
+            attempt.extra_srflx = extra
+            new.append(extra)
         self._send_candidates(attempt.session, new)
         self._collect(now)
 
@@ -232,7 +265,7 @@ class Lifecycle:
         """Forget an attempt; its late messages start nothing."""
         if attempt is None:
             return
-        self._last_pairs = describe_pairs(attempt) or self._last_pairs
+        self._last_pairs = attempt.describe_pairs() or self._last_pairs
         attempt.agent.close()
         self._ended.extend([attempt.session, *attempt.sessions])
         if attempt is self._trying:
@@ -241,7 +274,7 @@ class Lifecycle:
         if attempt is self._live:
             self._live = None
         if self._trying is None and self._live is None:
-            for timer in (Timer.START_HANDSHAKE, Timer.WATCH, Timer.UPGRADE):
+            for timer in (Timer.START_HANDSHAKE, Timer.WATCH, Timer.UPGRADE, Timer.PUNCH):
                 self._timers.stop(timer)
 
     # Paths
@@ -272,17 +305,22 @@ class Lifecycle:
         live = self._live
         if live is None:
             return
-        if state is IceState.FAILED:
+        is_broken = state in (IceState.FAILED, IceState.DISCONNECTED)
+        if is_broken and self.config.on_disconnect is OnDisconnect.CLOSE:
+            self._end_open(ConnectionDisconnected(self.config.key, PATH_LOST), now)
+        elif state is IceState.FAILED:
             self._clean_up(now, live.agent.why_failed() or "")
             self._resume(now)
         elif state is IceState.DISCONNECTED:
-            self._board.show(now, ConnStatus.CONNECTED, Stage.BROKEN, reason="path does not answer")
+            self._board.show(now, ConnStatus.CONNECTED, Stage.BROKEN, reason=PATH_LOST)
+            self._give_up_later(now)
             if self._trying is None:
                 self._backoff.reset()
                 self._go_on(now)
             elif self._trying.path is not None:
                 self._configure(self._trying, now)
         elif live.is_healthy:
+            self._timers.stop(Timer.GIVE_UP)
             self._board.show(now, ConnStatus.CONNECTED, Stage.CONNECTED, reason="")
 
     def _resume(self, now: float) -> None:
@@ -318,6 +356,8 @@ class Lifecycle:
             return
         attempt.is_configured = True
         self._set_peer(attempt.endpoint)
+        if attempt.punch_address is not None:
+            self._timers.set(Timer.PUNCH, now + PUNCH_DELAY)
         if self.config.is_controlling or self._live is not None:
             self._command(StartHandshake(self.config.key))
         else:
@@ -335,7 +375,7 @@ class Lifecycle:
         if not attempt.is_configured:
             attempt.is_configured = True
             self._set_peer(attempt.endpoint)
-        for timer in (Timer.RETRY, Timer.PROBE, Timer.START_HANDSHAKE):
+        for timer in (Timer.RETRY, Timer.PROBE, Timer.START_HANDSHAKE, Timer.GIVE_UP):
             self._timers.stop(timer)
         self._timers.set(Timer.WATCH, now + HANDSHAKE_TIMEOUT)
         self._backoff.reset()
@@ -346,17 +386,23 @@ class Lifecycle:
             self._upgrades = 1
             self._timers.set(Timer.UPGRADE, now + UPGRADE_FIRST)
         if is_first:
-            overlay_ip = self.config.allowed_ips[0] if self.config.allowed_ips else ""
-            self._events.append(Connected(self.config.key, overlay_ip.partition("/")[0]))
+            self._events.append(self._connected(attempt))
+        if Feature.DIRECT_CHECK in self._features and attempt.path is not None:
+            self._events.append(SendMessage(ModeMessage(not attempt.path[0].is_relayed)))
+
+    def _connected(self, attempt: Attempt) -> Connected:
+        key, overlay_ip, remote = self.config.key, self.config.overlay_ip, attempt.remote
+        if remote is None:
+            return Connected(key, overlay_ip)
+        return Connected(key, overlay_ip, remote.rosenpass_pub_key, remote.rosenpass_addr)
 
     def _on_silence(self, now: float) -> None:
         """WireGuard made no handshake for too long on a path whose checks may pass."""
-        reason = "WireGuard does not answer on a path whose checks pass"
         if self._live is not None:
-            self._clean_up(now, reason)
+            self._clean_up(now, SILENT)
             self._resume(now)
         elif self._trying is not None and self._trying.is_configured:
-            self._fail(reason, now)
+            self._fail(SILENT, now)
 
     def _on_probe_timeout(self, now: float) -> None:
         """WireGuard was not heard on the new path while the live one answers."""
@@ -378,12 +424,38 @@ class Lifecycle:
         if self._live is None:
             self._clean_up(now, reason)
             self._board.show(now, ConnStatus.DISCONNECTED, Stage.WAITING, reason=reason)
+            if self._ends and self.config.on_disconnect is OnDisconnect.CLOSE:
+                self._end_open(ConnectionDisconnected(self.config.key, reason), now)
+                return
+            self._give_up_later(now)
         self._timers.set(Timer.RETRY, now + self._backoff.next())
 
+    @property
+    def _ends(self) -> bool:
+        """Say whether this open ends by itself."""
+        return self.config.timeout is not None
+
+    def _give_up_later(self, now: float) -> None:
+        if self._ends and self._timers.get(Timer.GIVE_UP) is None:
+            self._timers.set(Timer.GIVE_UP, now + RESTART_LIMIT)
+
+    def _end_open(self, error: ConnectionEnded, now: float, reason: str | None = None) -> None:
+        """Clean up and tell how the open has ended."""
+        was_open, self._is_open = self._is_open, False
+        self._end(self._trying)
+        self._clean_up(now, error.text if reason is None else reason)
+        self._timers = TimerTable()
+        self._board.show(now, ConnStatus.DISCONNECTED, Stage.CLOSED)
+        if was_open:
+            self._events.append(Ended(error))
+
     def _clean_up(self, now: float, reason: str) -> None:
-        """Undo a path: agent, peer, event, status, always all of them."""
+        """Undo a path: agent, proxy, peer, timers, event, status, always all of them."""
         was_live = self._live is not None
         self._end(self._live)
+        if self._proxied is not None:
+            self._command(CloseProxy(self.config.key, self._proxied))
+            self._proxied = None
         if self._is_known:
             self._is_known = False
             self._command(RemovePeer(self.config.key))
@@ -396,6 +468,8 @@ class Lifecycle:
     # Small things
 
     def _show_path(self, attempt: Attempt, now: float) -> None:
+        has_rosenpass = attempt.remote is not None and bool(attempt.remote.rosenpass_pub_key)
+        self._board.show(now, rosenpass_enabled=has_rosenpass)
         why = attempt.agent.why_not_yet().removeprefix(RELAY) if attempt.is_relayed else ""
         self._board.show_path(now, attempt.path, why)
 
@@ -408,6 +482,8 @@ class Lifecycle:
     def _set_peer(self, endpoint: Endpoint | None) -> None:
         config = self.config
         self._is_known = True
+        if endpoint is not None and endpoint.relayed_from is not None:
+            self._proxied = endpoint
         self._command(
             SetPeer(
                 config.key, config.allowed_ips, endpoint, config.keepalive_s, config.preshared_key
@@ -420,8 +496,3 @@ class Lifecycle:
     def _drop(self, reason: Drop, source: Address, detail: str = "") -> None:
         self.drops[reason] = self.drops.get(reason, 0) + 1
         log.debug("dropped a datagram of %s: %s %s", source, reason.value, detail)
-
-
-def describe_pairs(attempt: Attempt) -> tuple[str, ...]:
-    """Return each candidate pair with its last result in words, best first."""
-    return tuple(f"{pair.local} - {pair.remote}: {pair.result()}" for pair in attempt.agent.pairs)

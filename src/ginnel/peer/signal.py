@@ -3,6 +3,9 @@
 The codec makes the payloads of the sealed envelopes of kinds `offer`, `answer` and `candidates`.
 Payloads are small, because an envelope is: what doesn't fit into an offer is sent afterwards.
 
+A Rosenpass public key (half a megabyte) never fits into an envelope: in a sealed offer stands its
+hash; who signals by other means (seed 000's handlers) may carry the key itself.
+
 Invariant: `decode_x(encode_x(value)) == value` for every value that `fit_candidates` has bounded.
 
 Source: seed 000 (OfferAnswer); FORMATS, "Messages" (session, psk_id).
@@ -10,8 +13,9 @@ Source: seed 000 (OfferAnswer); FORMATS, "Messages" (session, psk_id).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 from ginnel.base import rlp
 from ginnel.base.errors import RemoteProtocolError, UsageError
@@ -32,6 +36,8 @@ MAX_CANDIDATE_BYTES = 360  # of one payload's candidates: 19 IPv4 or 11 IPv6 one
 MAX_PAYLOAD = 560  # bytes; an envelope of 1088 has about 600 for its payload
 MAX_FOUNDATION_BYTES = 8  # ours have 6
 MAX_VERSION = 32  # bytes
+MAX_ROSENPASS_KEY = 32  # bytes in a sealed offer: the key's hash
+MAX_ROSENPASS_ADDR = 47  # characters: an IPv6 address in brackets with its port
 MIN_UFRAG, MAX_UFRAG = 4, 32  # characters; RFC 8839 section 5.4 allows 256
 MIN_PWD, MAX_PWD = 22, 64
 
@@ -48,19 +54,44 @@ class OfferAnswer:
     version: str = ""
     nat: NatKind = NatKind.UNKNOWN
     complete: bool = True
+    wg_listen_port: int = 0  # 0: not told, WireGuard's usual one
+    rosenpass_pub_key: bytes = b""  # empty: no Rosenpass
+    rosenpass_addr: str = ""  # IP:port of the Rosenpass server
 
     def __repr__(self) -> str:
         return f"OfferAnswer(session={self.session.hex()}, candidates={len(self.candidates)})"
 
 
+@dataclass(frozen=True, slots=True)
+class ModeMessage:
+    """What a peer tells of the path that it has chosen."""
+
+    direct: bool
+
+
+class Feature(IntEnum):
+    """What a peer may say that it understands (seed 000's FeaturesSupport); the wire's numbers."""
+
+    DIRECT_CHECK = 1  # takes ModeMessage
+
+
+def parse_features(numbers: Iterable[int]) -> tuple[Feature, ...]:
+    """Return the features that we know among those that a peer named, in their order."""
+    named = set(numbers)
+    return tuple(feature for feature in Feature if feature in named)
+
+
 def encode_offer(offer: OfferAnswer) -> bytes:
     """Encode an offer or an answer.
 
-    Shape: [session 16, ufrag, pwd, candidates, psk_id 8, version, nat, complete].
+    Shape: [session 16, ufrag, pwd, candidates, psk_id 8, version, nat, complete, wg_listen_port,
+    rosenpass_pub_key (at most 32), rosenpass_addr]; the last three may be missing.
 
     Raises:
         UsageError: too large; choose candidates by `fit_candidates`.
     """
+    if len(offer.rosenpass_pub_key) > MAX_ROSENPASS_KEY:
+        raise UsageError("a Rosenpass key is too large for an envelope; signal its hash")
     return _bounded(
         rlp.encode(
             [
@@ -72,6 +103,9 @@ def encode_offer(offer: OfferAnswer) -> bytes:
                 offer.version,
                 int(offer.nat),
                 int(offer.complete),
+                offer.wg_listen_port,
+                offer.rosenpass_pub_key,
+                offer.rosenpass_addr,
             ]
         )
     )
@@ -94,6 +128,9 @@ def decode_offer(payload: bytes) -> OfferAnswer:
         version=rlp.as_text(items[5], MAX_VERSION),
         nat=NatKind(nat) if nat <= max(NatKind) else NatKind.UNKNOWN,
         complete=bool(rlp.as_int(items[7], 1)),
+        wg_listen_port=rlp.as_int(items[8], 65535) if len(items) > 8 else 0,
+        rosenpass_pub_key=_bounded_bytes(items[9], MAX_ROSENPASS_KEY) if len(items) > 9 else b"",
+        rosenpass_addr=rlp.as_text(items[10], MAX_ROSENPASS_ADDR) if len(items) > 10 else "",
     )
 
 
@@ -156,6 +193,13 @@ def _decode_address(item: rlp.Rlp) -> Address:
     if len(packed) not in (6, 18):
         raise RemoteProtocolError(f"an address of {len(packed)} bytes")
     return make_address(packed[:-2], int.from_bytes(packed[-2:], "big"))
+
+
+def _bounded_bytes(item: rlp.Rlp, limit: int) -> bytes:
+    data = rlp.as_bytes(item)
+    if len(data) > limit:
+        raise RemoteProtocolError(f"{len(data)} bytes where at most {limit} may be")
+    return data
 
 
 def _ice_text(item: rlp.Rlp, minimum: int, maximum: int) -> str:

@@ -51,14 +51,79 @@ class PeerState:
     why_relayed: str = ""  # what keeps a relayed path from being direct
     latency_s: float | None = None
     last_handshake_at: float | None = None
+    overlay_ip: str = ""  # the first of the allowed IPs
+    rosenpass_enabled: bool = False  # the peer runs Rosenpass
+    remote_direct: bool | None = None  # what the peer tells of its side of the path (ModeMessage)
     reason: str = ""  # why there is no path, or why the last one was dropped
+
+
+@dataclass(frozen=True, slots=True)
+class WgStats:
+    """WireGuard's counters of one peer, as a status shows them (seed 000's WGStats)."""
+
+    last_handshake_unix: float | None = None
+    tx_bytes: int = 0
+    rx_bytes: int = 0
+
+
+class StatusRecorder:
+    """What is known of many peers: seed 000's status recorder.
+
+    Peers are added before anything of them is recorded; what comes for one that is not (any more)
+    there is refused by returning False.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[bytes, PeerState] = {}
+        self._stats: dict[bytes, WgStats] = {}
+
+    def add_peer(self, key: bytes) -> None:
+        """Begin to keep a peer's state; harmless if it is kept."""
+        self._states.setdefault(key, PeerState(key))
+        self._stats.setdefault(key, WgStats())
+
+    def remove_peer(self, key: bytes) -> bool:
+        """Forget a peer; return whether it was kept."""
+        self._stats.pop(key, None)
+        return self._states.pop(key, None) is not None
+
+    def update_peer_state(self, state: PeerState) -> bool:
+        """Record a state; return whether the peer is kept."""
+        if state.remote_key not in self._states:
+            return False
+        self._states[state.remote_key] = state
+        return True
+
+    def update_latency(self, key: bytes, seconds: float) -> bool:
+        """Record a round trip; return whether the peer is kept."""
+        state = self._states.get(key)
+        return state is not None and self.update_peer_state(replace(state, latency_s=seconds))
+
+    def update_wireguard_stats(self, key: bytes, stats: WgStats) -> bool:
+        """Record WireGuard's counters; return whether the peer is kept."""
+        if key not in self._stats:
+            return False
+        self._stats[key] = stats
+        return True
+
+    def peer_state(self, key: bytes) -> PeerState | None:
+        """Return what is known of a peer."""
+        return self._states.get(key)
+
+    def wireguard_stats(self, key: bytes) -> WgStats | None:
+        """Return WireGuard's counters of a peer."""
+        return self._stats.get(key)
+
+    def peers(self) -> tuple[PeerState, ...]:
+        """Return all states, by key."""
+        return tuple(self._states[key] for key in sorted(self._states))
 
 
 class StatusBoard:
     """Keeps one PeerState up to date, and knows whether a change is still to be told."""
 
-    def __init__(self, remote_key: bytes) -> None:
-        self.state = PeerState(remote_key)
+    def __init__(self, remote_key: bytes, overlay_ip: str = "") -> None:
+        self.state = PeerState(remote_key, overlay_ip=overlay_ip)
         self._told = self.state
 
     def take_change(self) -> PeerState | None:
@@ -110,5 +175,6 @@ class StatusBoard:
             changed_at=now,
             stage=self.state.stage,
             last_handshake_at=self.state.last_handshake_at,
+            overlay_ip=self.state.overlay_ip,
             reason=reason,
         )

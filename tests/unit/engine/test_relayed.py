@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from ginnel.base.dataplane import (
+    CloseProxy,
     Endpoint,
     EndpointRoamed,
     EngineCommand,
@@ -105,6 +106,20 @@ def test_packets_go_both_ways(rig: Rig) -> None:
     assert rig.sent == [Transmit(b"wireguard", THEIRS, relayed_from=OURS)]
     rig.engine.deliver(OURS, THEIRS, b"answer")
     assert rig.plane.socket.recvfrom(100) == (b"answer", tuple(proxy.address))
+
+
+def test_a_closed_proxy_is_gone_and_comes_back_anew(rig: Rig) -> None:
+    endpoint = Endpoint(THEIRS, relayed_from=OURS)
+    first = rig.set_peer(endpoint)
+    assert first is not None
+    told = len(rig.plane.commands)
+    rig.engine.apply(CloseProxy(KEY, endpoint))
+    rig.engine.apply(CloseProxy(KEY, endpoint))
+    assert len(rig.plane.commands) == told
+    rig.plane.socket.sendto(b"late", first.address)
+    rig.engine.receive(64)
+    assert rig.sent == []
+    assert rig.set_peer(endpoint) is not None
 
 
 def test_other_commands_pass_unchanged(rig: Rig) -> None:

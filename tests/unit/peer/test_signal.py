@@ -1,5 +1,7 @@
 """The codec of offers, answers and candidates; limits; and bytes written by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from ginnel.base import rlp
@@ -10,12 +12,14 @@ from ginnel.ice.reasons import NatKind
 from ginnel.peer.signal import (
     MAX_CANDIDATES,
     MAX_PAYLOAD,
+    Feature,
     OfferAnswer,
     decode_candidates,
     decode_offer,
     encode_candidates,
     encode_offer,
     fit_candidates,
+    parse_features,
 )
 
 SESSION = bytes(range(16))
@@ -40,6 +44,9 @@ def test_an_offer_comes_back_as_it_was() -> None:
         "0.1.0",
         NatKind.SYMMETRIC,
         complete=False,
+        wg_listen_port=51821,
+        rosenpass_pub_key=b"r" * 32,
+        rosenpass_addr="198.51.100.1:9999",
     )
     assert decode_offer(encode_offer(offer)) == offer
 
@@ -61,6 +68,9 @@ def test_the_layout() -> None:
         b"",
         b"",
         b"\x01",
+        b"",
+        b"",
+        b"",
     ]
 
 
@@ -83,7 +93,7 @@ def test_too_large_a_payload_is_refused_on_both_ends() -> None:
 
 
 def offer_items() -> list:
-    return [SESSION, UFRAG, PWD, [], bytes(8), "", 0, 1]
+    return [SESSION, UFRAG, PWD, [], bytes(8), "", 0, 1, 51820, b"r" * 32, "192.0.2.1:9"]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +117,9 @@ def offer_items() -> list:
         (5, "v" * 33),
         (6, 256),
         (7, 2),
+        (8, 65536),
+        (9, b"r" * 33),
+        (10, "a" * 48),
     ],
 )
 def test_malformed_offers_are_refused(index: int, value: object) -> None:
@@ -120,6 +133,33 @@ def test_later_versions_may_add_items_and_kinds_of_nat() -> None:
     items = [*offer_items(), b"more"]
     items[6] = 200
     assert decode_offer(rlp.encode(items)).nat is NatKind.UNKNOWN
+
+
+def test_an_offer_of_the_first_version_has_no_port_and_no_rosenpass() -> None:
+    offer = decode_offer(rlp.encode(offer_items()[:8]))
+    assert (offer.wg_listen_port, offer.rosenpass_pub_key, offer.rosenpass_addr) == (0, b"", "")
+
+
+def test_the_largest_offer_with_rosenpass_fits_and_a_whole_key_is_refused() -> None:
+    fitting, _ = fit_candidates(candidates(30))
+    offer = OfferAnswer(
+        SESSION,
+        "u" * 8,
+        "p" * 24,
+        fitting,
+        version="v" * 32,
+        wg_listen_port=65535,
+        rosenpass_pub_key=b"r" * 32,
+        rosenpass_addr="a" * 47,
+    )
+    assert len(encode_offer(offer)) <= MAX_PAYLOAD
+    with pytest.raises(UsageError, match="hash"):
+        encode_offer(replace(offer, rosenpass_pub_key=bytes(524_160)))
+
+
+def test_features_that_are_unknown_are_ignored() -> None:
+    assert parse_features([7, 1, 1]) == (Feature.DIRECT_CHECK,)
+    assert parse_features([]) == ()
 
 
 def test_a_password_is_never_printed() -> None:

@@ -2,7 +2,14 @@
 
 from ginnel.base.types import Address
 from ginnel.ice.candidate import CandidateKind, make_host, make_remote
-from ginnel.peer.status import ConnStatus, Stage, StatusBoard
+from ginnel.peer.status import (
+    ConnStatus,
+    PeerState,
+    Stage,
+    StatusBoard,
+    StatusRecorder,
+    WgStats,
+)
 
 LOCAL = make_host(Address("192.168.1.2", 7))
 REMOTE = make_remote(CandidateKind.PRFLX, Address("203.0.113.1", 8), 5, "f")
@@ -39,3 +46,28 @@ def test_a_relay_is_shown_as_such() -> None:
     relay = make_remote(CandidateKind.RELAY, Address("203.0.113.1", 8), 5, "f")
     board.show_path(1.0, (LOCAL, relay))
     assert (board.state.direct, board.state.relayed) == (True, True)
+
+
+def test_the_recorder_keeps_what_belongs_to_known_peers() -> None:
+    recorder, key = StatusRecorder(), b"k" * 32
+    assert not recorder.update_peer_state(PeerState(key))
+    assert not recorder.update_wireguard_stats(key, WgStats())
+    recorder.add_peer(key)
+    board = StatusBoard(key, "100.64.7.1")
+    board.show_path(1.0, (LOCAL, REMOTE))
+    assert recorder.update_peer_state(board.state)
+    assert recorder.update_latency(key, 0.25)
+    assert recorder.update_wireguard_stats(key, WgStats(9.0, 1, 2))
+    recorder.add_peer(key)
+    state = recorder.peer_state(key)
+    assert state is not None
+    assert (state.overlay_ip, state.latency_s, state.remote_address) == (
+        "100.64.7.1",
+        0.25,
+        REMOTE.address,
+    )
+    assert recorder.wireguard_stats(key) == WgStats(9.0, 1, 2)
+    assert recorder.peers() == (state,)
+    assert recorder.remove_peer(key)
+    assert not recorder.remove_peer(key)
+    assert not recorder.update_latency(key, 1.0)
