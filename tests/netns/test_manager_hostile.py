@@ -1,19 +1,25 @@
-"""A hostile tunnel gets nothing: each request is refused by name, the machine stays as it was."""
+"""A hostile tunnel gets nothing: each case is refused by name, the machine stays as it was.
+
+The test is the tunnel: it speaks raw frames with a real manager over a socket, in one namespace.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from ginnel.base.errors import UsageError
-from ginnel.daemon.guard import Guard
-from ginnel.daemon.settings_apply import SettingsApplier
-from ginnel.daemon.settings_check import Allowance, check_settings
-from ginnel.net.tun import open_tun
+from ginnel.codervpn import vpn_pb2 as pb
+from ginnel.codervpn.frame import FrameReader, encode_frame
+from ginnel.codervpn.messages import make_settings
+from support import hostile_tunnel, tiny_manager
 from support.confined import can_enter_namespaces, enter_namespaces, in_child
-from support.hostile_tunnel import cases
 
 pytestmark = [
     pytest.mark.netns,
@@ -22,39 +28,189 @@ pytestmark = [
         reason="no user namespaces or no TUN here",
     ),
 ]
-ALLOWANCE = Allowance.of(["100.64.0.0/16", "fd12::/48"], ["100.64.0.1", "fd12::1"], "home.internal")
-LOOKS = (
-    "ip -o link; ip -o addr",
-    "ip rule; ip -6 rule",
-    "ip route show table all; ip -6 route show table all",
-    "nft list ruleset",
-    "sysctl -a -r 'net.ipv[46].conf' 2>/dev/null",
-    "cat /etc/resolv.conf",
-)
+PORT = 45455
+WAIT = 20.0  # seconds, at most
+LOOK = """
+ip -o link; ip -o addr; ip rule; ip -6 rule
+ip route show table all; ip -6 route show table all
+nft list ruleset | sed 's/packets.*drop/drop/'
+grep -r . /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf 2>/dev/null
+cat /etc/resolv.conf
+"""
+GOOD = make_settings(["100.64.7.1/16", "fd12:3456::7/48"], ["100.64.0.0/16"], mtu=1380)
 
 
-def look() -> list[str]:
-    return [
-        subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False).stdout
-        for command in LOOKS
-    ]
+def look() -> str:
+    command = ["sh", "-c", LOOK]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
-def test_every_case_is_refused_by_name_and_changes_nothing() -> None:
+class Stream:
+    """A tunnel's end, from bytes."""
+
+    def __init__(self, end: socket.socket, log: Path) -> None:
+        self._end = end
+        self._log = log
+        self._frames = FrameReader()
+        self._last = 100
+
+    def read(self) -> pb.ManagerMessage:
+        while (body := self._frames.next_frame()) is None:
+            data = self._end.recv(65_536)
+            assert data, self._log.read_text()
+            self._frames.feed(data)
+        return pb.ManagerMessage.FromString(body)
+
+    def say(self, message: pb.TunnelMessage) -> None:
+        self._end.sendall(encode_frame(message.SerializeToString()))
+
+    def ask(self, settings: pb.NetworkSettingsRequest) -> pb.NetworkSettingsResponse:
+        self._last += 1
+        message = pb.TunnelMessage(network_settings=settings)
+        message.rpc.msg_id = self._last
+        self.say(message)
+        answer = self.read()
+        assert answer.rpc.response_to == self._last
+        return answer.network_settings
+
+    def begin(self) -> None:
+        self.start("")
+
+    def start(self, error: str) -> None:
+        assert self._end.recv(100, socket.MSG_PEEK).startswith(b"codervpn 1.3 manager\n")
+        self._end.recv(21)
+        self._end.sendall(b"codervpn 1.3 tunnel\n")
+        start = self.read()
+        answer = pb.TunnelMessage(start=pb.StartResponse(success=not error, error_message=error))
+        answer.rpc.response_to = start.rpc.msg_id
+        self.say(answer)
+
+
+@contextmanager
+def manager(root: Path) -> Iterator[tuple[Stream, Path]]:
+    """Run a manager with our end of its stream, and the file of its log."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(WAIT)
+    log = root / "log"
+    with ours, log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, tiny_manager.__file__, str(PORT), str(theirs.fileno())],
+            stdout=subprocess.PIPE,
+            stderr=output,
+            pass_fds=(theirs.fileno(),),
+        )
+        theirs.close()
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"READY\n", log.read_text()
+            yield Stream(ours, log), log
+        finally:
+            ours.close()
+            process.wait(WAIT)
+            process.stdout.close()
+
+
+def in_namespaces(tmp_path: Path, body: Callable[[], None]) -> None:
     def child() -> None:
         enter_namespaces()
-        device = open_tun("gn-test")
-        Guard("gn-test", 64_191, ALLOWANCE).install()
-        applier = SettingsApplier("gn-test", 64_191)
-        before = look()
-        for field, request in cases():
-            with pytest.raises(UsageError) as caught:
-                applier.apply(check_settings(request, ALLOWANCE))
-            error = str(caught.value)
-            assert field.split(".")[-1] in error, (field, error)
-            assert len(error) < 300
-            assert error.isprintable()
-            assert look() == before, field
-        os.close(device.fd)
+        own = tmp_path / "resolv.conf"
+        own.write_text("nameserver 192.0.2.53\n")
+        resolv = os.path.realpath("/etc/resolv.conf")
+        subprocess.run(["mount", "--bind", str(own), resolv], check=True)
+        os.environ["GINNEL_TEST_ROOT"] = str(tmp_path)
+        body()
 
     in_child(child)
+
+
+def test_every_field_that_a_tunnel_can_fill_has_a_case() -> None:
+    named = {name.partition(":")[0] for name in hostile_tunnel.cases()}
+    assert set(hostile_tunnel.fields_of()) - named == {
+        "peer_update.upserted_agents.last_ping.did_p2p"
+    }
+
+
+def test_every_case_is_refused_by_name_and_changes_nothing(tmp_path: Path) -> None:
+    def body() -> None:
+        with manager(tmp_path) as (stream, log):
+            stream.begin()
+            assert stream.ask(GOOD).success
+            before = look()
+            assert "100.64.7.1/16" in before
+            for name, message in hostile_tunnel.cases().items():
+                check(stream, log, name, message)
+                assert look() == before, name
+
+    in_namespaces(tmp_path, body)
+
+
+def check(stream: Stream, log: Path, name: str, message: pb.TunnelMessage) -> None:
+    """Send one case; the refusal, or the log where there is no answer, names the field."""
+    field = name.partition(":")[0]
+    if message.HasField("network_settings"):
+        answer = stream.ask(message.network_settings)
+        assert not answer.success, name
+        assert names(field.partition(".")[2], answer.error_message), (name, answer.error_message)
+        assert len(answer.error_message) < 300
+        assert answer.error_message.isprintable()
+        return
+    size = log.stat().st_size
+    stream.say(message)
+    assert not stream.ask(pb.NetworkSettingsRequest(mtu=1)).success  # it has read the case by now
+    text = log.read_bytes()[size:].decode()
+    assert "deleted" in name or names(field, text), (name, text[:1000])
+    assert all(line.isprintable() for line in text.splitlines()), name
+    assert len(text) < 40_000
+
+
+def names(field: str, text: str) -> bool:
+    """Say whether a text names a field, or the list of routes that it is in."""
+    route, _, part = field.rpartition(".")
+    is_in_route = part in ("destination", "mask", "router", "prefix_length") and "_routes" in route
+    return (route if is_in_route else field.removesuffix("_no_search")) in text
+
+
+def test_answers_that_nobody_asked_for_and_wrong_answers(tmp_path: Path) -> None:
+    def body() -> None:
+        with manager(tmp_path) as (stream, log):
+            stream.begin()
+            before = look()
+            for answer in (
+                pb.TunnelMessage(start=pb.StartResponse(success=True)),
+                pb.TunnelMessage(stop=pb.StopResponse(success=True)),
+                pb.TunnelMessage(wake=pb.WakeResponse(success=True)),
+                pb.TunnelMessage(start=pb.StartResponse(error_message=hostile_tunnel.LONG)),
+                pb.TunnelMessage(stop=pb.StopResponse(error_message=hostile_tunnel.CONTROL)),
+            ):
+                stream.say(answer)
+                answer.rpc.response_to = 2**64 - 1
+                stream.say(answer)
+                stream.ask(pb.NetworkSettingsRequest(mtu=1))
+                assert look() == before
+            assert log.read_text().isascii()
+
+    in_namespaces(tmp_path, body)
+
+
+def test_a_refused_start_ends_with_its_reason_escaped(tmp_path: Path) -> None:
+    def body() -> None:
+        before = look()
+        with manager(tmp_path) as (stream, log):
+            stream.start(hostile_tunnel.CONTROL + hostile_tunnel.LONG)
+        text = log.read_text()
+        assert "\\x1b[2J\\x0a\\u202e" in text
+        assert len(text) < 40_000
+        assert look() == before
+
+    in_namespaces(tmp_path, body)
+
+
+def test_settings_are_applied_at_a_bounded_rate(tmp_path: Path) -> None:
+    def body() -> None:
+        with manager(tmp_path) as (stream, _):
+            stream.begin()
+            answers = [stream.ask(GOOD) for _ in range(15)]
+            assert answers[0].success
+            assert "network_settings: asked for too often" in answers[-1].error_message
+
+    in_namespaces(tmp_path, body)

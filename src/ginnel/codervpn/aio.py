@@ -24,6 +24,7 @@ from ginnel.codervpn.speaker import REQUEST_TIMEOUT, Negotiated, Speaker, Stream
 from ginnel.net.byte_stream import ByteStream
 
 MAX_HANDLER_TASKS = 32  # handlers at work at once; one more is refused
+MAX_WAITING_SETTINGS = 4  # requests of a tunnel behind the one that is applied; each may be large
 
 log = logging.getLogger(__name__)
 
@@ -346,7 +347,10 @@ class Manager(_Shell):
             elif isinstance(event, manager_role.Answered):
                 self._resolve(event.request, event.error)
             elif isinstance(event, manager_role.SettingsRequested):
-                self._settings.put_nowait(event)  # at most MAX_RECEIVED_REQUESTS wait
+                if self._settings.qsize() >= MAX_WAITING_SETTINGS:
+                    self._core.finish_settings(event.request, "network_settings: too many at once")
+                else:
+                    self._settings.put_nowait(event)
             elif isinstance(event, manager_role.LogReceived):
                 self._handlers.on_log(event.record)
             else:

@@ -9,14 +9,22 @@ Source: seed 002; the order of the shipped protocol.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
 from ginnel.base.types import Deadline
 from ginnel.codervpn import vpn_pb2 as pb
+from ginnel.codervpn.bounds import (
+    agent_fault,
+    log_faults,
+    own_agent,
+    own_workspace,
+    workspace_fault,
+)
 from ginnel.codervpn.header import SUPPORTED_VERSIONS, Dialect, Role, Version
 from ginnel.codervpn.messages import LogRecord, Start, decode_log, encode_start
 from ginnel.codervpn.speaker import (
@@ -32,6 +40,10 @@ from ginnel.codervpn.speaker import (
 )
 
 MAX_KNOWN_PEERS = 4096  # workspaces and agents each that a tunnel can make us remember
+MAX_SETTINGS_SIZE = 1024 * 1024  # bytes of a request; what can be allowed takes a few thousand
+MAX_FAULTS_TOLD = 4  # of one message
+
+log = logging.getLogger(__name__)
 
 
 class Ask(Enum):
@@ -171,19 +183,25 @@ class ManagerCore:
     def _on_notice(self, event: NoticeReceived) -> None:
         assert isinstance(event.message, pb.TunnelMessage)
         if event.kind == "log":
+            self._tell_faults(f"log.{fault}, cut" for fault in log_faults(event.message.log))
             self._events.append(LogReceived(decode_log(event.message.log, self.speaker.dialect)))
         elif event.kind == "peer_update":
             self._merge(event.message.peer_update)
         else:
-            self.speaker.count_drop(Drop.UNEXPECTED)
+            self.speaker.count_drop(Drop.UNEXPECTED, event.kind)
 
     def _on_request(self, event: RequestReceived) -> None:
         assert isinstance(event.message, pb.TunnelMessage)
         if event.kind == "network_settings":
-            self._events.append(SettingsRequested(event.msg_id, event.message.network_settings))
+            settings = event.message.network_settings
+            if (size := settings.ByteSize()) > MAX_SETTINGS_SIZE:
+                error = f"network_settings: {size} bytes, at most {MAX_SETTINGS_SIZE} are taken"
+                self.finish_settings(event.msg_id, error)
+                return
+            self._events.append(SettingsRequested(event.msg_id, settings))
         else:
             self.speaker.forget_request(event.msg_id)
-            self.speaker.count_drop(Drop.UNEXPECTED)
+            self.speaker.count_drop(Drop.UNEXPECTED, event.kind)
 
     def _on_response(self, event: ResponseReceived) -> None:
         assert isinstance(event.message, pb.TunnelMessage)
@@ -205,14 +223,34 @@ class ManagerCore:
         self._events.append(Answered(ask, event.request, error))
 
     def _merge(self, update: pb.PeerUpdate) -> None:
-        for workspace in update.upserted_workspaces:
-            if workspace.id in self.workspaces or len(self.workspaces) < MAX_KNOWN_PEERS:
-                self.workspaces[workspace.id] = workspace
-        for agent in update.upserted_agents:
-            if agent.id in self.agents or len(self.agents) < MAX_KNOWN_PEERS:
-                self.agents[agent.id] = agent
+        faults = [*self._take_workspaces(update), *self._take_agents(update)]
+        self._tell_faults(f"peer_update.{fault}, left out" for fault in faults)
         for workspace in update.deleted_workspaces:
             self.workspaces.pop(workspace.id, None)
         for agent in update.deleted_agents:
             self.agents.pop(agent.id, None)
         self._events.append(PeersChanged())
+
+    def _take_workspaces(self, update: pb.PeerUpdate) -> Iterator[str]:
+        for workspace in update.upserted_workspaces:
+            if (fault := workspace_fault(workspace)) is not None:
+                yield f"upserted_workspaces.{fault}"
+            elif workspace.id not in self.workspaces and len(self.workspaces) >= MAX_KNOWN_PEERS:
+                yield f"upserted_workspaces: more than {MAX_KNOWN_PEERS}"
+            else:
+                self.workspaces[workspace.id] = own_workspace(workspace)
+
+    def _take_agents(self, update: pb.PeerUpdate) -> Iterator[str]:
+        for agent in update.upserted_agents:
+            if (fault := agent_fault(agent)) is not None:
+                yield f"upserted_agents.{fault}"
+            elif agent.id not in self.agents and len(self.agents) >= MAX_KNOWN_PEERS:
+                yield f"upserted_agents: more than {MAX_KNOWN_PEERS}"
+            else:
+                self.agents[agent.id] = own_agent(agent)
+
+    def _tell_faults(self, faults: Iterable[str]) -> None:
+        for count, fault in enumerate(faults):
+            self.speaker.count_drop(Drop.OUT_OF_BOUNDS)
+            if count < MAX_FAULTS_TOLD:
+                log.warning("codervpn: %s", fault)

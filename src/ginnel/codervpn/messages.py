@@ -15,15 +15,18 @@ from typing import TypeAlias
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Secret
 from ginnel.codervpn import vpn_pb2 as pb
+from ginnel.codervpn.bounds import (
+    MAX_LOG_FIELDS,
+    MAX_LOG_MESSAGE,
+    MAX_LOG_VALUE,
+    MAX_NAME,
+    MAX_NAMES,
+)
 from ginnel.codervpn.header import Dialect, Role, Version
 
 Message: TypeAlias = pb.ManagerMessage | pb.TunnelMessage
 
-# Requests by the role that may send them; the response has the same field name but for these.
-REQUESTS: Mapping[Role, tuple[str, ...]] = {
-    Role.MANAGER: ("get_peer_update", "start", "stop", "wake"),
-    Role.TUNNEL: ("network_settings",),
-}
+# Where a response's field has another name than its request's.
 RESPONSE_KINDS: Mapping[str, str] = {"get_peer_update": "peer_update"}
 WAKE_VERSION = Version(1, 3)
 LAST_PING_VERSION = Version(1, 2)
@@ -126,16 +129,22 @@ def decode_start(request: pb.StartRequest) -> Start:
 
 
 def decode_log(log: pb.Log, dialect: Dialect = Dialect.SHIPPED) -> LogRecord:
-    """Return the value of a Log message; a level that we don't know counts as INFO."""
+    """Return the value of a Log message; a level that we don't know counts as INFO.
+
+    What is beyond the limits of `bounds` is cut off.
+    """
     known = LogLevel.DEBUG <= log.level <= LogLevel.FATAL
     level = LogLevel(log.level) if known else LogLevel.INFO
     if level is LogLevel.DEBUG and dialect is Dialect.SEED:
         level = LogLevel.UNSPECIFIED
     return LogRecord(
         level=level,
-        message=log.message,
-        logger_names=tuple(log.logger_names),
-        fields=tuple((item.name, item.value) for item in log.fields),
+        message=log.message[:MAX_LOG_MESSAGE],
+        logger_names=tuple(name[:MAX_NAME] for name in log.logger_names[:MAX_NAMES]),
+        fields=tuple(
+            (item.name[:MAX_NAME], item.value[:MAX_LOG_VALUE])
+            for item in log.fields[:MAX_LOG_FIELDS]
+        ),
     )
 
 

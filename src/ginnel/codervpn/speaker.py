@@ -63,6 +63,7 @@ class Drop(Enum):
     TOO_NEW = "request newer than the version agreed on"
     TOO_LARGE = "message of ours over the frame's limit"
     UNEXPECTED = "message that this role doesn't take"
+    OUT_OF_BOUNDS = "field beyond its limit"
 
 
 class Failure(Enum):
@@ -375,7 +376,7 @@ class Speaker:
     def _on_response(self, request: int, kind: str | None, message: Message) -> None:
         sent = self._sent.get(request)
         if sent is None:
-            self.count_drop(Drop.UNKNOWN_RESPONSE)
+            self.count_drop(Drop.UNKNOWN_RESPONSE, kind)
         elif kind != RESPONSE_KINDS.get(sent.kind, sent.kind):
             self._fail(request, Failure.WRONG_KIND)
         else:
@@ -386,12 +387,12 @@ class Speaker:
         if len(self._transmits) >= MAX_QUEUED or self._queued_bytes >= 2 * MAX_QUEUED_BYTES:
             raise RemoteProtocolError("it asks and does not read the answers")
         if msg_id in self._received:
-            self.count_drop(Drop.DOUBLE_REQUEST)
+            self.count_drop(Drop.DOUBLE_REQUEST, kind)
             return
         if len(self._received) >= MAX_RECEIVED_REQUESTS:
             raise RemoteProtocolError(f"more than {MAX_RECEIVED_REQUESTS} unanswered requests")
         if not is_known(kind, self.version):
-            self.count_drop(Drop.TOO_NEW)  # its response would be too: none is sent
+            self.count_drop(Drop.TOO_NEW, kind)  # its response would be too: none is sent
             return
         self._received[msg_id] = kind
         self._events.append(RequestReceived(msg_id, kind, message))
@@ -400,10 +401,10 @@ class Speaker:
         """Leave a request unanswered for good (of a kind that we don't know)."""
         self._received.pop(msg_id, None)
 
-    def count_drop(self, reason: Drop) -> None:
-        """Count a message that led to nothing."""
+    def count_drop(self, reason: Drop, kind: str | None = None) -> None:
+        """Count a message that led to nothing, or a field of one."""
         self.drops[reason] += 1
-        log.debug("codervpn: dropped a message: %s", reason.value)
+        log.debug("codervpn: dropped %s: %s", kind or "a message", reason.value)
 
     def _fail(self, request: int, reason: Failure) -> None:
         del self._sent[request]

@@ -73,7 +73,16 @@ def run_manager(config: ManagerConfig, *, on_ready: Callable[[], None] | None = 
     privileges.forbid_inspection()
     privileges.adopt_orphans()
     sink = LogSink("ginnel", least=LogLevel.DEBUG if config.debug else LogLevel.INFO)
-    handler = SinkHandler(lambda level, text, name: sink.write(level, text))
+    # What the protocol's code says is about the tunnel's words, so that the tunnel sets the rate.
+    of_tunnel = RateLimited(sink, "tunnel's stream", now=time.monotonic())
+
+    def write(level: LogLevel, text: str, name: str) -> None:
+        if name.startswith("ginnel.codervpn."):
+            of_tunnel.write(level, text, now=time.monotonic())
+        else:
+            sink.write(level, text)
+
+    handler = SinkHandler(write)
     logging.getLogger("ginnel").addHandler(handler)
     logging.getLogger("ginnel").setLevel(logging.DEBUG if config.debug else logging.INFO)
     try:
@@ -311,12 +320,15 @@ class _Manager:
 
     async def on_settings(self, settings: pb.NetworkSettingsRequest) -> str | None:
         """Apply what root allows; the text of a refusal names the field."""
-        if not self._settings_rate.take(now=time.monotonic()):
-            return "network settings are asked for too often"
         try:
+            check_settings(settings, self._config.allowance)
+            if not self._settings_rate.take(now=time.monotonic()):
+                raise UsageError("network_settings: asked for too often")
             plan = await asyncio.to_thread(self._apply, settings)
         except (UsageError, SystemFailure) as error:
-            log.warning("settings refused: %s", error)
+            self._tunnel_log.write(
+                LogLevel.WARN, f"settings refused: {error}", now=time.monotonic()
+            )
             return str(error)
         log.info("settings: %s, mtu %d", ", ".join(plan.addresses), plan.mtu)
         return None

@@ -8,7 +8,7 @@ Source: seed 002 (NetworkSettingsRequest); DESIGN, "Processes".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Interface,
@@ -30,17 +30,18 @@ from ginnel.net.netlink import DEFAULT_MTU
 MIN_MTU = 1280  # bytes; IPv6 needs it (RFC 8200, section 5)
 MAX_MTU = 9000  # bytes; jumbo frames
 MAX_OVERHEAD = 512  # bytes around an inner packet; WireGuard over IPv6 takes 80
-MAX_ADDRESSES = 8  # of one node, both families
+MAX_ADDRESSES = 8  # of one node and family
 MAX_ADDRESS = 45  # characters of an IPv6 address with an IPv4 one in it
-MAX_ROUTES = 64  # of one network, both families, included and excluded
+MAX_ROUTES = 64  # of one network and family, included or excluded
 MAX_SERVERS = 4  # DNS servers; a resolver looks at three
-MAX_DOMAINS = 16  # of search and match together
+MAX_DOMAINS = 16  # to search, or to match
 MAX_DOMAIN = 253  # characters (RFC 1035)
 OVERLAY_IPV6 = IPv6Network("fd00::/8")  # RFC 4193, locally assigned
 
 Interface: TypeAlias = IPv4Interface | IPv6Interface
 Network: TypeAlias = IPv4Network | IPv6Network
 _Routes: TypeAlias = list[tuple[str, Network]]
+_LENGTHS = "ipv6_settings.prefix_lengths"
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 
 
@@ -87,12 +88,11 @@ def check_settings(
     Raises:
         UsageError: something in it is wrong or not allowed; nothing may be applied.
     """
+    _check_counts(request)
     _refuse_routers(request)
     mtu = _mtu(request, physical_mtu)
     addresses = _addresses(request)
     included, excluded = _routes(request, "included_routes"), _routes(request, "excluded_routes")
-    if len(addresses) > MAX_ADDRESSES or len(included) + len(excluded) > MAX_ROUTES:
-        raise UsageError(f"more than {MAX_ADDRESSES} addresses or {MAX_ROUTES} routes")
     for field_name, address in addresses:
         _check_inside(field_name, ip_network(address.ip), allowance)
         if allowance.addresses and str(address.ip) not in allowance.addresses:
@@ -106,6 +106,27 @@ def check_settings(
         tuple(dict.fromkeys(str(route) for _, route in excluded)),
         _dns(request, allowance),
     )
+
+
+def _check_counts(request: pb.NetworkSettingsRequest) -> None:
+    """Look at the sizes of lists before anything walks through them."""
+    v4, v6, dns = request.ipv4_settings, request.ipv6_settings, request.dns_settings
+    counts: tuple[tuple[str, Sized, int], ...] = (
+        ("ipv4_settings.addrs", v4.addrs, MAX_ADDRESSES),
+        ("ipv4_settings.subnet_masks", v4.subnet_masks, MAX_ADDRESSES),
+        ("ipv4_settings.included_routes", v4.included_routes, MAX_ROUTES),
+        ("ipv4_settings.excluded_routes", v4.excluded_routes, MAX_ROUTES),
+        ("ipv6_settings.addrs", v6.addrs, MAX_ADDRESSES),
+        ("ipv6_settings.prefix_lengths", v6.prefix_lengths, MAX_ADDRESSES),
+        ("ipv6_settings.included_routes", v6.included_routes, MAX_ROUTES),
+        ("ipv6_settings.excluded_routes", v6.excluded_routes, MAX_ROUTES),
+        ("dns_settings.servers", dns.servers, MAX_SERVERS),
+        ("dns_settings.search_domains", dns.search_domains, MAX_DOMAINS),
+        ("dns_settings.match_domains", dns.match_domains, MAX_DOMAINS),
+    )
+    for name, items, most in counts:
+        if len(items) > most:
+            raise UsageError(f"{name}: more than {most}")
 
 
 def _refuse_routers(request: pb.NetworkSettingsRequest) -> None:
@@ -170,10 +191,6 @@ def _dns(request: pb.NetworkSettingsRequest, allowance: Allowance) -> DnsPlan | 
         raise UsageError(f"{name}: not allowed here")
     if not dns.servers and (dns.search_domains or dns.match_domains or dns.domain_name):
         raise UsageError(f"{name}.servers: domains need a server")
-    if len(dns.servers) > MAX_SERVERS:
-        raise UsageError(f"{name}.servers: more than {MAX_SERVERS}")
-    if len(dns.search_domains) + len(dns.match_domains) > MAX_DOMAINS:
-        raise UsageError(f"{name}: more than {MAX_DOMAINS} domains")
     for text in dns.servers:
         if text not in allowance.addresses:
             raise UsageError(f"{name}.servers: {text[:60]!r} is not this node's own address")
@@ -230,6 +247,9 @@ def _routes(request: pb.NetworkSettingsRequest, kind: str) -> _Routes:
 
 
 def _interface(name: str, text: str, prefix: int, version: int) -> Interface:
+    if prefix > (32 if version == 4 else 128):
+        lengths = f"{name}.prefix_length" if name.endswith("routes") else _LENGTHS
+        raise UsageError(f"{lengths}: {prefix} is over 128")
     try:
         if "/" in text or "%" in text or len(text) > MAX_ADDRESS:
             raise ValueError(f"{text[:60]!r} is not a bare address")

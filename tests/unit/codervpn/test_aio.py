@@ -40,6 +40,7 @@ class ManagerProgram:
         self.logs: list[LogRecord] = []
         self.mtus: list[int] = []
         self.changed = asyncio.Event()
+        self.logged = asyncio.Event()
 
     async def on_settings(self, settings: pb.NetworkSettingsRequest) -> str | None:
         self.mtus.append(settings.mtu)
@@ -50,6 +51,7 @@ class ManagerProgram:
 
     def on_log(self, record: LogRecord) -> None:
         self.logs.append(record)
+        self.logged.set()
 
 
 Body = Callable[[Manager, Tunnel, ManagerProgram, TunnelProgram], Awaitable[None]]
@@ -142,9 +144,9 @@ def test_a_large_message_crosses_a_slow_stream() -> None:
     async def body(
         manager: Manager, tunnel: Tunnel, above: ManagerProgram, below: TunnelProgram
     ) -> None:
-        tunnel.upsert(agents=[make_agent(b"1", "x" * 3_000_000)])
-        await above.changed.wait()
-        assert len(manager.agents[0].name) == 3_000_000
+        tunnel.log(LogLevel.INFO, "x" * 3_000_000)
+        await above.logged.wait()
+        assert len(above.logs[0].message) == 3_000_000
 
     run(body)
 
