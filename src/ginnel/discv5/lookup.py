@@ -82,11 +82,14 @@ class Lookup:
         self.add(nodes)
 
     def add(self, nodes: Iterable[Enr]) -> None:
-        """Add candidates; of known ones a newer record is taken."""
+        """Add candidates; of known ones a newer record is taken, and tried if it moved."""
         for record in nodes:
             if record.node_id in self._known:
                 known = self._known[record.node_id]
                 if known is not None and record.seq > known.record.seq:
+                    moved = record.addresses != known.record.addresses
+                    if moved and known.state is _State.FAILED:
+                        known.state = _State.NEW
                     known.record = record
                 continue
             closeness = int.from_bytes(record.node_id, "big") ^ self._number

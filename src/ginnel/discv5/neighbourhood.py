@@ -24,11 +24,12 @@ from ginnel.discv5.guard import Guard
 from ginnel.discv5.messages import FindNode
 from ginnel.discv5.requests import Contact, Failure, Pending, Purpose
 from ginnel.discv5.searches import Searches, Want
+from ginnel.discv5.session import SessionKey
 from ginnel.discv5.table import Added, RoutingTable, TableLimits
 
 MAX_KNOWN_RECORDS = 1024  # records of nodes met that need not be in the table
-MAX_SILENT_NODES = 512  # nodes remembered as silent
-SILENT_FOR = 30.0  # seconds a silent node is left out of lookups
+MAX_SILENT_NODES = 512  # nodes remembered as silent, each at one address
+SILENT_FOR = 30.0  # seconds a silent node is left out of lookups while it tells no other address
 HEARD_GAP = 60.0  # seconds between two offers of a node that asks us but has no place in the table
 MAX_MET_NODES = 64  # nodes that wait for their first PING
 
@@ -87,7 +88,7 @@ class Neighbourhood:
         self.table = RoutingTable(node_id, limits)
         self._met: BoundedLru[NodeId, Enr] = BoundedLru(MAX_KNOWN_RECORDS)
         self._heard_at: BoundedLru[NodeId, float] = BoundedLru(MAX_SILENT_NODES)
-        self._silent_since: BoundedLru[NodeId, float] = BoundedLru(MAX_SILENT_NODES)
+        self._silent_since: BoundedLru[SessionKey, float] = BoundedLru(MAX_SILENT_NODES)
         self._to_ping: dict[NodeId, tuple[float, Contact]] = {}
         self.searches = Searches(config, exchange, self, events)
         self._is_started = False
@@ -168,6 +169,7 @@ class Neighbourhood:
     def offer(self, record: Enr, *, seen: bool = False, bootstrap: bool = False) -> Added:
         """Offer a node to the table."""
         added = self.table.add(record, seen=seen, bootstrap=bootstrap)
+        self._tell_removed()
         if added is Added.NEW:
             self._events.append(NodeAdded(record))
         return added
@@ -176,7 +178,7 @@ class Neighbourhood:
         """Note a node that opened a session with us; if its record is true it is pinged soon."""
         node_id = record.node_id
         self._met.put(node_id, record)
-        self._silent_since.pop(node_id)
+        self._silent_since.pop((node_id, source))
         if record.address(source.is_ipv6) != source:
             return
         self.offer(record)
@@ -199,7 +201,7 @@ class Neighbourhood:
 
     def on_alive(self, contact: Contact) -> None:
         """Note that a node answered: it is alive and where we thought."""
-        self._silent_since.pop(contact.node_id)
+        self._silent_since.pop(contact.key)
         record = self.known_record(contact.node_id)
         if record is not None and record.address(contact.address.is_ipv6) == contact.address:
             self.offer(record, seen=True)
@@ -216,10 +218,13 @@ class Neighbourhood:
 
     def on_records(self, pending: Pending, records: Sequence[Enr], now: float) -> None:
         """Take the verified records of an answer to a request of ours."""
-        awake = [record for record in records if not self._is_unwanted(record.node_id, now)]
+        awake = [record for record in records if not self._is_unwanted(record, now)]
         for record in awake:
             self.offer(record)
+            if record.node_id == pending.contact.node_id:
+                self.on_alive(pending.contact)  # it answered from where its new record says it is
         if pending.lookup is not None:
+            self.searches.on_named(pending.lookup, records)
             self.searches.on_records(pending, awake, now)
             self._arm_searches(now)
 
@@ -227,7 +232,7 @@ class Neighbourhood:
         """Take a failed request; where nobody at all is heard it may be our own link."""
         node_id = pending.contact.node_id
         if reason is Failure.WRONG_ANSWER or (reason is Failure.TIMEOUT and heard):
-            self._silent_since.put(node_id, now)
+            self._silent_since.put(pending.contact.key, now)
             self._replace(node_id)
         elif reason is Failure.TIMEOUT:
             self.table.mark_unseen(node_id)
@@ -239,16 +244,20 @@ class Neighbourhood:
         if self.table.get(node_id) is None:
             return
         replacement = self.table.replace(node_id)
-        if self.table.get(node_id) is None:
-            self._events.append(NodeRemoved(node_id))
+        self._tell_removed()
         if replacement is not None:
             self._events.append(NodeAdded(replacement))
 
-    def _is_unwanted(self, node_id: NodeId, now: float) -> bool:
-        return self._is_silent(node_id, now) or self._guard.is_banned(node_id, now)
+    def _tell_removed(self) -> None:
+        while self.table.removed:
+            self._events.append(NodeRemoved(self.table.removed.popleft()))
 
-    def _is_silent(self, node_id: NodeId, now: float) -> bool:
-        since = self._silent_since.peek(node_id)
+    def _is_unwanted(self, record: Enr, now: float) -> bool:
+        return self._is_silent(record, now) or self._guard.is_banned(record.node_id, now)
+
+    def _is_silent(self, record: Enr, now: float) -> bool:
+        contact = self.contact_for(record)
+        since = None if contact is None else self._silent_since.peek(contact.key)
         return since is not None and now < since + SILENT_FOR
 
     # searches
@@ -275,7 +284,7 @@ class Neighbourhood:
     def nearest(self, target: NodeId, count: int, now: float) -> list[Enr]:
         """Return the nodes of the table closest to the target, without silent ones if possible."""
         near = self.table.neighbours(target, count)
-        return [record for record in near if not self._is_silent(record.node_id, now)] or near
+        return [record for record in near if not self._is_silent(record, now)] or near
 
     def on_own_search(self, target: NodeId, found: Sequence[Enr], now: float) -> None:
         """Go on after a lookup of our own: one at random after the one for ourselves."""

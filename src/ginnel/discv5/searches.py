@@ -110,6 +110,14 @@ class Searches:
             self._exchange.submit(contact, message, Purpose.RESOLVE, now, lookup=token)
         return token
 
+    def on_named(self, token: int, records: Sequence[Enr]) -> None:
+        """Take what an answer says of the node to resolve, even if that node is silent."""
+        search = self._searches.get(token)
+        if search is not None and search.want is Want.RESOLVE:
+            for record in records:
+                if record.node_id == search.value.target:
+                    search.known = newer(search.known, record)
+
     def on_records(self, pending: Pending, records: Sequence[Enr], now: float) -> None:
         """Take the verified records of an answer to a request of a search."""
         token = pending.lookup
@@ -173,8 +181,7 @@ class Searches:
             distances=config.lookup_distances,
         )
         if len(self._searches) >= config.lookup_limit:
-            if want is not Want.OWN:
-                self._end(token, _Search(kind(target, target, ()), want, known), now)
+            self._end(token, _Search(kind(target, target, ()), want, known), now)
             return
         self._searches[token] = _Search(value, want, known)
         self._advance(token, now)

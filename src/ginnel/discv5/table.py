@@ -10,6 +10,7 @@ Source: Maymounkov and Mazieres, Kademlia; discv5-theory.md, "Node Table".
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -77,6 +78,7 @@ class RoutingTable:
         self._by_distance: dict[int, list[TableNode]] = {}
         self._subnets: dict[str, int] = {}
         self.version = 0  # rises whenever other nodes or records may be handed out
+        self.removed: deque[NodeId] = deque()  # who left since somebody looked; take them out
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -237,20 +239,25 @@ class RoutingTable:
         return False
 
     def _renew(self, node: TableNode, record: Enr) -> None:
-        """Take a newer record; a node whose new address does not fit leaves."""
+        """Take a newer record.
+
+        A node whose new address does not fit leaves; one with another address has not been seen
+        there yet, so it is not handed out until it answers.
+        """
         bucket = self._bucket(node.number)
         fresh = self._make(record)
         if fresh is None and node.is_bootstrap:
             return  # it has no address any more: what we knew is all there is to try
-        if fresh is not None and fresh.subnets == node.subnets:
+        if fresh is not None and record.addresses == node.record.addresses:
             node.record = record
             self.version += 1
             return
-        self._remove(bucket, node)
+        self._take_out(bucket, node)
         if fresh is not None and (node.is_bootstrap or self._fits(bucket, fresh)):
             fresh.is_bootstrap = node.is_bootstrap
-            fresh.is_seen = node.is_seen
             self._place(bucket, fresh)
+        else:
+            self.removed.append(record.node_id)
 
     def _fits(self, bucket: _Bucket, node: TableNode) -> bool:
         return all(
@@ -277,6 +284,10 @@ class RoutingTable:
             bucket.subnets[subnet] = bucket.subnets.get(subnet, 0) + 1
 
     def _remove(self, bucket: _Bucket, node: TableNode) -> None:
+        self._take_out(bucket, node)
+        self.removed.append(node.record.node_id)
+
+    def _take_out(self, bucket: _Bucket, node: TableNode) -> None:
         self.version += 1
         bucket.nodes.remove(node)
         del self._nodes[node.record.node_id]

@@ -93,3 +93,21 @@ def test_distances() -> None:
     assert lookup_distances(OWN, NodeId(b"\x80" + bytes(31)), 3) == (256, 255, 254)
     assert lookup_distances(OWN, NodeId(bytes(31) + b"\x01"), 3) == (1, 2, 3)
     assert lookup_distances(OWN, OWN, 3) == (0,)
+
+
+def test_a_node_that_failed_is_asked_again_where_it_has_moved() -> None:
+    key = b"\x07" * 32
+    old, same, moved = (
+        sign_enr(key, seq, address_fields(Address(ip, 9)))
+        for seq, ip in ((1, "203.0.113.1"), (2, "203.0.113.1"), (3, "203.0.114.1"))
+    )
+    lookup = Lookup(TARGET, OWN, [old])
+    ask = lookup.next(0.0)
+    assert ask is not None
+    lookup.on_failure(old.node_id)
+    lookup.add([same])
+    assert lookup.next(0.0) is None
+    lookup.add([moved])
+    again = lookup.next(0.0)
+    assert again is not None
+    assert again.record == moved

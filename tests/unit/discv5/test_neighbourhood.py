@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ginnel.discv5.events import NodeAdded, NodeRemoved
-from support.discv5_net import Net
+from ginnel.base.types import Address, NodeId
+from ginnel.discv5.events import LookupDone, NodeAdded, NodeRemoved
+from ginnel.discv5.protocol import Contact
+from support.discv5_net import Host, Net
 
 
 def test_nodes_that_start_together_find_each_other() -> None:
@@ -57,3 +59,68 @@ def test_a_node_that_slept_is_taken_back_over_its_old_session() -> None:
     net.drain(second)
     net.run(5)
     assert first.core.closest(second.core.node_id, 1) == [second.core.record]
+
+
+def table_by_events(host: Host) -> set[NodeId]:
+    """Return who is in the table, as far as the events tell."""
+    nodes: set[NodeId] = set()
+    for event in host.events:
+        if isinstance(event, NodeAdded):
+            assert event.enr.node_id not in nodes
+            nodes.add(event.enr.node_id)
+        elif isinstance(event, NodeRemoved):
+            nodes.remove(event.node_id)
+    return nodes
+
+
+def test_events_tell_everything_that_happens_to_the_table() -> None:
+    net = Net(64)
+    boot = net.add(0, config={"bucket_size": 4, "bits_per_hop": 1})
+    hosts = [net.add(n, bootstrap=[boot.core.record]) for n in range(1, 30)]
+    net.run(60)
+    for host in hosts[::3]:
+        host.is_up = False
+    for host in hosts[1::3]:
+        host.core.set_endpoint(None, now=net.now)
+    net.run(600)
+    assert boot.of(NodeRemoved)
+    for host in (boot, *hosts):
+        in_table = {node.record.node_id for node in host.core.table.nodes()}
+        assert table_by_events(host) == in_table
+
+
+def test_a_node_is_not_named_at_an_address_where_it_never_answered() -> None:
+    net = Net(65)
+    first = net.add(0)
+    second = net.add(1, bootstrap=[first.core.record])
+    net.run(5)
+    assert first.core.closest(second.core.node_id, 1) == [second.core.record]
+    second.core.set_endpoint(Address("203.0.113.9", 9), now=net.now)  # a victim's, for one
+    first.core.add_node(second.core.record, net.now)
+    assert first.core.closest(second.core.node_id, 1) == []
+
+
+def test_a_node_that_moved_is_looked_up_where_it_is_now() -> None:
+    net = Net(66)
+    boot = net.add(0)
+    hosts = [net.add(n, bootstrap=[boot.core.record]) for n in range(1, 8)]
+    net.run(30)
+    mover, asker = hosts[0], hosts[1]
+    was_at = mover.address
+    del net.hosts[was_at]
+    mover.address = Address("203.7.7.7", 9000)
+    net.hosts[mover.address] = mover
+    mover.core.set_endpoint(mover.address, now=net.now)
+    number = mover.core.lookup(mover.core.node_id, now=net.now)
+    net.drain(mover)
+    net.run_until(lambda: any(e.lookup == number for e in mover.of(LookupDone)))
+    public_key = mover.core.record.public_key
+    asker.core.ping(Contact(mover.core.node_id, was_at, public_key), now=net.now)
+    asker.core.ping(boot.contact, now=net.now)  # others are heard: it is the node that is silent
+    net.drain(asker)
+    net.run(5)
+    number = asker.core.lookup(mover.core.node_id, now=net.now)
+    net.drain(asker)
+    net.run_until(lambda: any(e.lookup == number for e in asker.of(LookupDone)))
+    (done,) = (e for e in asker.of(LookupDone) if e.lookup == number)
+    assert mover.core.record in done.nodes

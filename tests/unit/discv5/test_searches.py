@@ -55,17 +55,20 @@ def test_a_silent_node_is_looked_up_and_a_newer_record_wins(
     hosts: tuple[Net, list[Host]],
 ) -> None:
     net, (first, _, third, fourth, *_) = hosts
-    known = third.core.record
     third.core.update_record({"k": b"newest"}, now=net.now)
     number = fourth.core.resolve(third.core.node_id, now=net.now)
     net.drain(fourth)
-    net.run(5)
+    net.run_until(lambda: bool(fourth.of(Resolved)))
     assert fourth.of(Resolved)[-1] == Resolved(number, third.core.record)
+    known = first.core.table.get(third.core.node_id)
+    assert known is not None
+    assert known.record != third.core.record
     third.is_up = False
-    found = resolve(net, first, third.core.node_id).record
-    assert found is not None
-    assert found.seq >= known.seq
-    assert found.node_id == third.core.node_id
+    number = first.core.resolve(third.core.node_id, now=net.now)
+    first.core.ping(fourth.contact, now=net.now)  # others are heard: it is the node that is silent
+    net.drain(first)
+    net.run(12)
+    assert first.of(Resolved)[-1] == Resolved(number, third.core.record)
 
 
 def test_searches_are_bounded_and_each_one_ends() -> None:

@@ -125,9 +125,17 @@ def test_a_newer_record_is_taken_and_an_older_not() -> None:
     table.add(newest)
     moved = table.get(new.node_id)
     assert moved is not None
-    assert (moved.record, moved.is_seen) == (newest, True)
-    table.add(sign_enr(key, 4, {}))
+    assert (moved.record, moved.is_seen) == (newest, False)  # nobody has seen it there
+    table.mark_seen(new.node_id)
+    same_place = sign_enr(key, 4, address_fields(Address("203.0.9.1", 9)) | {"k": b"v"})
+    table.add(same_place)
+    kept = table.get(new.node_id)
+    assert kept is not None
+    assert (kept.record, kept.is_seen) == (same_place, True)
+    assert not table.removed
+    table.add(sign_enr(key, 5, {}))
     assert table.get(new.node_id) is None
+    assert list(table.removed) == [new.node_id]
 
 
 def test_what_is_no_node_of_the_table() -> None:
