@@ -4,6 +4,7 @@ A skip that `expected_skips.toml` does not name for this machine fails the run.
 """
 
 import os
+import signal
 import sys
 import tomllib
 from collections.abc import Generator
@@ -33,6 +34,9 @@ def _is_expected(test: str, reason: str) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SKIPS] = []
+    # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

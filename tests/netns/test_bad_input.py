@@ -10,6 +10,7 @@ dave           a member whose clock is a day ahead from the beginning
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -38,7 +39,7 @@ ETHERNET = 14  # bytes before the IP header
 GROWTH_KIB = 24 * 1024  # KiB that a flood may cost: caches and queues, all bounded
 UNKNOWN_S = 8.0  # seconds in which nobody answers to an unknown invite
 DAY_S = 86_400
-CLOCK_S = 75.0  # seconds until loneliness is blamed on the clock
+CLOCK_S = 150.0  # seconds until loneliness is blamed on the clock: 60, on a busy machine more
 
 _SEND = """
 import socket, sys
@@ -330,7 +331,7 @@ def test_a_full_disk_leaves_nothing_half_written(mesh: MeshLab, folder: str) -> 
         mkdir -p {folder}
         mount -t tmpfs -o size=4k,mode=755 none {folder}
         for pages in 1 2 3 4 5 6 7 8 20; do
-            mount -o remount,size=$((pages * 4))k {folder}
+            mount -t tmpfs -o remount,size=$((pages * 4))k none {folder}
             if ginnel init solo --name sam >/run/out 2>&1; then
                 echo "done with $pages"
                 exit 0
@@ -367,7 +368,7 @@ def test_a_clock_that_is_a_day_off_is_said_by_status_and_up(mesh: MeshLab) -> No
         return any("clock" in text for text in mesh.scenario.status("dave")["warnings"])
 
     told = mesh.scenario.wait_until(is_told, CLOCK_S)
-    assert told, (mesh.scenario.status("dave"), mesh.events("dave")[-12:])
+    assert told, json.dumps([mesh.scenario.status("dave"), mesh.events("dave")])
     code, text = said(mesh, "dave", "ginnel", "up", "--timeout", "1")
     assert code == 1
     assert "clock" in text

@@ -42,8 +42,10 @@ def mesh() -> Iterator[MeshLab]:
 
 
 def kill(mesh: MeshLab, name: str, roles: Sequence[str]) -> None:
-    pids = mesh.pids(name)
-    mesh.machine(name).run(["kill", "-9", *(str(pids[role]) for role in roles)])
+    """Kill in this order; the later ones may have ended with the first already."""
+    first, *others = (str(mesh.pids(name)[role]) for role in roles)
+    kills = f"kill -9 {first} || exit 1; for pid in {' '.join(others)}; do kill -9 $pid; done; :"
+    mesh.machine(name).run(["sh", "-c", kills])
 
 
 def wait_until_packets_flow(mesh: MeshLab, limit_s: float) -> float:
