@@ -8,10 +8,12 @@ a signer that dies alone gets the same channel again, whose end is kept open her
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from ginnel.base.errors import GinnelError, SystemFailure
@@ -19,6 +21,7 @@ from ginnel.daemon.logs import LogSink, RateLimited, escape_control, split_level
 from ginnel.daemon.supervise import Backoff, Child, start_child
 
 ANSWER_TIMEOUT = 10.0  # seconds; the signer signs within milliseconds
+END_TIMEOUT = 2.0  # seconds from a closed channel until the process has ended and said why
 MAX_ANSWER = 64 * 1024  # bytes of one message
 
 Json: TypeAlias = dict[str, Any]
@@ -36,6 +39,7 @@ class SignerLink:
         self._backoff = Backoff()
         self._channel: socket.socket | None = None  # the signer's end of the tunnel's channel
         self._is_new = asyncio.Event()
+        self._ended = asyncio.Event()  # of the present process: its end is in `_last_error`
         self._child: Child | None = None
         self._requests: socket.socket | None = None
         self._one_request = asyncio.Lock()
@@ -66,7 +70,7 @@ class SignerLink:
             SystemFailure: the signer doesn't run or doesn't answer.
         """
         async with self._one_request:
-            channel = self._requests
+            channel, ended = self._requests, self._ended
             if channel is None:
                 raise SystemFailure(f"the signer does not run: {self._last_error or 'it starts'}")
             try:
@@ -75,7 +79,7 @@ class SignerLink:
             except TimeoutError:
                 raise SystemFailure("the signer did not answer") from None
             except OSError as error:
-                raise SystemFailure(f"the signer is gone: {error.strerror}") from None
+                raise SystemFailure(await self._why_gone(ended, str(error.strerror))) from None
 
     def status(self) -> Json:
         """Return what is known about the process."""
@@ -95,6 +99,8 @@ class SignerLink:
                 break
         await self._loop.sock_sendall(channel, json.dumps(request).encode())
         raw = await self._loop.sock_recv(channel, MAX_ANSWER)
+        if not raw:
+            raise ConnectionResetError(errno.ECONNRESET, "it closed the channel")
         try:
             answer = json.loads(raw)
         except (ValueError, RecursionError):
@@ -102,6 +108,13 @@ class SignerLink:
         if not isinstance(answer, dict):
             raise SystemFailure("the signer gave no answer")
         return answer
+
+    async def _why_gone(self, ended: asyncio.Event, error: str) -> str:
+        """Return what a signer said that ended in mid-request, once its end is known."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_TIMEOUT):
+                await ended.wait()
+        return f"the signer is gone: {self._last_error or error}"
 
     async def _run_once(self) -> None:
         while self._channel is None:
@@ -118,7 +131,7 @@ class SignerLink:
             ours.close()
             await self._after_death(self._loop.time(), str(error))
             return
-        self._requests = ours
+        self._requests, self._ended = ours, asyncio.Event()
         try:
             is_replaced = await self._wait_for_end(child)
         finally:
@@ -141,6 +154,7 @@ class SignerLink:
 
     async def _after_death(self, started_at: float, error: str) -> None:
         self._last_error = escape_control(error)
+        self._ended.set()
         delay = self._backoff.on_death(started_at=started_at, now=self._loop.time())
         log.error("signer: %s; it starts again in %g s", self._last_error, delay)
         await asyncio.sleep(delay)
