@@ -118,7 +118,11 @@ class MeshLab:
 
 @contextmanager
 def mesh_lab(
-    topology: LabTopology, members: Sequence[str], *, node_options: Sequence[str] = ()
+    topology: LabTopology,
+    members: Sequence[str],
+    *,
+    node_options: Sequence[str] = (),
+    nodes: Sequence[str] = NODES,
 ) -> Iterator[MeshLab]:
     """Build a lab, start the public nodes, let the members join, all at once.
 
@@ -132,7 +136,7 @@ def mesh_lab(
         mesh.scenario.say = _UpTimes(mesh.up_at)
         try:
             mesh.pristine = {name: network_state(lab.machine(name)) for name in members}
-            for name in NODES:
+            for name in nodes:
                 mesh.scenario.start_node(name, *node_options)
             mesh.scenario.init(members[0])
             mesh.invites = mesh.scenario.join_all(members[0], members[1:])

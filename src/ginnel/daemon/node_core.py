@@ -58,6 +58,9 @@ from ginnel.mesh.rendezvous import (
 )
 from ginnel.mesh.storer import Storer
 
+GINNEL_VERSION = 1  # of what a record's key `ginnel` tells: [version, services]
+SERVICE_RENDEZVOUS = 1  # bit 0 of the services
+SERVICES = [GINNEL_VERSION, SERVICE_RENDEZVOUS]  # to everybody, nothing of networks
 MAX_LOOKUP_NODES = 16  # closest nodes of a lookup that are handed on
 FEW_NODES = 8  # while the table holds no more, each new node is reason to try again at once
 MAX_STEPS = 100_000  # moves between the cores after one change; more is an endless loop
@@ -188,6 +191,24 @@ class NodeCore:
         self._offer_candidates(now)
         if changed and self.mesh is not None:
             self.mesh.on_network_changed(now=now)
+        self._settle(now)
+
+    def set_outside(self, address: Address | None, *, now: float) -> None:
+        """Tell under which address anybody reaches us: it is published, and we serve; or none."""
+        record = self.discovery.record
+        published = record.address() or record.address(ipv6=True)
+        if address == published:
+            return
+        if published is not None and (address is None or address.is_ipv6 != published.is_ipv6):
+            self.discovery.set_endpoint(None, now=now, ipv6=published.is_ipv6)
+        if address is not None:
+            self.discovery.set_endpoint(address, now=now)
+        if self.storer is not None:
+            self.storer.enabled = address is not None
+        services = SERVICES if address is not None else None
+        self.discovery.update_record({"ginnel": services}, now=now)
+        if self.mesh is not None:
+            self.mesh.set_public_addresses([] if address is None else [address], now=now)
         self._settle(now)
 
     def on_engine_event(self, event: EngineEvent, *, now: float) -> None:

@@ -16,7 +16,7 @@ from ginnel.base.core import DatagramSource
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Address, make_address
 from ginnel.daemon.hints import parse_hint
-from ginnel.daemon.node_core import NodeCore, NodeEvent, WallClock
+from ginnel.daemon.node_core import SERVICES, NodeCore, NodeEvent, WallClock
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
 from ginnel.net.driver import Driver
@@ -25,8 +25,6 @@ from ginnel.net.interfaces import AddressWatcher, host_addresses
 ADDRESS_DEBOUNCE_S = 0.5  # seconds; an interface that comes up tells several times
 CLOCK_CHECK_S = 10.0  # seconds between two looks at the wall clock
 CLOCK_SLIP_S = 1.0  # seconds that the wall clock may slip before the core is told
-GINNEL_VERSION = 1  # of what a record's key `ginnel` tells: [version, services]
-SERVICE_RENDEZVOUS = 1  # bit 0 of the services
 
 logger = logging.getLogger(__name__)
 
@@ -199,4 +197,4 @@ def _port(text: str) -> int:
 
 def record_fields(*, serves: bool) -> dict[str, list[int]]:
     """Return the record's key `ginnel`: what this node offers to everybody, nothing of networks."""
-    return {"ginnel": [GINNEL_VERSION, SERVICE_RENDEZVOUS]} if serves else {}
+    return {"ginnel": SERVICES} if serves else {}

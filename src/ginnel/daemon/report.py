@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 from ginnel.base.addresses import is_public
 from ginnel.base.dataplane import PeerStats
-from ginnel.base.types import Address
 from ginnel.daemon.node_core import NodeCore
 from ginnel.discv5.events import ReflexiveChanged
 from ginnel.mesh.events import PeerChanged
@@ -28,21 +27,6 @@ SYMMETRIC = (
     "The NAT here gives each destination another port. Direct paths work only to machines that "
     "take packets from any port: public ones, behind full-cone NATs, or with a forwarded port."
 )
-
-
-def reachable_text(
-    advertised: Address | None, host_ips: tuple[str, ...], reflexive: dict[bool, ReflexiveChanged]
-) -> str:
-    """Return `yes (how)`, `no (why)` or `unknown yet`.
-
-    A public address of our own says nothing about filters in front of it, so it stays unknown.
-    """
-    if advertised is not None:
-        return f"yes (advertised as {advertised})"
-    seen = [event.address for event in reflexive.values() if event.address is not None]
-    if seen and all(address.ip not in host_ips for address in seen):
-        return "no (behind a NAT)"
-    return "unknown yet"
 
 
 def has_answers(core: NodeCore) -> bool:

@@ -35,9 +35,10 @@ from ginnel.daemon.control import ControlServer
 from ginnel.daemon.logs import SinkHandler
 from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.name_service import NameService
-from ginnel.daemon.node_core import NodeCore, WallClock
+from ginnel.daemon.node_core import NodeCore, NodeEvent, WallClock
 from ginnel.daemon.node_shell import NodeShell, parse_advertised, record_fields
 from ginnel.daemon.privileges import Separation
+from ginnel.daemon.reachability import Reachability
 from ginnel.daemon.tunnel_events import TunnelEvents
 from ginnel.daemon.tunnel_service import TunnelService
 from ginnel.daemon.wire_settings import (
@@ -191,7 +192,7 @@ class _Running:
         self._shell = NodeShell(
             self._core,
             self._engine,
-            lambda event: self._events.on_event(event),
+            self._on_event,
             port=self._port,
             own_devices=(f"{DEVICE_PREFIX}*", *settings.interface_blacklist),
             only_devices=settings.interfaces,
@@ -201,13 +202,14 @@ class _Running:
         )
         signer = None if options.signer_fd is None else Channel.from_fd(options.signer_fd)
         self._events = TunnelEvents(self._shell, self._engine, state, rpc, signer)
+        self._reach = Reachability(self._shell, settings.protocol_id, advertised)
         service = TunnelService(
             self._shell,
             self._engine,
             state,
             self._events,
             separation=separation.describe(),
-            advertised=advertised,
+            reach=self._reach,
         )
         self._control = ControlServer(service.handlers())
         self._names: NameService | None = None
@@ -239,7 +241,9 @@ class _Running:
             saving = tasks.create_task(self._save_often())
             relaying = tasks.create_task(self._use_turn_servers())
             signing = tasks.create_task(self._events.serve_signer())
+            reaching = tasks.create_task(self._reach.run())
             await self._shell.run()
+            reaching.cancel()
             saving.cancel()
             relaying.cancel()
             signing.cancel()
@@ -273,6 +277,10 @@ class _Running:
                     mesh.relays.add_server(config, now=self._shell.now)
                     self._shell.changed()
             await asyncio.sleep(RESOLVE_AGAIN_S)
+
+    def _on_event(self, event: NodeEvent) -> None:
+        self._events.on_event(event)
+        self._reach.on_event(event)
 
     def _send_relayed(self, transmit: Transmit) -> None:
         assert self._core.mesh is not None
@@ -333,9 +341,13 @@ def _make_core(
         rng=rng,
         tokens=tokens,
     )
-    storer = None
-    if advertised is not None:
-        storer = Storer(discovery.node_id, discovery.closest, tokens=tokens, now=now)
+    storer = Storer(
+        discovery.node_id,
+        discovery.closest,
+        tokens=tokens,
+        now=now,
+        enabled=advertised is not None,
+    )
     clock = WallClock.at(state.unix_now, now)
     core = NodeCore(discovery, clock=clock, storer=storer, mesh=mesh)
     core.outer_ips = settings.nat_1to1

@@ -7,11 +7,11 @@ from typing import Any
 
 from ginnel import __version__
 from ginnel.base.errors import UsageError
-from ginnel.base.types import Address
 from ginnel.daemon.control import Handler, Json
 from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.node_shell import NodeShell
-from ginnel.daemon.report import describe_network, describe_peer, has_answers, reachable_text
+from ginnel.daemon.reachability import Reachability
+from ginnel.daemon.report import describe_network, describe_peer, has_answers
 from ginnel.daemon.tunnel_events import TunnelEvents
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.mesh.names import full_name, overlay_addresses, resolve
@@ -32,14 +32,14 @@ class TunnelService:
         events: TunnelEvents,
         *,
         separation: str,
-        advertised: Address | None,
+        reach: Reachability,
     ) -> None:
         self._shell = shell
         self._engine = engine
         self._state = state
         self._events = events
         self._separation = separation
-        self._advertised = advertised
+        self._reach = reach
 
     def handlers(self) -> dict[tuple[str, str], Handler]:
         """Return the handlers by method and path."""
@@ -70,7 +70,7 @@ class TunnelService:
                 "admin": self._events.has_signer,
             },
             "port": self._shell.port,
-            "reachable": self._reachable(),
+            "reachable": self._reach.outside.text,
             "separation": self._separation,
             "offloads": dict(self._engine.offloads()),
             "discovery": {
@@ -123,7 +123,7 @@ class TunnelService:
     async def netcheck(self, _body: Json) -> Json:
         """Return what the network around this machine allows."""
         return describe_network(
-            self._shell.core, self._shell.host_ips, self._reachable(), self._warnings()
+            self._shell.core, self._shell.host_ips, self._reach.outside.text, self._warnings()
         )
 
     async def events(self, body: Json) -> Json:
@@ -136,9 +136,6 @@ class TunnelService:
 
     def _nodes(self) -> list[Any]:
         return self._shell.core.discovery.nodes()
-
-    def _reachable(self) -> str:
-        return reachable_text(self._advertised, self._shell.host_ips, self._shell.core.reflexive)
 
     def _warnings(self) -> list[str]:
         warnings = list(self._events.notices.values())

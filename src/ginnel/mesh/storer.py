@@ -24,6 +24,7 @@ from ginnel.base.types import Address, Deadline, NodeId, Secret
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
 from ginnel.mesh import derive
+from ginnel.mesh.probe import Reflector
 from ginnel.mesh.rendezvous import (
     CLOSEST_TO_STORE,
     Answer,
@@ -34,6 +35,7 @@ from ginnel.mesh.rendezvous import (
     RdvCommand,
     RegisterRequest,
     Request,
+    RequestType,
     Status,
     TalkRequest,
     TalkResponse,
@@ -43,6 +45,7 @@ from ginnel.mesh.rendezvous import (
     distance,
     encode_answer,
     encode_request,
+    peek_type,
 )
 
 MAX_ENTRIES = 4096  # registrations; about 1 KiB each
@@ -92,7 +95,7 @@ class _Timer(Enum):
 
 
 class Storer:
-    """Answers REGISTER, LOOKUP and DELIVER; commands come out of `poll_command`."""
+    """Answers REGISTER, LOOKUP and DELIVER, and PROBE; commands come out of `poll_command`."""
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class Storer:
         enabled: bool = True,
     ) -> None:
         self.enabled = enabled
+        self.reflector = Reflector(node_id, closest, tokens=tokens)
         self.drops: dict[StorerDrop, int] = {}
         self.pushed = 0
         self._node_id = node_id
@@ -136,8 +140,14 @@ class Storer:
             self._count(StorerDrop.DISABLED)
             self._outbox.append(TalkResponse(talk_token, b""))
             return
-        answer = self._serve(contact, payload, now=now)
-        self._outbox.append(TalkResponse(talk_token, encode_answer(answer)))
+        if peek_type(payload) in (RequestType.PROBE, RequestType.PROBE_FOR):
+            if self._has_room(contact.address.ip, now):
+                answered = self.reflector.serve(contact, payload, now=now)
+            else:
+                answered = encode_answer(self._refuse(StorerDrop.RATE, Status.SLOW_DOWN))
+        else:
+            answered = encode_answer(self._serve(contact, payload, now=now))
+        self._outbox.append(TalkResponse(talk_token, answered))
 
     def on_talk_answered(self, token: int, payload: bytes | None) -> bool:
         """Take the answer to a PUSH; return whether the token was ours."""
@@ -157,7 +167,7 @@ class Storer:
 
     def poll_command(self) -> RdvCommand | None:
         """Return the next command; call until None."""
-        return self._outbox.popleft() if self._outbox else None
+        return self._outbox.popleft() if self._outbox else self.reflector.poll_command()
 
     def poll_deadline(self) -> Deadline | None:
         """Return when the first registration expires."""

@@ -12,7 +12,6 @@ from ginnel.daemon.report import (
     describe_network,
     describe_peer,
     has_answers,
-    reachable_text,
 )
 from ginnel.discv5.events import ReflexiveChanged
 from ginnel.mesh.events import PeerChanged
@@ -27,25 +26,6 @@ def seen(
     address: Address | None = OUTSIDE, *, symmetric: bool = False, observers: int = 2
 ) -> dict[bool, ReflexiveChanged]:
     return {False: ReflexiveChanged(address, symmetric, observers, False)}
-
-
-@pytest.mark.parametrize(
-    ("advertised", "views", "ips", "text"),
-    [
-        (OUTSIDE, {}, HERE, "yes (advertised as 192.0.2.9:41000)"),
-        (None, {}, HERE, "unknown yet"),
-        (None, seen(None), HERE, "unknown yet"),
-        (None, seen(), HERE, "no (behind a NAT)"),
-        (None, seen(), ("192.0.2.9",), "unknown yet"),
-    ],
-)
-def test_whether_others_reach_us(
-    advertised: Address | None,
-    views: dict[bool, ReflexiveChanged],
-    ips: tuple[str, ...],
-    text: str,
-) -> None:
-    assert reachable_text(advertised, ips, views) == text
 
 
 @pytest.mark.parametrize(

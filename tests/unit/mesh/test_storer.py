@@ -130,7 +130,7 @@ def test_a_stranger_cannot_register_for_others_or_replay() -> None:
     [
         (b"", StorerDrop.MALFORMED),
         (b"\xff" * 90, StorerDrop.MALFORMED),
-        (rlp.encode([1, 4]), StorerDrop.UNSERVED),
+        (rlp.encode([1, 9]), StorerDrop.UNSERVED),
         (rlp.encode([9, 2, bytes(32)]), StorerDrop.UNSERVED),
         (encode_request(PushRequest(SELF, b"for a registrant")), StorerDrop.UNSERVED),
         (rlp.encode([1, 1, bytes(32), bytes(16), 5, b"", bytes(64)]), StorerDrop.LIFETIME),
