@@ -73,7 +73,7 @@ def test_a_signer_that_dies_comes_back_on_the_same_channel() -> None:
     async def body(link: SignerLink) -> None:
         with link.renew() as channel:
             first = await hello(channel)
-            with pytest.raises(SystemFailure, match="the signer is gone: .*a reason"):
+            with pytest.raises(SystemFailure, match=r"the signer is gone: .*a reason"):
                 await link.ask({"verb": "die"})
             assert await hello(channel) != first
             assert "exit code 1: a reason" in link.status()["last_error"]
