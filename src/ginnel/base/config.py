@@ -31,7 +31,7 @@ _RANGES = {
     "signer_uid": (0, LAST_UID),
     "mtu": (1280, 9000),
 }
-_SWITCHES = ("relay", "force_relay", "ipv6", "dns", "debug")
+_SWITCHES = ("relay", "force_relay", "ipv6", "lan", "dns", "debug")
 _DURATIONS = {  # seconds, lowest and highest
     "ice_keepalive": (0.5, 3600.0),
     "ice_disconnected_timeout": (1.0, 3600.0),
@@ -61,6 +61,7 @@ _HELP = {
     "ice_failed_timeout": "from then until it is given up",
     "ice_relay_acceptance_wait": "that a relayed path waits for a direct one",
     "ipv6": "offer IPv6 addresses of this machine",
+    "lan": "find nodes of the local networks by multicast, and be found: it tells this node's id",
     "interfaces": "only addresses of these are offered (patterns); none: of all",
     "interface_blacklist": "addresses of these are never offered (patterns)",
     "nat_1to1": "outer addresses of a NAT that keeps ports (one to one)",
@@ -89,6 +90,7 @@ class Settings:
     ice_failed_timeout: float = 6.0
     ice_relay_acceptance_wait: float = 2.0
     ipv6: bool = True
+    lan: bool = True
     interfaces: tuple[str, ...] = ()
     interface_blacklist: tuple[str, ...] = ()
     nat_1to1: tuple[str, ...] = ()

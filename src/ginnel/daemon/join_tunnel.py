@@ -16,12 +16,13 @@ from collections.abc import Sequence
 
 from ginnel.daemon.channel import Channel
 from ginnel.daemon.node_core import NodeCore, NodeEvent, WallClock
-from ginnel.daemon.node_shell import NodeShell
+from ginnel.daemon.node_shell import NodeShell, open_multicast
 from ginnel.daemon.signer_port import SignerPort
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.protocol import Contact, DiscoveryCore
 from ginnel.mesh.courier import Courier
+from ginnel.mesh.lan import LanCore
 from ginnel.mesh.rendezvous import PROTOCOL, Tokens
 from ginnel.net.dual import DualSocket
 from ginnel.net.udp import UdpSocket
@@ -60,7 +61,9 @@ async def _run(
         enr_seq=int(time.time()),
     )
     courier = Courier(discovery.node_id, tokens=Tokens(), random_bytes=os.urandom, rng=rng)
-    core = NodeCore(discovery, clock=WallClock.at(time.time(), now), courier=courier)
+    lan = LanCore(discovery.record, serves=False, rng=rng, now=now)
+    clock = WallClock.at(time.time(), now)
+    core = NodeCore(discovery, clock=clock, courier=courier, lan=lan)
     udp4 = UdpSocket.from_fd(udp4_fd)
     source = DualSocket(udp4, None if udp6_fd is None else UdpSocket.from_fd(udp6_fd))
     ports: list[SignerPort] = []
@@ -69,7 +72,9 @@ async def _run(
         for port in ports:
             port.on_event(event)
 
-    shell = NodeShell(core, source, on_event, port=udp4.address.port)
+    multicast = open_multicast(source, udp4_fd, udp6_fd)
+    port = udp4.address.port
+    shell = NodeShell(core, source, on_event, port=port, multicast=multicast)
     ports.append(SignerPort(shell, courier, Channel.from_fd(channel_fd), envelope_gap_s=0.0))
     shell.start(hints)
     try:

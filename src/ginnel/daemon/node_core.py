@@ -22,8 +22,7 @@ from ginnel.base.core import earliest
 from ginnel.base.dataplane import DatagramKind, EngineEvent
 from ginnel.base.demux import classify
 from ginnel.base.errors import UsageError
-from ginnel.base.types import Address, Deadline, Transmit
-from ginnel.discv5.enr import Enr
+from ginnel.base.types import Address, Deadline, NodeId, Transmit
 from ginnel.discv5.events import (
     DiscoveryEvent,
     LookupDone,
@@ -41,10 +40,13 @@ from ginnel.discv5.requests import Contact
 from ginnel.ice.gather import gather_candidates
 from ginnel.mesh.courier import Courier, CourierEvent
 from ginnel.mesh.events import MeshEvent
+from ginnel.mesh.lan import GROUP4, GROUP6, LanCore, LanEvent, Link, NeighbourFound, NeighbourLost
 from ginnel.mesh.mesh import Mesh
 from ginnel.mesh.rendezvous import (
+    NEIGHBOURS,
     PROTOCOL,
     Lookup,
+    Node,
     Ping,
     PinSession,
     RdvCommand,
@@ -62,10 +64,13 @@ GINNEL_VERSION = 1  # of what a record's key `ginnel` tells: [version, services]
 SERVICE_RENDEZVOUS = 1  # bit 0 of the services
 SERVICES = [GINNEL_VERSION, SERVICE_RENDEZVOUS]  # to everybody, nothing of networks
 MAX_LOOKUP_NODES = 16  # closest nodes of a lookup that are handed on
+NEIGHBOURS_DISTANCES = (256, 255, 254)  # most of a small table
 FEW_NODES = 8  # while the table holds no more, each new node is reason to try again at once
 MAX_STEPS = 100_000  # moves between the cores after one change; more is an endless loop
 
-NodeEvent: TypeAlias = MeshEvent | CourierEvent | ReflexiveChanged | NodeAdded | NodeRemoved
+NodeEvent: TypeAlias = (
+    MeshEvent | CourierEvent | ReflexiveChanged | NodeAdded | NodeRemoved | LanEvent
+)
 
 
 class NodeDrop(Enum):
@@ -83,7 +88,7 @@ class _Party(Protocol):
     """What the mesh and a courier have in common."""
 
     def on_lookup_done(
-        self, token: int, nodes: Sequence[Enr], *, now: float, unix_now: float
+        self, token: int, nodes: Sequence[Node], *, now: float, unix_now: float
     ) -> None: ...
 
     def on_talk_answered(
@@ -127,6 +132,7 @@ class NodeCore:
         storer: None where nothing is ever stored for others.
         mesh: the member's, or None.
         courier: while joining, instead of a mesh.
+        lan: nodes of the local networks, or None.
         clock: wall time; `set_clock` keeps it right.
     """
 
@@ -138,6 +144,7 @@ class NodeCore:
         storer: Storer | None = None,
         mesh: Mesh | None = None,
         courier: Courier | None = None,
+        lan: LanCore | None = None,
     ) -> None:
         if mesh is not None and courier is not None:
             raise UsageError("a mesh has a courier of its own")
@@ -145,6 +152,7 @@ class NodeCore:
         self.storer = storer
         self.mesh = mesh
         self.courier = courier if mesh is None else mesh.courier
+        self.lan = lan
         self.drops: dict[NodeDrop, int] = {}
         self.reflexive: dict[bool, ReflexiveChanged] = {}  # by whether it is IPv6
         self._party: _Party | None = mesh or courier
@@ -175,6 +183,8 @@ class NodeCore:
         if self.mesh is not None:
             self.mesh.close(now=now, unix_now=self._clock.unix(now))
         self._settle(now)
+        if self.lan is not None:
+            self.lan.close(now=now)
 
     def set_clock(self, clock: WallClock) -> None:
         """Take a wall clock that was set anew."""
@@ -211,6 +221,12 @@ class NodeCore:
             self.mesh.set_public_addresses([] if address is None else [address], now=now)
         self._settle(now)
 
+    def set_links(self, links: Sequence[Link], *, now: float) -> None:
+        """Tell the addresses whose local networks are listened to."""
+        if self.lan is not None:
+            self.lan.set_links(links, now=now)
+        self._settle(now)
+
     def on_engine_event(self, event: EngineEvent, *, now: float) -> None:
         """Take what the data plane tells."""
         if self.mesh is not None:
@@ -226,7 +242,12 @@ class NodeCore:
     def handle_datagram(
         self, data: bytes, source: Address, *, now: float, local_ip: str | None = None
     ) -> None:
-        """Take one datagram of the shared port."""
+        """Take one datagram of the shared port, or one that was sent to a group."""
+        if local_ip in (GROUP4, GROUP6):
+            if self.lan is not None:
+                self.lan.handle_datagram(data, source, now=now)
+            self._settle(now)
+            return
         relays = self.mesh.relays if self.mesh is not None else None
         known = None if relays is None else lambda number: relays.knows_channel(source, number)
         match classify(data, known):
@@ -252,6 +273,8 @@ class NodeCore:
         self.discovery.handle_timeout(now=now)
         if self.storer is not None:
             self.storer.handle_timeout(now=now)
+        if self.lan is not None:
+            self.lan.handle_timeout(now=now)
         if self._party is not None:
             self._party.handle_timeout(now=now, unix_now=self._clock.unix(now))
         self._settle(now)
@@ -259,7 +282,10 @@ class NodeCore:
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send."""
         transmit = self.mesh.poll_transmit() if self.mesh is not None else None
-        return transmit or self.discovery.poll_transmit()
+        transmit = transmit or self.discovery.poll_transmit()
+        if transmit is None and self.lan is not None:
+            transmit = self.lan.poll_transmit()
+        return transmit
 
     def poll_event(self) -> NodeEvent | None:
         """Return the next event."""
@@ -277,6 +303,7 @@ class NodeCore:
             self.discovery.poll_deadline(),
             self.storer.poll_deadline() if self.storer is not None else None,
             self._party.poll_deadline() if self._party is not None else None,
+            self.lan.poll_deadline() if self.lan is not None else None,
         )
 
     # --- moving --------------------------------------------------------------------------------
@@ -284,6 +311,8 @@ class NodeCore:
     def _settle(self, now: float) -> None:
         for _ in range(MAX_STEPS):
             if not self._move_one(now):
+                if self.lan is not None:
+                    self.lan.set_record(self.discovery.record, now=now)
                 return
         raise AssertionError("the cores of this node never come to rest")
 
@@ -300,7 +329,20 @@ class NodeCore:
         if command is not None:
             self._run(_Asker.STORER, command, now)
             return True
+        neighbour = self.lan.poll_event() if self.lan is not None else None
+        if neighbour is not None:
+            self._on_neighbour(neighbour, now)
+            return True
         return False
+
+    def _on_neighbour(self, event: LanEvent, now: float) -> None:
+        if isinstance(event, NeighbourFound):
+            self.discovery.add_node(event.record, now)  # if its record has an address
+            if len(self.discovery.nodes()) <= FEW_NODES:  # it may know the DHT
+                self.discovery.find_node(event.contact, NEIGHBOURS_DISTANCES, now=now)
+        if self.courier is not None and not isinstance(event, NeighbourLost):
+            self.courier.on_neighbour(now=now)
+        self._events.append(event)
 
     def _on_discovery(self, event: DiscoveryEvent, now: float) -> None:
         match event:
@@ -315,7 +357,7 @@ class NodeCore:
             case LookupDone():
                 token = self._looked_up.pop(event.lookup, None)
                 if token is not None and self._party is not None:
-                    nodes = self._with_ourselves(event)
+                    nodes = self._nodes_for(event)
                     unix_now = self._clock.unix(now)
                     self._party.on_lookup_done(token, nodes, now=now, unix_now=unix_now)
             case ReflexiveChanged():
@@ -337,13 +379,26 @@ class NodeCore:
             self.courier.on_node_added(now=now)
         self._events.append(event)
 
-    def _with_ourselves(self, event: LookupDone) -> list[Enr]:
-        nodes = list(event.nodes)
+    def _nodes_for(self, event: LookupDone) -> list[Node]:
+        """Return the nodes of a lookup with ourselves, then those of the local network."""
         own = self.discovery.record
-        if self.storer is not None and self.storer.enabled and contact_of(own) is not None:
+        near = self._nearby(event.target)
+        near_ids = [contact.node_id for contact in near]
+        nodes = [enr for enr in event.nodes if enr.node_id not in near_ids]
+        is_open = self.storer is not None and self.storer.enabled and contact_of(own) is not None
+        if is_open and own.node_id not in near_ids:
             nodes.append(own)
             nodes.sort(key=lambda enr: distance(enr.node_id, event.target))
-        return nodes[:MAX_LOOKUP_NODES]
+        return [*nodes[:MAX_LOOKUP_NODES], *near]
+
+    def _nearby(self, target: NodeId) -> list[Contact]:
+        """Return the closest of the local network, and of ourselves where there are any."""
+        near = self.lan.neighbours() if self.lan is not None else []
+        if self.lan is not None and self.storer is not None and self.lan.has_company:
+            own_ip, own = self.lan.own_ip(), self.discovery.record
+            if own_ip is not None:
+                near.append(Contact(own.node_id, Address(own_ip, self._port), own.public_key))
+        return sorted(near, key=lambda contact: distance(contact.node_id, target))[:NEIGHBOURS]
 
     def _run(self, asker: _Asker, command: RdvCommand, now: float) -> None:
         discovery = self.discovery
@@ -381,7 +436,10 @@ class NodeCore:
             unix_now = self._clock.unix(now)
             self._party.on_push(token, contact, payload, now=now, unix_now=unix_now)
         elif is_rdv and self.storer is not None:
-            self.storer.on_talk_received(token, contact, payload, now=now)
+            is_near = self.lan is not None and self.lan.is_near(contact.address.ip)
+            self.storer.on_talk_received(
+                token, contact, payload, now=now, is_near=is_near or token < 0
+            )
         elif token < 0:
             self._answered(self._local.pop(token, None), b"", None, now)
         else:

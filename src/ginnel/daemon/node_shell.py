@@ -19,8 +19,10 @@ from ginnel.daemon.hints import parse_hint
 from ginnel.daemon.node_core import SERVICES, NodeCore, NodeEvent, WallClock
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
+from ginnel.mesh.lan import GROUP4, GROUP6, PORT, Link
 from ginnel.net.driver import Driver
 from ginnel.net.interfaces import AddressWatcher, host_addresses
+from ginnel.net.multicast import MulticastSource
 
 ADDRESS_DEBOUNCE_S = 0.5  # seconds; an interface that comes up tells several times
 CLOCK_CHECK_S = 10.0  # seconds between two looks at the wall clock
@@ -36,6 +38,7 @@ class NodeShell:
         own_devices: names (or patterns) of network devices never offered as paths.
         only_devices: if any, only these are offered.
         ipv6: offer addresses of IPv6.
+        multicast: where `core.lan` listens and speaks; part of `source`, owned here.
         not_before: the wall clock is taken to be at least this (unix seconds).
     """
 
@@ -49,6 +52,7 @@ class NodeShell:
         own_devices: Sequence[str] = (),
         only_devices: Sequence[str] = (),
         ipv6: bool = True,
+        multicast: MulticastSource | None = None,
         not_before: float = 0.0,
         after_receive: Callable[[], None] | None = None,
     ) -> None:
@@ -58,9 +62,10 @@ class NodeShell:
         self._own_devices = tuple(own_devices)
         self._only_devices = tuple(only_devices)
         self._ipv6 = ipv6
+        self._multicast = multicast
         self._not_before = not_before
         self._driver: Driver[NodeEvent] = Driver(
-            core, source, on_event, after_receive=after_receive
+            core, multicast or source, on_event, after_receive=after_receive
         )
         self._watcher = AddressWatcher()
         self._addresses_due: asyncio.TimerHandle | None = None
@@ -113,6 +118,8 @@ class NodeShell:
         if self._driver.is_running:
             self.core.close(now=self.now)
         self._driver.stop()
+        if self._multicast is not None:
+            self._multicast.close()
 
     def on_wake(self) -> None:
         """The machine slept or changed networks: look at addresses, register anew."""
@@ -140,14 +147,18 @@ class NodeShell:
         self._addresses_due = None
         found = host_addresses(self._own_devices)
         wanted = self._only_devices or ("*",)
-        ips = [
-            item.ip
+        offered = [
+            item
             for item in found
             if (self._ipv6 or ":" not in item.ip)
             and any(fnmatchcase(item.name, pattern) for pattern in wanted)
         ]
-        self.host_ips = tuple(ips)
-        self.core.set_host_addresses(ips, self.port, now=self.now)
+        self.host_ips = tuple(item.ip for item in offered)
+        self.core.set_host_addresses(self.host_ips, self.port, now=self.now)
+        if self._multicast is not None:
+            joined = self._multicast.set_addresses(offered)
+            links = [Link(item.name, item.ip, item.prefix_len) for item in joined]
+            self.core.set_links(links, now=self.now)
         self._driver.wake()
 
     async def _keep_clock(self) -> None:
@@ -158,6 +169,12 @@ class NodeShell:
                 logger.warning("the wall clock was set by %.0f s", unix_now - self.unix_now)
                 self.core.set_clock(WallClock.at(unix_now, self.now))
                 self.changed()
+
+
+def open_multicast(source: DatagramSource, udp4: int | None, udp6: int | None) -> MulticastSource:
+    """Return the source with the groups of LAN discovery besides; descriptors are copied."""
+    groups = {False: GROUP4, True: GROUP6}
+    return MulticastSource(source, udp4=udp4, udp6=udp6, groups=groups, port=PORT)
 
 
 def read_hints(texts: Sequence[str]) -> list[Enr | Contact]:

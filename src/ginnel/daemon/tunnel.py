@@ -36,7 +36,7 @@ from ginnel.daemon.logs import SinkHandler
 from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.name_service import NameService
 from ginnel.daemon.node_core import NodeCore, NodeEvent, WallClock
-from ginnel.daemon.node_shell import NodeShell, parse_advertised, record_fields
+from ginnel.daemon.node_shell import NodeShell, open_multicast, parse_advertised, record_fields
 from ginnel.daemon.privileges import Separation
 from ginnel.daemon.reachability import Reachability
 from ginnel.daemon.tunnel_events import TunnelEvents
@@ -53,6 +53,7 @@ from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.ice.events import AgentConfig
 from ginnel.ice.turn_events import TurnConfig
+from ginnel.mesh.lan import LanCore
 from ginnel.mesh.mesh import Mesh, MeshConfig
 from ginnel.mesh.names import overlay_addresses
 from ginnel.mesh.rendezvous import PROTOCOL, Tokens
@@ -189,6 +190,9 @@ class _Running:
         self._engine = RelayedEngine(plane, port=self._port, send=self._send_relayed)
         self._core = _make_core(options, state, bundle, advertised)
         self._rpc = rpc
+        multicast = None
+        if settings.lan:
+            multicast = open_multicast(self._engine, options.udp4_fd, options.udp6_fd)
         self._shell = NodeShell(
             self._core,
             self._engine,
@@ -197,6 +201,7 @@ class _Running:
             own_devices=(f"{DEVICE_PREFIX}*", *settings.interface_blacklist),
             only_devices=settings.interfaces,
             ipv6=settings.ipv6,
+            multicast=multicast,
             not_before=state.trust.confirmed_at,
             after_receive=self._take_engine_events,
         )
@@ -348,8 +353,9 @@ def _make_core(
         now=now,
         enabled=advertised is not None,
     )
+    lan = LanCore(discovery.record, serves=True, rng=rng, now=now) if settings.lan else None
     clock = WallClock.at(state.unix_now, now)
-    core = NodeCore(discovery, clock=clock, storer=storer, mesh=mesh)
+    core = NodeCore(discovery, clock=clock, storer=storer, mesh=mesh, lan=lan)
     core.outer_ips = settings.nat_1to1
     return core
 

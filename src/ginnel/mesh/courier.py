@@ -20,7 +20,6 @@ from ginnel.base.core import earliest
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.limits import BoundedLru, RateLimiter
 from ginnel.base.types import Address, Deadline, MemberId, NodeId, Secret
-from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
 from ginnel.mesh.derive import Point, period_of, sha256
 from ginnel.mesh.events import (
@@ -33,6 +32,7 @@ from ginnel.mesh.finder import Delivered, Finder, FinderEvent, Found, NotFound
 from ginnel.mesh.registrar import Registrar
 from ginnel.mesh.rendezvous import (
     Answer,
+    Node,
     Presence,
     PushRequest,
     RdvCommand,
@@ -46,6 +46,7 @@ from ginnel.mesh.rendezvous import (
 
 MAX_ADDED = 48  # points added from outside: three periods of 16 open invites
 NEW_NODE_INTERVAL_S = 0.5  # seconds between two tries because of new nodes
+NEIGHBOUR_INTERVAL_S = 5.0  # seconds between two rounds because of new neighbours
 MAX_SEEN = 512  # envelopes remembered: each comes by up to three storers at once
 PUSHES_PER_S = 20.0  # of one storer
 PUSHES_BURST = 200.0
@@ -114,6 +115,8 @@ class Courier:
         self._added: dict[NodeId, Point] = {}
         self._own: tuple[Point, ...] = ()
         self._tried_at = float("-inf")
+        self._neighbours_at = float("-inf")
+        self._neighbours_due: float | None = None
         self._seen: BoundedLru[bytes, bool] = BoundedLru(MAX_SEEN)
         self._pushes: RateLimiter[NodeId] = RateLimiter(
             PUSHES_PER_S, PUSHES_BURST, limit=MAX_STORERS
@@ -160,10 +163,15 @@ class Courier:
             self.registrar.try_now(now=now)
             self.finder.search_now(now=now)
 
+    def on_neighbour(self, *, now: float) -> None:
+        """A node came to the local network: register there too, and search what was not found."""
+        self._neighbours_due = max(now, self._neighbours_at + NEIGHBOUR_INTERVAL_S)
+        self._greet_neighbours(now)
+
     # --- results -------------------------------------------------------------------------------
 
     def on_lookup_done(
-        self, token: int, nodes: Sequence[Enr], *, now: float, unix_now: float
+        self, token: int, nodes: Sequence[Node], *, now: float, unix_now: float
     ) -> None:
         """Take the nodes that a lookup found."""
         if not self.finder.on_lookup_done(token, nodes, now=now):
@@ -190,6 +198,7 @@ class Courier:
     def handle_timeout(self, *, now: float, unix_now: float) -> None:
         """Do what is due."""
         self._drop_old(unix_now)
+        self._greet_neighbours(now)
         self.registrar.handle_timeout(now=now)
         self.finder.handle_timeout(now=now)
 
@@ -211,9 +220,17 @@ class Courier:
 
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted."""
-        return earliest(self.registrar.poll_deadline(), self.finder.poll_deadline())
+        due = self._neighbours_due
+        own = None if due is None else Deadline(due, "NEIGHBOUR")
+        return earliest(own, self.registrar.poll_deadline(), self.finder.poll_deadline())
 
     # --- inside --------------------------------------------------------------------------------
+
+    def _greet_neighbours(self, now: float) -> None:
+        if self._neighbours_due is not None and self._neighbours_due <= now:
+            self._neighbours_at, self._neighbours_due = now, None
+            self.registrar.register_again(now=now)
+            self.finder.search_now(now=now)
 
     def _take_push(self, contact: Contact, payload: bytes, now: float) -> Status:
         try:

@@ -20,13 +20,13 @@ from ginnel.base.chance import Rng
 from ginnel.base.core import TimerTable
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.types import Deadline, NodeId, Secret
-from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
 from ginnel.mesh.derive import CLOCK_TOLERANCE_S, Point
 from ginnel.mesh.rendezvous import (
     NO_NODE,
     Lookup,
     LookupRequest,
+    Node,
     Presence,
     RdvCommand,
     Refusers,
@@ -222,7 +222,7 @@ class Finder:
 
     # --- results -------------------------------------------------------------------------------
 
-    def on_lookup_done(self, token: int, nodes: Sequence[Enr], *, now: float) -> bool:
+    def on_lookup_done(self, token: int, nodes: Sequence[Node], *, now: float) -> bool:
         """Take the result of a lookup; return whether it was ours."""
         location = self._lookups.pop(token, None)
         if location is None:

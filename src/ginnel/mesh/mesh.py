@@ -23,7 +23,6 @@ from ginnel.base.core import TimerTable, earliest
 from ginnel.base.dataplane import EngineEvent, InnerReceived, SendInner
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.types import Address, Deadline, MemberId, Secret, Transmit
-from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
 from ginnel.ice import stun
 from ginnel.ice.candidate import Candidate
@@ -43,7 +42,7 @@ from ginnel.mesh.events import (
 from ginnel.mesh.finder import Delivered, FinderDrop, Found, NotFound
 from ginnel.mesh.membership import Membership, Status
 from ginnel.mesh.peers import SPREAD_S, MeshConfig, PeerTable, Timer
-from ginnel.mesh.rendezvous import RdvCommand, Tokens
+from ginnel.mesh.rendezvous import Node, RdvCommand, Tokens
 from ginnel.mesh.roster import (
     ObjectsPayload,
     decode_fetch,
@@ -196,7 +195,7 @@ class Mesh(PeerTable):
     # --- results and datagrams -----------------------------------------------------------------
 
     def on_lookup_done(
-        self, token: int, nodes: Sequence[Enr], *, now: float, unix_now: float
+        self, token: int, nodes: Sequence[Node], *, now: float, unix_now: float
     ) -> None:
         """Take the nodes that a lookup found."""
         self.courier.on_lookup_done(token, nodes, now=now, unix_now=unix_now)

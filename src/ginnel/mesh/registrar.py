@@ -18,7 +18,6 @@ from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.types import Address, Deadline, NodeId, Secret
-from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
 from ginnel.mesh.derive import Point
 from ginnel.mesh.rendezvous import (
@@ -27,6 +26,7 @@ from ginnel.mesh.rendezvous import (
     NO_NODE,
     Lookup,
     LookupRequest,
+    Node,
     Ping,
     PinSession,
     RdvCommand,
@@ -171,7 +171,7 @@ class Registrar:
     # --- results -------------------------------------------------------------------------------
 
     def on_lookup_done(
-        self, token: int, nodes: Sequence[Enr], *, now: float, unix_now: float
+        self, token: int, nodes: Sequence[Node], *, now: float, unix_now: float
     ) -> bool:
         """Take the result of a lookup; return whether it was ours."""
         location = self._lookups.pop(token, None)

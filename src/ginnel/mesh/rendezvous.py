@@ -41,6 +41,7 @@ MAX_PRESENCE = 512  # bytes; ids, 4 addresses and a signature take 400
 MAX_ADDRESSES = 4  # addresses told in a presence
 REFUSER_S = 300.0  # seconds a node that doesn't speak ginnel-rdv is passed over
 MAX_REFUSERS = 256  # such nodes remembered
+NEIGHBOURS = 3  # nodes of the local network asked besides: it may be without Internet
 NO_NODE = "no reachable node found"  # why a search or a registration got nowhere
 
 
@@ -410,6 +411,9 @@ class Tokens:
         return self._last
 
 
+Node: TypeAlias = Enr | Contact  # of the DHT, or (a contact) of our local network
+
+
 class Refusers:
     """Nodes that don't speak ginnel-rdv, passed over for a while by registrar and finder alike."""
 
@@ -420,15 +424,23 @@ class Refusers:
         """Pass this node over from now on."""
         self._until.put(node_id, now + REFUSER_S)
 
-    def choose(self, nodes: Sequence[Enr], *, now: float) -> list[Contact]:
+    def choose(self, nodes: Sequence[Node], *, now: float) -> list[Contact]:
         """Return the nodes to ask about a location, of those closest to it.
 
         Who looks asks where the owner has registered: both choose in this one way. Where all
-        are to be passed over they are asked again.
+        are to be passed over they are asked again. Those of the local network come besides.
         """
-        contacts = [c for c in map(contact_of, nodes) if c is not None]
-        willing = [c for c in contacts if (self._until.peek(c.node_id) or now) <= now]
-        return spread(willing or contacts)
+        records = [node for node in nodes if isinstance(node, Enr)]
+        contacts = [c for c in map(contact_of, records) if c is not None]
+        near = [node for node in nodes if isinstance(node, Contact)][:NEIGHBOURS]
+        willing = [c for c in contacts if self._is_willing(c, now)]
+        willing_near = [c for c in near if self._is_willing(c, now)]
+        if not willing and not willing_near:
+            willing, willing_near = contacts, near
+        return spread(willing) + willing_near
+
+    def _is_willing(self, contact: Contact, now: float) -> bool:
+        return (self._until.peek(contact.node_id) or now) <= now
 
 
 def contact_of(node: Enr) -> Contact | None:

@@ -133,10 +133,19 @@ class Storer:
         return len(self._entries)
 
     def on_talk_received(
-        self, talk_token: int, contact: Contact, payload: bytes, *, now: float
+        self,
+        talk_token: int,
+        contact: Contact,
+        payload: bytes,
+        *,
+        now: float,
+        is_near: bool = False,
     ) -> None:
-        """Serve one request; it is always answered, with nothing if the service is off."""
-        if not self.enabled:
+        """Serve one request; it is always answered, with nothing if the service is off.
+
+        `is_near`: from our local network, which is served always and wherever its locations are.
+        """
+        if not self.enabled and not is_near:
             self._count(StorerDrop.DISABLED)
             self._outbox.append(TalkResponse(talk_token, b""))
             return
@@ -146,7 +155,7 @@ class Storer:
             else:
                 answered = encode_answer(self._refuse(StorerDrop.RATE, Status.SLOW_DOWN))
         else:
-            answered = encode_answer(self._serve(contact, payload, now=now))
+            answered = encode_answer(self._serve(contact, payload, now=now, is_near=is_near))
         self._outbox.append(TalkResponse(talk_token, answered))
 
     def on_talk_answered(self, token: int, payload: bytes | None) -> bool:
@@ -175,7 +184,7 @@ class Storer:
 
     # --- requests ------------------------------------------------------------------------------
 
-    def _serve(self, contact: Contact, payload: bytes, *, now: float) -> Answer:
+    def _serve(self, contact: Contact, payload: bytes, *, now: float, is_near: bool) -> Answer:
         if not self._has_room(contact.address.ip, now):
             return self._refuse(StorerDrop.RATE, Status.SLOW_DOWN)
         try:
@@ -184,7 +193,7 @@ class Storer:
             return self._refuse(StorerDrop.MALFORMED)
         match request:
             case RegisterRequest():
-                return self._register(contact, request, now=now)
+                return self._register(contact, request, now=now, is_near=is_near)
             case LookupRequest(location):
                 entry = self._live(location, now)
                 if entry is None:
@@ -202,11 +211,13 @@ class Storer:
             and self._total.take(now=now)
         )
 
-    def _register(self, contact: Contact, request: RegisterRequest, *, now: float) -> Answer:
+    def _register(
+        self, contact: Contact, request: RegisterRequest, *, now: float, is_near: bool
+    ) -> Answer:
         if request.lifetime < MIN_LIFETIME_S:
             return self._refuse(StorerDrop.LIFETIME)
         location = request.location
-        if not self._is_close(location):
+        if not is_near and not self._is_close(location):
             return self._refuse(StorerDrop.NOT_CLOSE)
         old = self._entries.get(location)
         if (old is None or old.contact.address.ip != contact.address.ip) and self._is_full(

@@ -9,7 +9,7 @@ import pytest
 from ginnel.base.types import NodeId, Secret
 from ginnel.discv5.requests import Contact
 from ginnel.mesh import derive
-from ginnel.mesh.courier import MAX_ADDED, Courier, CourierDrop
+from ginnel.mesh.courier import MAX_ADDED, NEIGHBOUR_INTERVAL_S, Courier, CourierDrop
 from ginnel.mesh.events import (
     EnvelopeDelivered,
     EnvelopeReceived,
@@ -216,3 +216,21 @@ def test_a_new_node_is_reason_to_try_at_once(quick: bool) -> None:
         admin.courier.on_node_added(now=net.now)
     registered = [e for e in admin.run(20.5) if isinstance(e, PointRegistered) and e.storers]
     assert bool(registered) == quick
+
+
+def test_a_neighbour_is_registered_at_though_others_store_for_us() -> None:
+    net = rdv.ToyNet(2)
+    admin = Party(net, HOME)
+    admin.courier.add_points([invite()], now=0.0, unix_now=rdv.UNIX)
+
+    def rounds(until: float) -> int:
+        return sum(isinstance(event, PointRegistered) for event in admin.run(until))
+
+    rounds(100.0)
+    admin.courier.on_neighbour(now=net.now)
+    assert rounds(101.0) == 1
+    admin.courier.on_neighbour(now=net.now)  # so soon again: both are done together
+    admin.courier.on_neighbour(now=net.now)
+    assert rounds(102.0) == 0
+    rounds(99.9 + NEIGHBOUR_INTERVAL_S)  # as after any change: the next rounds are near
+    assert rounds(101.0 + NEIGHBOUR_INTERVAL_S) == 1

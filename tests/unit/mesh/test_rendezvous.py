@@ -13,11 +13,14 @@ from ginnel.mesh import derive
 from ginnel.mesh.rendezvous import (
     MAX_ENVELOPE,
     MAX_REQUEST,
+    NEIGHBOURS,
+    STORERS,
     Answer,
     DeliverRequest,
     LookupRequest,
     Presence,
     PushRequest,
+    Refusers,
     RegisterRequest,
     RequestType,
     Status,
@@ -207,3 +210,15 @@ def test_spread_takes_two_of_a_subnet_but_what_a_small_network_has() -> None:
     assert spread(crowd) == crowd[:3]
     assert spread(crowd[:1]) == crowd[:1]
     assert spread([]) == []
+
+
+def test_neighbours_are_asked_besides_the_nodes_of_the_dht() -> None:
+    records = [rdv.record(f"198.51.{n}.1") for n in range(STORERS + 1)]
+    near = [rdv.contact(f"192.168.1.{n}") for n in range(1, NEIGHBOURS + 2)]
+    refusers = Refusers()
+    chosen = refusers.choose([*records, *near], now=0.0)
+    assert [c.node_id for c in chosen[:STORERS]] == [r.node_id for r in records[:STORERS]]
+    assert chosen[STORERS:] == near[:NEIGHBOURS]
+    refusers.add(near[0].node_id, now=0.0)
+    assert near[0] not in refusers.choose([*records, *near], now=1.0)
+    assert refusers.choose(near[:1], now=1.0) == near[:1]  # nobody else is left

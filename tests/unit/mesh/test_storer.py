@@ -165,6 +165,17 @@ def test_only_what_is_close_is_stored() -> None:
     assert StorerDrop.NOT_CLOSE in storer.drops
 
 
+def test_the_local_network_is_served_always_and_wherever_its_locations_are() -> None:
+    storer = make_storer([rdv.record(f"203.0.{i}.1") for i in range(64)])
+    storer.enabled = False
+    for member in range(1, 40):
+        storer.on_talk_received(5, HOME, register(member), now=0.0, is_near=True)
+        (answer,) = [c for c in drain(storer) if isinstance(c, TalkResponse)]
+        assert decode_answer(answer.payload).status is Status.DONE
+    storer.on_talk_received(6, HOME, register(1), now=0.0)  # from anywhere else
+    assert drain(storer) == [TalkResponse(6, b"")]
+
+
 def fill(storer: Storer, ips: list[str], each: int) -> list[Status]:
     statuses = []
     for number, ip in enumerate(ips):

@@ -49,7 +49,7 @@ def invite(network: str | None, expires: str, auto: bool, qr: bool | None, as_js
         f"valid for {expires}, once; on the other machine: sudo ginnel join; {hint}", err=True
     )
     if not answer["nodes"]:
-        click.echo("It names no node: on the other machine add --node HINT of one.", err=True)
+        click.echo("It names no node: join on this LAN, or add --node HINT of one there.", err=True)
     click.echo(f"reachable from outside: {read_status(paths).get('reachable', '?')}", err=True)
 
 
