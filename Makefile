@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. All else is for developers.
-.PHONY: help setup demo test interop bench bench-discv5 bench-codervpn bench-tunnel lock proto clean
+.PHONY: help setup demo test interop bench bench-discv5 bench-codervpn bench-tunnel bench-connect lock proto clean
 
 help:
 	@echo "make demo    set everything up, then show machines behind NATs finding each other (about a minute)"
@@ -23,7 +23,7 @@ interop: setup
 	@scripts/interop-peers
 	@.venv/bin/pytest -q -m interop
 
-bench: bench-discv5 bench-codervpn bench-tunnel
+bench: bench-discv5 bench-codervpn bench-tunnel bench-connect
 
 bench-discv5: setup
 	@scripts/interop-peers
@@ -34,8 +34,12 @@ bench-codervpn: setup
 	@.venv/bin/python -m benchmarks.codervpn
 
 bench-tunnel: setup
-	@scripts/bench-peers
+	@scripts/bench-peers tunnel
 	@.venv/bin/python -m benchmarks.tunnel
+
+bench-connect: setup
+	@scripts/bench-peers connect
+	@.venv/bin/python -m benchmarks.connect
 
 lock: setup
 	@scripts/lock

@@ -82,7 +82,7 @@ def test_pairs_that_need_a_relay_say_so_in_time(kinds: tuple[str, str]) -> None:
     pair = make_pair(World(5), kinds)
     for side, nats in zip(pair.sides, (kinds, kinds[::-1]), strict=True):
         ours, theirs = (NatKind.SYMMETRIC if kind == "symmetric" else NatKind.CONE for kind in nats)
-        side.core.nats = (ours, theirs)
+        side.core.set_nats(ours, theirs, now=0.0)
     pair.start()
     assert not pair.run(timeout=15.0)
     for side in pair.sides:

@@ -254,7 +254,7 @@ class PeerPair:
         elif isinstance(event, SendAnswer):
             self._signal(side, "answer", encode_offer(event.answer))
         elif isinstance(event, SendCandidates):
-            payload = encode_candidates(event.session, event.candidates)
+            payload = encode_candidates(event.session, event.candidates, event.nat)
             self._signal(side, "candidates", payload)
 
     def _signal(self, side: PeerSide, kind: str, payload: bytes) -> None:
@@ -271,6 +271,6 @@ class PeerPair:
         elif kind == "answer":
             side.conn.on_remote_answer(decode_offer(payload), now=now)
         else:
-            session, candidates = decode_candidates(payload)
-            side.conn.on_remote_candidates(session, candidates, now=now)
+            session, candidates, nat = decode_candidates(payload)
+            side.conn.on_remote_candidates(session, candidates, now=now, nat=nat)
         self.wake(side)

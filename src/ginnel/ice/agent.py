@@ -110,10 +110,6 @@ class AgentCore:
         """Return the kinds of NAT, ours and theirs: for `why_failed` and the wait for direct."""
         return self._session.nats
 
-    @nats.setter
-    def nats(self, nats: tuple[NatKind, NatKind]) -> None:
-        self._session.nats = nats
-
     def owns(self, message: Message, source: Address) -> bool:
         """Say whether a message on a shared socket is for this agent; it proves nothing."""
         return any(session.owns(message, source) for session in self._sessions())
@@ -173,7 +169,7 @@ class AgentCore:
         if old.remote_ufrag:
             self._past.append(old.remote_ufrag)
         self._session = self._make_session(controlling=old.controlling)
-        self._session.nats = old.nats
+        self._session.nats, self._session.pacing = old.nats, old.pacing
         if old.selected is not None and old.state is not IceState.FAILED:
             assert self._kept is None, "a session with a path ends the one before"
             self._kept = old
@@ -218,6 +214,18 @@ class AgentCore:
         done = (self._kept or self._session).check_now(now=now)
         self._collect(now)
         return done
+
+    def set_remote_pacing(self, pacing: float) -> None:
+        """Take the time between checks that the other side proposes, in seconds.
+
+        The larger proposal holds for both (section 14.2); who proposes none gets 50 ms.
+        """
+        self._session.set_remote_pacing(pacing)
+
+    def set_nats(self, ours: NatKind, theirs: NatKind, *, now: float) -> None:
+        """Tell what is known of both sides' NATs: where none can be met, no relay waits."""
+        self._session.set_nats((ours, theirs), now=now)
+        self._collect(now)
 
     def add_local_candidate(self, candidate: Candidate, *, now: float) -> bool:
         """Add one address of ours; return whether it is new."""

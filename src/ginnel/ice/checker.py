@@ -35,15 +35,16 @@ from ginnel.ice.events import (
     IceState,
     PairLatency,
     PairSelected,
+    PairUsable,
     PathChecked,
     StateChanged,
 )
 from ginnel.ice.pair import CandidatePair, PairState
-from ginnel.ice.reasons import NatKind
+from ginnel.ice.reasons import NatKind, is_hopeless
 from ginnel.ice.stun import Attribute, Message, MessageClass
 from ginnel.ice.transactions import MIN_RTO, Purpose, Transaction, Transactions
 
-TA = 0.05  # s between new checks (RFC 8445 section 14.2)
+TA = 0.05  # s between new checks, unless both sides propose less (RFC 8445 section 14.2)
 LIMITED_WAIT = 0.5  # s until a check that the limiter held back is tried again
 NOMINATION_PATIENCE = 0.05  # s that a better pair gets at least; a LAN answers sooner
 MAX_NOMINATION_WAIT = 0.5  # s after the first valid pair
@@ -95,6 +96,9 @@ class Checker:
         self._checklist = Checklist(controlling=controlling)
         self._transactions = Transactions()
         self._selected: CandidatePair | None = None
+        self._usable: CandidatePair | None = None  # told while the other side nominates
+        self._is_confirmed = False  # the other side knows that it is selected
+        self.pacing = TA
         self._consent: Consent | None = None
         self._timers: TimerTable[Timer] = TimerTable()
         self._next_check_at = float("-inf")
@@ -119,13 +123,14 @@ class Checker:
         if now >= self._next_check_at:
             pair = self._checklist.next_check()
             if pair is not None:
-                self._next_check_at = now + TA
+                self._next_check_at = now + self.pacing
                 self._send(pair, Purpose.CHECK, now)
         if self._checklist.has_checks():
             self._timers.set(Timer.CHECK, max(now, self._next_check_at))
         self._rearm(now)
 
-    def _send(self, pair: CandidatePair, purpose: Purpose, now: float) -> None:
+    def _send(self, pair: CandidatePair, purpose: Purpose, now: float) -> bool:
+        """Send a check; return False if the limiter holds it back."""
         remote = pair.remote.address
         if purpose is Purpose.CHECK:
             pair.state = PairState.IN_PROGRESS
@@ -137,7 +142,7 @@ class Checker:
             if purpose is Purpose.CHECK:
                 pair.state = PairState.FROZEN  # after the pairs that wait
                 self._next_check_at = now + LIMITED_WAIT
-            return
+            return False
         transaction_id = self._random_bytes(stun.TRANSACTION_ID_SIZE)
         role = Attribute.ICE_CONTROLLING if self.controlling else Attribute.ICE_CONTROLLED
         preference = (pair.local.priority >> 8) & 0xFFFF
@@ -156,7 +161,7 @@ class Checker:
             transmit = Transmit(data, remote, relayed_from=pair.local.base)
         else:
             transmit = Transmit(data, remote, pair.local.base.ip)
-        rto = max(MIN_RTO, TA * self._checklist.count_running())
+        rto = max(MIN_RTO, self.pacing * self._checklist.count_running())
         transaction = Transaction(
             transaction_id, pair, purpose, self.controlling, transmit, rto, now, now + rto
         )
@@ -165,6 +170,7 @@ class Checker:
             transaction.next_at = now + self._config.disconnected_timeout
         self._transactions.add(transaction)
         self._out.append(transmit)
+        return True
 
     def _retransmit(self, now: float) -> None:
         again, over = self._transactions.due(now)
@@ -211,6 +217,7 @@ class Checker:
         pair = transaction.pair
         if pair is self._selected and self._consent is not None:
             latency = pair.latency or 0.0
+            self._is_confirmed = True
             if self._consent.quick_until is not None:
                 self._events.append(PathChecked(is_alive=True))
             self._consent.on_answer(now, latency, self._rng)
@@ -219,9 +226,7 @@ class Checker:
             if self.state is IceState.DISCONNECTED:
                 self._set_state(IceState.CONNECTED)
                 self._maybe_complete()
-        elif (transaction.purpose is Purpose.NOMINATION and self.controlling) or (
-            pair.nominated and not self.controlling
-        ):
+        elif pair.nominated and not self.controlling:
             self._select(pair, now)
         else:
             self._nominate(now)
@@ -260,13 +265,16 @@ class Checker:
     # Nomination, selection, consent
 
     def _nominate(self, now: float) -> None:
-        """Nominate the best valid pair once no better one deserves more patience."""
-        if not self.controlling or self._selected is not None or self._is_over():
+        """Nominate the best valid pair once no better one deserves more patience.
+
+        It is the selected pair from then on: a valid pair may carry data (section 12.1), and the
+        answer to the nomination would only come a round trip later. The controlled side tells by
+        the same rules which pair it is going to be.
+        """
+        if self._selected is not None or self._is_over():
             return
         best = next((pair for pair in self._checklist if pair.is_valid), None)
         if best is None or self._first_valid_at is None:
-            return
-        if any(self._transactions.has(pair, Purpose.NOMINATION) for pair in self._checklist):
             return
         patience = max(NOMINATION_PATIENCE, best.latency or 0.0)
         wait_until = now
@@ -281,13 +289,19 @@ class Checker:
             wait_until = self._relay_wait(now)
         if wait_until > now:
             self._timers.set(Timer.NOMINATE, wait_until)
+        elif not self.controlling:
+            if best is not self._usable:
+                self._usable = best
+                self._events.append(PairUsable(best.mapped or best.local, best.remote))
+        elif self._send(best, Purpose.NOMINATION, now):
+            self._select(best, now, is_confirmed=False)
         else:
-            self._send(best, Purpose.NOMINATION, now)
+            self._timers.set(Timer.NOMINATE, now + LIMITED_WAIT)
 
     def _relay_wait(self, now: float) -> float:
         """Return until when a valid relayed pair waits for a direct one.
 
-        Where none can come it does not wait: all have failed, or both sides' NATs change ports and
+        Where none can come it does not wait: all have failed, or the NATs keep each other out and
         the two are not in one home.
         """
         direct = [pair for pair in self._checklist if not pair.is_relayed]
@@ -295,21 +309,20 @@ class Checker:
             {c.address.ip for c in side if c.kind is CandidateKind.SRFLX}
             for side in (self._local, self._remote)
         )
-        both_change = self.nats == (NatKind.SYMMETRIC, NatKind.SYMMETRIC)
-        is_hopeless = both_change and ours.isdisjoint(theirs)
-        if is_hopeless or all(pair.state is PairState.FAILED for pair in direct):
+        none_can_come = is_hopeless(self.nats) and ours.isdisjoint(theirs)
+        if none_can_come or all(pair.state is PairState.FAILED for pair in direct):
             return now
         return self._began_at + self._config.relay_acceptance_wait
 
-    def _select(self, pair: CandidatePair, now: float) -> None:
+    def _select(self, pair: CandidatePair, now: float, *, is_confirmed: bool = True) -> None:
         """Make the pair the path (section 8.1.1); the controlled side follows later changes."""
         if pair is self._selected or self._is_over():
             return
-        keeps = self._selected is not None and self.state is not IceState.DISCONNECTED
+        keeps = self._is_confirmed and self.state is not IceState.DISCONNECTED
         if keeps and self._selected is not None and pair.priority < self._selected.priority:
             return
         pair.nominated = True
-        self._selected = pair
+        self._selected, self._is_confirmed = pair, is_confirmed
         self._timers.stop(Timer.NOMINATE)
         self._timers.stop(Timer.PATIENCE)
         self._transactions.drop_all_but(pair)

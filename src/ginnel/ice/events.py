@@ -74,6 +74,7 @@ class AgentConfig:
     patience: float = 10.0  # RFC 8863, bounded: a pair that can't be direct says so within 15 s
     overlay: tuple[IPv4Network | IPv6Network, ...] = ()  # no path may lie in the tunnel
     allow_loopback: bool = False
+    pacing: float = 0.01  # Ta that we propose; 0.05 holds with who proposes none (RFC 8445, 14.2)
     limiter: CheckLimiter = field(default_factory=CheckLimiter)  # give all agents the same one
 
 
@@ -89,6 +90,16 @@ class CandidateFound:
     """A local candidate to signal."""
 
     candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class PairUsable:
+    """A path works and none better is likely; data may go there though the other side has the last
+    word (RFC 8445 section 12.1). The controlled side tells it before `PairSelected`.
+    """
+
+    local: Candidate
+    remote: Candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +139,7 @@ class KeptPathLost:
 IceEvent: TypeAlias = (
     StateChanged
     | CandidateFound
+    | PairUsable
     | PairSelected
     | PairLatency
     | PathChecked

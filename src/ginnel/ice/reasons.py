@@ -22,17 +22,33 @@ class NatKind(IntEnum):
     OPEN = 1  # the address seen from outside is its own
     CONE = 2  # one port for all observers (RFC 4787: endpoint-independent mapping)
     SYMMETRIC = 3  # another port for each observer
+    RESTRICTED = 4  # as CONE, and known to let in only addresses and ports that were written to
 
 
-def guess_nat(candidates: Sequence[Candidate], *, symmetric: bool = False) -> NatKind:
-    """Return the kind of NAT that local candidates show; `symmetric` as observers voted."""
+def guess_nat(
+    candidates: Sequence[Candidate], *, symmetric: bool = False, restricted: bool = False
+) -> NatKind:
+    """Return the kind of NAT that local candidates show.
+
+    `symmetric` and `restricted` (filters by address and port) as observers saw it.
+    """
     if symmetric:
         return NatKind.SYMMETRIC
     if any(c.kind is CandidateKind.SRFLX and c.address != c.base for c in candidates):
-        return NatKind.CONE
+        return NatKind.RESTRICTED if restricted else NatKind.CONE
     if any(is_public(c.address.ip) and c.kind is not CandidateKind.RELAY for c in candidates):
         return NatKind.OPEN
     return NatKind.UNKNOWN
+
+
+def is_hopeless(nats: tuple[NatKind, NatKind]) -> bool:
+    """Say whether machines behind these NATs can't be direct, but for those of one home.
+
+    A NAT that changes ports can be met only by one that lets in unknown ports (RFC 4787).
+    """
+    return NatKind.SYMMETRIC in nats and all(
+        nat in (NatKind.SYMMETRIC, NatKind.RESTRICTED) for nat in nats
+    )
 
 
 def explain_failure(

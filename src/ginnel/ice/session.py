@@ -38,10 +38,11 @@ from ginnel.ice.events import (
     IceState,
 )
 from ginnel.ice.pair import CandidatePair, PairState
-from ginnel.ice.reasons import explain_failure
+from ginnel.ice.reasons import NatKind, explain_failure
 from ginnel.ice.stun import Attribute, Message, MessageClass
 
 MAX_EARLY_CHECKS = 20  # requests kept until the other side's credentials come
+MIN_PACING = 0.005  # s (section 14.2)
 MAX_PEER_REFLEXIVE = 10  # remote addresses learned from checks; a NAT shows one for each base
 _REQUEST_ROLES = (Attribute.ICE_CONTROLLED, Attribute.ICE_CONTROLLING)
 
@@ -135,6 +136,17 @@ class SessionCore(Checker):
         self._remote_key = Secret(pwd.encode())
         self._begin(now)
         return True
+
+    def set_remote_pacing(self, pacing: float) -> None:
+        """Take the other side's proposal; the larger one holds for both (section 14.2)."""
+        self.pacing = max(MIN_PACING, self._config.pacing, pacing)
+
+    def set_nats(self, nats: tuple[NatKind, NatKind], *, now: float) -> None:
+        """Tell what is known of both sides' NATs, ours and theirs."""
+        if self.nats != nats:
+            self.nats = nats
+            self._nominate(now)
+            self._rearm(now)
 
     def add_local_candidate(self, candidate: Candidate, *, now: float) -> bool:
         """Add one address of ours; return whether it is new."""

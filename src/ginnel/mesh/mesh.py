@@ -347,8 +347,8 @@ class Mesh(PeerTable):
                 peer.offer_hash = b""
                 peer.conn.on_remote_answer(decode_offer(payload), now=now)
             case Kind.CANDIDATES:
-                session, candidates = decode_candidates(payload)
-                peer.conn.on_remote_candidates(session, candidates, now=now)
+                session, candidates, nat = decode_candidates(payload)
+                peer.conn.on_remote_candidates(session, candidates, now=now, nat=nat)
             case Kind.BYE:
                 self._restart(peer, now, unix_now)
             case Kind.GRANT:

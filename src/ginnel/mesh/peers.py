@@ -420,8 +420,8 @@ class PeerTable:
                     send(Kind.OFFER, encode_offer(offer))
                 case SendAnswer(answer):
                     send(Kind.ANSWER, encode_offer(answer), peer.remote_offer)
-                case SendCandidates(session, candidates):
-                    send(Kind.CANDIDATES, encode_candidates(session, candidates))
+                case SendCandidates(session, candidates, nat):
+                    send(Kind.CANDIDATES, encode_candidates(session, candidates, nat))
                 case ConnEngine(command):
                     self._events.append(Engine(command))
                 case PeerStateChanged():

@@ -37,6 +37,7 @@ from ginnel.base.errors import GinnelError
 from ginnel.base.types import Address
 from ginnel.ice.candidate import Candidate
 from ginnel.ice.gather import gather_candidates
+from ginnel.ice.reasons import NatKind
 from ginnel.net.driver import Driver
 from ginnel.net.interfaces import host_addresses
 from ginnel.peer.conn import ConnCore
@@ -76,7 +77,7 @@ class Handlers:
 
     signal_offer: Callable[[OfferAnswer], None]
     signal_answer: Callable[[OfferAnswer], None]
-    signal_candidates: Callable[[bytes, tuple[Candidate, ...]], None]
+    signal_candidates: Callable[[bytes, tuple[Candidate, ...], NatKind], None]
     apply: Callable[[EngineCommand], None]
     send_signal_message: Callable[[ModeMessage], None] = lambda message: None
     on_connected: OnConnected = lambda key, rosenpass_key, ip, rosenpass_addr: None
@@ -201,9 +202,11 @@ class Conn:
         """Take the peer's answer; return whether it was taken."""
         return self._woken(self._core.on_remote_answer(answer, now=self._now()))
 
-    def on_remote_candidates(self, session: bytes, candidates: Sequence[Candidate]) -> bool:
+    def on_remote_candidates(
+        self, session: bytes, candidates: Sequence[Candidate], nat: NatKind = NatKind.UNKNOWN
+    ) -> bool:
         """Take further candidates of the peer, at any time; return whether they were taken."""
-        taken = self._core.on_remote_candidates(session, candidates, now=self._now())
+        taken = self._core.on_remote_candidates(session, candidates, now=self._now(), nat=nat)
         return self._woken(taken)
 
     def on_remote_mode(self, message: ModeMessage) -> bool:
@@ -249,8 +252,8 @@ class Conn:
                 self._attempt(lambda: handlers.signal_offer(offer))
             case SendAnswer(answer):
                 self._attempt(lambda: handlers.signal_answer(answer))
-            case SendCandidates(session, candidates):
-                self._attempt(lambda: handlers.signal_candidates(session, candidates))
+            case SendCandidates(session, candidates, nat):
+                self._attempt(lambda: handlers.signal_candidates(session, candidates, nat))
             case SendMessage(message):
                 self._attempt(lambda: handlers.send_signal_message(message))
             case Engine(command):

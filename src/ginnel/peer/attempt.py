@@ -15,6 +15,7 @@ from ginnel.ice.agent import AgentCore
 from ginnel.ice.candidate import Candidate, CandidateKind
 from ginnel.ice.events import IceState
 from ginnel.ice.reasons import NatKind
+from ginnel.peer.events import ConnConfig, Connected
 from ginnel.peer.signal import OfferAnswer
 
 DEFAULT_WG_PORT = 51820  # where WireGuard listens if the other side does not tell
@@ -83,12 +84,24 @@ class Attempt:
     @property
     def endpoint(self) -> Endpoint | None:
         """Return what WireGuard is told: the other end, and the address to send from."""
-        if self.path is None:
-            return None
-        local, remote = self.path
-        if local.is_relayed:
-            return Endpoint(remote.address, relayed_from=local.base)
-        return Endpoint(remote.address, local.base.ip)
+        return None if self.path is None else endpoint_of(*self.path)
+
+    def connected(self, config: ConnConfig) -> Connected:
+        """Return what is told once WireGuard was heard on its path."""
+        key, overlay_ip, remote = config.key, config.overlay_ip, self.remote
+        if remote is None:
+            return Connected(key, overlay_ip)
+        return Connected(key, overlay_ip, remote.rosenpass_pub_key, remote.rosenpass_addr)
+
+    def choose(
+        self, candidates: tuple[Candidate, ...], *, force_relay: bool
+    ) -> tuple[Candidate, ...]:
+        """Return those of our candidates that it may use."""
+        if force_relay:
+            return tuple(candidate for candidate in candidates if candidate.is_relayed)
+        if self.is_upgrade:
+            return tuple(candidate for candidate in candidates if not candidate.is_relayed)
+        return candidates
 
     def describe_pairs(self) -> tuple[str, ...]:
         """Return each candidate pair with its last result in words, best first."""
@@ -98,6 +111,13 @@ class Attempt:
     def is_relayed(self) -> bool:
         """Say whether its path goes through a relay."""
         return self.path is not None and any(candidate.is_relayed for candidate in self.path)
+
+
+def endpoint_of(local: Candidate, remote: Candidate) -> Endpoint:
+    """Return what WireGuard is told of a pair."""
+    if local.is_relayed:
+        return Endpoint(remote.address, relayed_from=local.base)
+    return Endpoint(remote.address, local.base.ip)
 
 
 def make_extra_srflx(candidates: Sequence[Candidate]) -> Candidate | None:

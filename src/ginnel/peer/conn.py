@@ -30,13 +30,14 @@ from ginnel.base.types import Address, Deadline, Transmit
 from ginnel.ice import stun
 from ginnel.ice.candidate import MAX_REMOTE_CANDIDATES, Candidate
 from ginnel.ice.events import Drop
-from ginnel.ice.reasons import guess_nat
+from ginnel.ice.reasons import NatKind, guess_nat
 from ginnel.ice.stun import Message
 from ginnel.peer.errors import ConnectionClosed, ConnectionDisconnected, ConnectionTimeout
 from ginnel.peer.events import (
     ConnEvent,
     Ended,
     PeerStateChanged,
+    SendCandidates,
 )
 from ginnel.peer.lifecycle import (
     HANDSHAKE_TIMEOUT,
@@ -139,19 +140,33 @@ class ConnCore(Lifecycle):
         return True
 
     def on_remote_candidates(
-        self, session: bytes, candidates: Sequence[Candidate], *, now: float
+        self,
+        session: bytes,
+        candidates: Sequence[Candidate],
+        *,
+        now: float,
+        nat: NatKind = NatKind.UNKNOWN,
     ) -> bool:
-        """Take further candidates of the peer, also before their offer; return whether taken."""
+        """Take further candidates of the peer, also before their offer; return whether taken.
+
+        `nat`: theirs as they know it now.
+        """
         attempt = self._attempt_of(session)
         if attempt is None:
             return self._keep_early(session, candidates)
+        attempt.agent.set_nats(self._nat, nat or attempt.agent.nats[1], now=now)
         for candidate in candidates:
             attempt.agent.add_remote_candidate(candidate, now=now)
         self._collect(now)
         return True
 
     def set_local_candidates(
-        self, candidates: Sequence[Candidate], *, now: float, symmetric: bool = False
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        now: float,
+        symmetric: bool = False,
+        restricted: bool = False,
     ) -> None:
         """Tell all addresses of ours as they are now.
 
@@ -159,12 +174,19 @@ class ConnCore(Lifecycle):
             candidates: host and server-reflexive ones; called again on every change.
             now: monotonic seconds.
             symmetric: observers saw different ports of ours.
+            restricted: our NAT is known to let in only addresses and ports that we wrote to.
         """
+        nat_before = self._nat
         before, self._local = self._local, tuple(candidates)
-        self._nat = guess_nat(self._local, symmetric=symmetric)
+        self._nat = guess_nat(self._local, symmetric=symmetric, restricted=restricted)
         for attempt in self._attempts():
-            attempt.agent.nats = (self._nat, attempt.agent.nats[1])
-        if not self._is_open or self._is_closed or self._local == before:
+            attempt.agent.set_nats(self._nat, attempt.agent.nats[1], now=now)
+        if not self._is_open or self._is_closed:
+            return
+        if self._local == before:
+            if self._nat is not nat_before and self._trying is not None:
+                self._events.append(SendCandidates(self._trying.session, (), self._nat))
+            self._collect(now)
             return
         bases = [candidate.base for candidate in self._local]
         gone = [candidate for candidate in before if candidate.base not in bases]

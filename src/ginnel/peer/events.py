@@ -13,6 +13,7 @@ from ginnel.base.dataplane import EngineCommand
 from ginnel.base.types import Secret
 from ginnel.ice.candidate import Candidate
 from ginnel.ice.events import AgentConfig
+from ginnel.ice.reasons import NatKind
 from ginnel.peer.errors import ConnectionEnded
 from ginnel.peer.signal import PSK_ID_SIZE, ModeMessage, OfferAnswer
 from ginnel.peer.status import PeerState
@@ -82,10 +83,11 @@ class SendAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SendCandidates:
-    """Signal further candidates of a session to the peer."""
+    """Signal further candidates of a session to the peer, and our NAT as it is known now."""
 
     session: bytes
     candidates: tuple[Candidate, ...]
+    nat: NatKind = NatKind.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,20 @@ from ginnel.base.dataplane import (
 from ginnel.base.types import Address, Transmit
 from ginnel.ice.agent import AgentCore
 from ginnel.ice.candidate import Candidate
-from ginnel.ice.events import Drop, IceEvent, IceState, PairLatency, PairSelected, StateChanged
+from ginnel.ice.events import (
+    Drop,
+    IceEvent,
+    IceState,
+    PairLatency,
+    PairSelected,
+    PairUsable,
+    StateChanged,
+)
 from ginnel.ice.reasons import RELAY, NatKind
-from ginnel.peer.attempt import Attempt, Backoff, make_extra_srflx
+from ginnel.peer.attempt import Attempt, Backoff, endpoint_of, make_extra_srflx
 from ginnel.peer.errors import ConnectionDisconnected, ConnectionEnded
 from ginnel.peer.events import (
     ConnConfig,
-    Connected,
     ConnEvent,
     Disconnected,
     Ended,
@@ -150,11 +157,7 @@ class Lifecycle:
         return attempt
 
     def _candidates_for(self, attempt: Attempt) -> tuple[Candidate, ...]:
-        if self.config.ice.force_relay:
-            return tuple(candidate for candidate in self._local if candidate.is_relayed)
-        if attempt.is_upgrade:
-            return tuple(candidate for candidate in self._local if not candidate.is_relayed)
-        return self._local
+        return attempt.choose(self._local, force_relay=self.config.ice.force_relay)
 
     def _offer(self, now: float, *, is_upgrade: bool = False) -> None:
         """Start an attempt of our own."""
@@ -195,6 +198,7 @@ class Lifecycle:
             wg_listen_port=port,
             rosenpass_pub_key=config.rosenpass_pub_key,
             rosenpass_addr=config.rosenpass_addr,
+            pacing_ms=round(config.ice.pacing * 1000),
         )
         return ours, rest
 
@@ -202,13 +206,14 @@ class Lifecycle:
         """Signal candidates in as many messages as they need."""
         while candidates:
             part, candidates = fit_candidates(candidates)
-            self._events.append(SendCandidates(session, part))
+            self._events.append(SendCandidates(session, part, self._nat))
 
     def _apply(self, attempt: Attempt, remote: OfferAnswer, now: float) -> None:
         """Take the other side's credentials and candidates, and check."""
         is_new = not attempt.remote_ufrag
         attempt.remote = remote
-        attempt.agent.nats = (self._nat, remote.nat)
+        attempt.agent.set_nats(self._nat, remote.nat or attempt.agent.nats[1], now=now)
+        attempt.agent.set_remote_pacing(remote.pacing_ms / 1000)
         early = self._early_candidates.pop(remote.session, ())
         for candidate in (*remote.candidates, *early):
             attempt.agent.add_remote_candidate(candidate, now=now)
@@ -292,6 +297,9 @@ class Lifecycle:
         if isinstance(event, PairSelected):
             attempt.path = (event.local, event.remote)
             self._on_path(attempt, now)
+        elif isinstance(event, PairUsable):
+            if self._live is None and attempt.path is None:
+                self._set_peer(endpoint_of(event.local, event.remote), is_early=True)
         elif isinstance(event, PairLatency):
             if attempt is (self._live or self._trying):
                 self._board.show(now, latency_s=event.seconds)
@@ -386,15 +394,9 @@ class Lifecycle:
             self._upgrades = 1
             self._timers.set(Timer.UPGRADE, now + UPGRADE_FIRST)
         if is_first:
-            self._events.append(self._connected(attempt))
+            self._events.append(attempt.connected(self.config))
         if Feature.DIRECT_CHECK in self._features and attempt.path is not None:
             self._events.append(SendMessage(ModeMessage(not attempt.path[0].is_relayed)))
-
-    def _connected(self, attempt: Attempt) -> Connected:
-        key, overlay_ip, remote = self.config.key, self.config.overlay_ip, attempt.remote
-        if remote is None:
-            return Connected(key, overlay_ip)
-        return Connected(key, overlay_ip, remote.rosenpass_pub_key, remote.rosenpass_addr)
 
     def _on_silence(self, now: float) -> None:
         """WireGuard made no handshake for too long on a path whose checks may pass."""
@@ -479,15 +481,15 @@ class Lifecycle:
     def _attempt_of(self, session: bytes) -> Attempt | None:
         return next((a for a in self._attempts() if a.knows(session)), None)
 
-    def _set_peer(self, endpoint: Endpoint | None) -> None:
+    def _set_peer(self, endpoint: Endpoint | None, *, is_early: bool = False) -> None:
+        """Tell the data plane the peer; early: no keepalive, which would cross a handshake."""
         config = self.config
         self._is_known = True
         if endpoint is not None and endpoint.relayed_from is not None:
             self._proxied = endpoint
+        keepalive_s = None if is_early else config.keepalive_s
         self._command(
-            SetPeer(
-                config.key, config.allowed_ips, endpoint, config.keepalive_s, config.preshared_key
-            )
+            SetPeer(config.key, config.allowed_ips, endpoint, keepalive_s, config.preshared_key)
         )
 
     def _command(self, command: EngineCommand) -> None:

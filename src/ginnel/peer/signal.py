@@ -38,6 +38,7 @@ MAX_FOUNDATION_BYTES = 8  # ours have 6
 MAX_VERSION = 32  # bytes
 MAX_ROSENPASS_KEY = 32  # bytes in a sealed offer: the key's hash
 MAX_ROSENPASS_ADDR = 47  # characters: an IPv6 address in brackets with its port
+DEFAULT_PACING_MS, MAX_PACING_MS = 50, 1000  # RFC 8445 section 14.2; ours to bound the wait
 MIN_UFRAG, MAX_UFRAG = 4, 32  # characters; RFC 8839 section 5.4 allows 256
 MIN_PWD, MAX_PWD = 22, 64
 
@@ -57,6 +58,7 @@ class OfferAnswer:
     wg_listen_port: int = 0  # 0: not told, WireGuard's usual one
     rosenpass_pub_key: bytes = b""  # empty: no Rosenpass
     rosenpass_addr: str = ""  # IP:port of the Rosenpass server
+    pacing_ms: int = DEFAULT_PACING_MS  # time between checks that the sender proposes
 
     def __repr__(self) -> str:
         return f"OfferAnswer(session={self.session.hex()}, candidates={len(self.candidates)})"
@@ -85,7 +87,7 @@ def encode_offer(offer: OfferAnswer) -> bytes:
     """Encode an offer or an answer.
 
     Shape: [session 16, ufrag, pwd, candidates, psk_id 8, version, nat, complete, wg_listen_port,
-    rosenpass_pub_key (at most 32), rosenpass_addr]; the last three may be missing.
+    rosenpass_pub_key (at most 32), rosenpass_addr, pacing_ms]; the last four may be missing.
 
     Raises:
         UsageError: too large; choose candidates by `fit_candidates`.
@@ -106,6 +108,7 @@ def encode_offer(offer: OfferAnswer) -> bytes:
                 offer.wg_listen_port,
                 offer.rosenpass_pub_key,
                 offer.rosenpass_addr,
+                offer.pacing_ms,
             ]
         )
     )
@@ -118,7 +121,6 @@ def decode_offer(payload: bytes) -> OfferAnswer:
         RemoteProtocolError: malformed, or beyond a limit.
     """
     items = rlp.as_list(_decode(payload), at_least=8)
-    nat = rlp.as_int(items[6], 255)
     return OfferAnswer(
         session=rlp.as_bytes(items[0], SESSION_SIZE),
         ufrag=_ice_text(items[1], MIN_UFRAG, MAX_UFRAG),
@@ -126,27 +128,34 @@ def decode_offer(payload: bytes) -> OfferAnswer:
         candidates=_decode_candidates(items[3]),
         psk_id=rlp.as_bytes(items[4], PSK_ID_SIZE),
         version=rlp.as_text(items[5], MAX_VERSION),
-        nat=NatKind(nat) if nat <= max(NatKind) else NatKind.UNKNOWN,
+        nat=_decode_nat(items[6]),
         complete=bool(rlp.as_int(items[7], 1)),
         wg_listen_port=rlp.as_int(items[8], 65535) if len(items) > 8 else 0,
         rosenpass_pub_key=_bounded_bytes(items[9], MAX_ROSENPASS_KEY) if len(items) > 9 else b"",
         rosenpass_addr=rlp.as_text(items[10], MAX_ROSENPASS_ADDR) if len(items) > 10 else "",
+        pacing_ms=rlp.as_int(items[11], MAX_PACING_MS) if len(items) > 11 else DEFAULT_PACING_MS,
     )
 
 
-def encode_candidates(session: bytes, candidates: Sequence[Candidate]) -> bytes:
-    """Encode later candidates of a session. Shape: [session 16, candidates]."""
-    return _bounded(rlp.encode([session, [_encode_candidate(c) for c in candidates]]))
+def encode_candidates(
+    session: bytes, candidates: Sequence[Candidate], nat: NatKind = NatKind.UNKNOWN
+) -> bytes:
+    """Encode later candidates of a session and the NAT as it is known now.
+
+    Shape: [session 16, candidates, nat].
+    """
+    return _bounded(rlp.encode([session, [_encode_candidate(c) for c in candidates], int(nat)]))
 
 
-def decode_candidates(payload: bytes) -> tuple[bytes, tuple[Candidate, ...]]:
-    """Decode later candidates: their session and the candidates.
+def decode_candidates(payload: bytes) -> tuple[bytes, tuple[Candidate, ...], NatKind]:
+    """Decode later candidates: their session, the candidates, the NAT of who sent them.
 
     Raises:
         RemoteProtocolError: malformed, or beyond a limit.
     """
     items = rlp.as_list(_decode(payload), at_least=2)
-    return rlp.as_bytes(items[0], SESSION_SIZE), _decode_candidates(items[1])
+    nat = _decode_nat(items[2]) if len(items) > 2 else NatKind.UNKNOWN
+    return rlp.as_bytes(items[0], SESSION_SIZE), _decode_candidates(items[1]), nat
 
 
 def fit_candidates(
@@ -166,6 +175,11 @@ def _encode_candidate(candidate: Candidate) -> list[rlp.Encodable]:
     address = candidate.address
     packed = address.packed_ip + address.port.to_bytes(2, "big")
     return [int(candidate.kind), packed, candidate.priority, candidate.foundation]
+
+
+def _decode_nat(item: rlp.Rlp) -> NatKind:
+    nat = rlp.as_int(item, 255)
+    return NatKind(nat) if nat <= max(NatKind) else NatKind.UNKNOWN
 
 
 def _decode_candidates(item: rlp.Rlp) -> tuple[Candidate, ...]:

@@ -77,11 +77,12 @@ class Driven:
         assert agent.set_remote_credentials(ufrag, pwd, now=self.now)
         agent.start(now=self.now)
         for _ in range(100):
+            is_connected = agent.state in (IceState.CONNECTED, IceState.COMPLETED)
             for _, check, destination in self.step(self.now + 0.01):
                 if destination == address and check.username.startswith(f"{ufrag}:"):
                     self.answer(check, pwd, address)
-            if agent.state in (IceState.CONNECTED, IceState.COMPLETED):
-                return
+            if is_connected:
+                return  # the nomination was answered too
         raise AssertionError("not connected")
 
 

@@ -7,8 +7,9 @@ from ginnel.ice import stun
 from ginnel.ice.agent import AgentCore
 from ginnel.ice.candidate import CandidateKind, make_host, make_remote
 from ginnel.ice.checker import NOMINATION_PATIENCE
-from ginnel.ice.events import AgentConfig
+from ginnel.ice.events import AgentConfig, IceEvent, PairUsable
 from ginnel.ice.limiter import UNANSWERED_PER_MINUTE, CheckLimiter
+from ginnel.ice.reasons import NatKind
 from ginnel.ice.stun import Attribute, MessageClass
 
 LOCAL = Address("192.168.1.2", 4000)
@@ -16,10 +17,10 @@ GOOD, BAD = Address("198.51.100.7", 5000), Address("198.51.100.8", 5000)
 PWD = "p" * 22
 
 
-def make_agent(limiter: CheckLimiter | None = None) -> AgentCore:
+def make_agent(limiter: CheckLimiter | None = None, *, controlling: bool = True) -> AgentCore:
     rng = random.Random(5)
     config = AgentConfig(limiter=limiter or CheckLimiter())
-    agent = AgentCore(config, controlling=True, random_bytes=rng.randbytes, rng=rng)
+    agent = AgentCore(config, controlling=controlling, random_bytes=rng.randbytes, rng=rng)
     agent.add_local_candidate(make_host(LOCAL), now=0.0)
     agent.set_remote_credentials("them", PWD, now=0.0)
     agent.start(now=0.0)
@@ -44,6 +45,13 @@ def answer(agent: AgentCore, transmit: Transmit, now: float) -> None:
     agent.handle_datagram(data, transmit.destination, now=now)
 
 
+def events(agent: AgentCore) -> list[IceEvent]:
+    found = []
+    while (event := agent.poll_event()) is not None:
+        found.append(event)
+    return found
+
+
 def nominations(transmits: list[Transmit]) -> list[Address]:
     return [
         transmit.destination
@@ -60,8 +68,34 @@ def test_the_only_pair_is_nominated_at_once() -> None:
     answer(agent, check, 0.02)
     (nomination,) = take(agent)
     assert nominations([nomination]) == [GOOD]
-    answer(agent, nomination, 0.04)
-    assert agent.selected is not None
+    assert agent.selected is not None  # data may go there from now on
+    agent.handle_timeout(now=0.53)
+    assert nominations(take(agent)) == [GOOD]  # and it is asked again until it is answered
+
+
+def test_the_controlled_side_tells_a_usable_pair_once_and_does_not_select_it() -> None:
+    agent = make_agent(controlling=False)
+    agent.add_remote_candidate(make_remote(CandidateKind.HOST, GOOD, 9, "g"), now=0.0)
+    (check,) = take(agent)
+    answer(agent, check, 0.02)
+    told = [event for event in events(agent) if isinstance(event, PairUsable)]
+    assert [pair.remote.address for pair in told] == [GOOD]
+    assert agent.selected is None
+    assert nominations(take(agent)) == []
+
+
+def test_a_relayed_pair_waits_only_while_a_direct_one_may_come() -> None:
+    nats = (NatKind.SYMMETRIC, NatKind.RESTRICTED)
+    for known_at, nominated in ((None, []), (0.1, [GOOD])):
+        agent = make_agent()
+        agent.add_remote_candidate(make_remote(CandidateKind.SRFLX, BAD, 99, "b"), now=0.0)
+        agent.add_remote_candidate(make_remote(CandidateKind.RELAY, GOOD, 9, "g"), now=0.0)
+        agent.handle_timeout(now=0.05)
+        (relayed,) = (each for each in take(agent) if each.destination == GOOD)
+        answer(agent, relayed, 0.1)
+        if known_at is not None:
+            agent.set_nats(*nats, now=known_at)
+        assert nominations(take(agent)) == nominated
 
 
 def test_a_better_pair_gets_a_short_chance() -> None:

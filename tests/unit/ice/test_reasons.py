@@ -4,7 +4,7 @@ import pytest
 
 from ginnel.base.types import Address
 from ginnel.ice.candidate import CandidateKind, make_host, make_remote, make_server_reflexive
-from ginnel.ice.reasons import NatKind, explain_failure, guess_nat
+from ginnel.ice.reasons import NatKind, explain_failure, guess_nat, is_hopeless
 
 BASE = Address("192.168.1.2", 4)
 LOCAL = [make_host(BASE), make_server_reflexive(Address("203.0.113.1", 4), BASE)]
@@ -40,5 +40,21 @@ def test_missing_addresses_explain() -> None:
 def test_candidates_show_the_kind_of_nat() -> None:
     assert guess_nat(LOCAL) is CONE
     assert guess_nat(LOCAL, symmetric=True) is SYMMETRIC
+    assert guess_nat(LOCAL, restricted=True) is NatKind.RESTRICTED
     assert guess_nat(LOCAL[:1]) is UNKNOWN
     assert guess_nat([make_host(Address("198.51.100.1", 4))]) is NatKind.OPEN
+
+
+@pytest.mark.parametrize(
+    ("nats", "hopeless"),
+    [
+        ((SYMMETRIC, SYMMETRIC), True),
+        ((SYMMETRIC, NatKind.RESTRICTED), True),
+        ((SYMMETRIC, CONE), False),
+        ((SYMMETRIC, UNKNOWN), False),
+        ((NatKind.RESTRICTED, NatKind.RESTRICTED), False),
+    ],
+)
+def test_which_nats_keep_each_other_out(nats: tuple[NatKind, NatKind], hopeless: bool) -> None:
+    assert is_hopeless(nats) is hopeless
+    assert is_hopeless(nats[::-1]) is hopeless

@@ -236,8 +236,11 @@ def test_local_candidates_are_bounded_and_reflexive_ones_share_their_base() -> N
     assert added.count(True) == MAX_LOCAL_CANDIDATES - 2
 
 
-def test_new_checks_are_50_ms_apart() -> None:
+@pytest.mark.parametrize(("proposed", "pacing"), [(None, 0.05), (0.02, 0.02), (0.001, 0.01)])
+def test_new_checks_are_as_far_apart_as_both_propose(proposed: float | None, pacing: float) -> None:
     agent = make_agent()
+    if proposed is not None:
+        agent.set_remote_pacing(proposed)
     for port in range(1, 6):
         remote = make_remote(CandidateKind.HOST, Address(REMOTE.ip, port), port, str(port))
         agent.add_remote_candidate(remote, now=0.0)
@@ -248,7 +251,7 @@ def test_new_checks_are_50_ms_apart() -> None:
         assert deadline is not None
         agent.handle_timeout(now=deadline.at)
         times += [deadline.at] * len(sent(agent))
-    assert times == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])
+    assert times == pytest.approx([number * pacing for number in range(5)])
 
 
 def test_ownership_on_a_shared_socket() -> None:

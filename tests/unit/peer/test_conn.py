@@ -7,6 +7,7 @@ from ginnel.base.dataplane import HandshakeCompleted, RemovePeer, SetPeer
 from ginnel.base.types import Address
 from ginnel.ice.candidate import Candidate, CandidateKind, make_host, make_remote
 from ginnel.ice.events import Drop
+from ginnel.ice.reasons import NatKind
 from ginnel.peer.conn import ConnCore
 from ginnel.peer.events import (
     ConnConfig,
@@ -179,3 +180,15 @@ def test_other_peers_events_and_foreign_packets_change_nothing() -> None:
     assert take(conn) == []
     conn.handle_datagram(b"no stun", REMOTE.address, now=0.1)
     assert conn.drops == {Drop.MALFORMED: 1}
+
+
+def test_a_nat_that_is_known_later_is_told() -> None:
+    conn = make_conn()
+    conn.open(0.0)
+    conn.on_remote_offer(OFFER, now=0.1)
+    take(conn)
+    conn.set_local_candidates([LOCAL], now=0.2, symmetric=True)
+    sent = [event for event in take(conn) if isinstance(event, SendCandidates)]
+    assert [(event.candidates, event.nat) for event in sent] == [((), NatKind.SYMMETRIC)]
+    conn.set_local_candidates([LOCAL], now=0.3, symmetric=True)
+    assert not [event for event in take(conn) if isinstance(event, SendCandidates)]

@@ -47,13 +47,19 @@ def test_an_offer_comes_back_as_it_was() -> None:
         wg_listen_port=51821,
         rosenpass_pub_key=b"r" * 32,
         rosenpass_addr="198.51.100.1:9999",
+        pacing_ms=20,
     )
     assert decode_offer(encode_offer(offer)) == offer
 
 
 def test_candidates_come_back_as_they_were() -> None:
     found = tuple(candidates(5))
-    assert decode_candidates(encode_candidates(SESSION, found)) == (SESSION, found)
+    payload = encode_candidates(SESSION, found, NatKind.RESTRICTED)
+    assert decode_candidates(payload) == (SESSION, found, NatKind.RESTRICTED)
+
+
+def test_candidates_of_older_versions_tell_no_nat() -> None:
+    assert decode_candidates(rlp.encode([SESSION, []])) == (SESSION, (), NatKind.UNKNOWN)
 
 
 def test_the_layout() -> None:
@@ -71,6 +77,7 @@ def test_the_layout() -> None:
         b"",
         b"",
         b"",
+        b"\x32",
     ]
 
 
@@ -130,9 +137,15 @@ def test_malformed_offers_are_refused(index: int, value: object) -> None:
 
 
 def test_later_versions_may_add_items_and_kinds_of_nat() -> None:
-    items = [*offer_items(), b"more"]
+    items = [*offer_items(), 10, b"more"]
     items[6] = 200
-    assert decode_offer(rlp.encode(items)).nat is NatKind.UNKNOWN
+    offer = decode_offer(rlp.encode(items))
+    assert offer.nat is NatKind.UNKNOWN
+    assert offer.pacing_ms == 10
+
+
+def test_who_proposes_no_pacing_gets_that_of_the_rfc() -> None:
+    assert decode_offer(rlp.encode(offer_items())).pacing_ms == 50
 
 
 def test_an_offer_of_the_first_version_has_no_port_and_no_rosenpass() -> None:
@@ -168,5 +181,5 @@ def test_a_password_is_never_printed() -> None:
 
 def test_only_the_address_of_a_local_candidate_is_told() -> None:
     host = make_host(Address("192.168.1.2", 7))
-    _, (told,) = decode_candidates(encode_candidates(SESSION, [host]))
+    _, (told,), _ = decode_candidates(encode_candidates(SESSION, [host]))
     assert (told.address, told.kind, told.priority) == (host.address, host.kind, host.priority)

@@ -1,0 +1,374 @@
+"""Our peer of `make bench-connect`: the product's connection, agent, TURN client and data plane.
+
+Arguments and lines as in `peers/pion/main.go`, with the machine's own IP and more STUN servers, the
+first of which also answers from another address (RFC 5780), behind them:
+ROLE MODE STUN_URL TURN_URL USER PASSWORD OWN_IP STUN_URL...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import random
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from ginnel.base.core import earliest
+from ginnel.base.dataplane import DatagramKind, EndpointRoamed, HandshakeCompleted, SetPeer
+from ginnel.base.demux import classify
+from ginnel.base.types import Address, Deadline, Secret, Transmit, parse_address
+from ginnel.engine.embedded import EmbeddedEngine
+from ginnel.engine.relayed import RelayedEngine
+from ginnel.ice import stun
+from ginnel.ice.candidate import Candidate, make_host, make_relayed, make_server_reflexive
+from ginnel.ice.turn import TurnClient
+from ginnel.ice.turn_events import RelayReceived, TurnConfig
+from ginnel.net.driver import Driver
+from ginnel.peer.conn import ConnCore
+from ginnel.peer.events import (
+    ConnConfig,
+    Connected,
+    ConnEvent,
+    Engine,
+    SendAnswer,
+    SendCandidates,
+    SendOffer,
+)
+from ginnel.peer.signal import (
+    decode_candidates,
+    decode_offer,
+    encode_candidates,
+    encode_offer,
+)
+
+RETRY_S = 0.5  # seconds until a Binding request is sent again
+CHANGE_REQUEST, CHANGE_PORT = 0x0003, b"\0\0\0\x02"  # RFC 5780 section 7.2
+ANSWER_SLACK = 0.02  # seconds that the answer from another port may be behind the first one
+MTU = 1420  # bytes; Ginnel's default
+KEYS = (b"\x01" * 32, b"\x02" * 32)
+
+
+class Observers:
+    """Asks STUN servers what our address looks like, and one to answer from another port."""
+
+    def __init__(self, servers: Sequence[Address]) -> None:
+        self.seen: dict[Address, Address] = {}
+        self.lets_in = False  # an answer came from a port that we never sent to
+        self._asked: dict[bytes, tuple[Address, bool]] = {}
+        self._servers = servers
+        self.judge_at: float | None = None  # when the answer from another port would have come
+        self.is_judged = False
+        self.began_at = self.next_at = 0.0
+        self.out: deque[Transmit] = deque()
+
+    @property
+    def is_done(self) -> bool:
+        """Say whether all servers have answered and the last answer would have come."""
+        return len(self.seen) == len(self._servers) and self.is_judged
+
+    @property
+    def restricted(self) -> bool:
+        """Say whether our NAT lets in only ports that we wrote to."""
+        return self.is_judged and not self.lets_in
+
+    def start(self, now: float) -> None:
+        """Ask all; again those that have not answered."""
+        self.began_at = self.began_at or now
+        self.next_at = now + RETRY_S
+        for server in self._servers:
+            if server not in self.seen:
+                self._ask(server, is_other=False)
+        if self._servers[0] not in self.seen:
+            self._ask(self._servers[0], is_other=True)
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due."""
+        if self.judge_at is not None and now >= self.judge_at:
+            self.is_judged = True
+        if len(self.seen) < len(self._servers) and now >= self.next_at > 0:
+            self.start(now)
+
+    def poll_deadline(self) -> Deadline | None:
+        """Return when something is due."""
+        times = []
+        if len(self.seen) < len(self._servers) and self.next_at:
+            times.append(self.next_at)
+        if self.judge_at is not None and not self.is_judged:
+            times.append(self.judge_at)
+        return Deadline(min(times), "observers") if times else None
+
+    def owns(self, message: stun.Message) -> bool:
+        """Say whether a message answers us."""
+        return message.transaction_id in self._asked
+
+    def handle(self, message: stun.Message, now: float) -> None:
+        """Take an answer."""
+        server, is_other = self._asked.pop(message.transaction_id)
+        if is_other:
+            self.lets_in = message.message_class is stun.MessageClass.SUCCESS
+        elif message.mapped_address is not None:
+            self.seen[server] = message.mapped_address
+            if server == self._servers[0] and self.judge_at is None:
+                self.judge_at = now + ANSWER_SLACK
+
+    def _ask(self, server: Address, *, is_other: bool) -> None:
+        transaction_id = os.urandom(stun.TRANSACTION_ID_SIZE)
+        self._asked[transaction_id] = (server, is_other)
+        attributes = [(CHANGE_REQUEST, CHANGE_PORT)] if is_other else []
+        data = stun.encode_message(stun.MessageClass.REQUEST, transaction_id, attributes)
+        self.out.append(Transmit(data, server))
+
+
+class PeerCore:
+    """Connection, TURN client and observers on one port, as one core."""
+
+    def __init__(
+        self, conn: ConnCore, turn: TurnClient, observers: Observers, host: Address
+    ) -> None:
+        self.conn, self.turn, self.observers = conn, turn, observers
+        self.host = host
+        self.relayed: deque[tuple[Address, Address, bytes]] = deque()
+        self.is_telling = False  # the connection may know our addresses
+        self._told: tuple[object, ...] = ()
+        self.gathered = asyncio.Event()  # all addresses are known
+
+    def candidates(self) -> list[Candidate]:
+        """Return our addresses as far as they are known."""
+        found = [make_host(self.host)]
+        mapped = dict.fromkeys(self.observers.seen.values())
+        found += [make_server_reflexive(a, self.host) for a in mapped if a != self.host]
+        if self.turn.relayed is not None:
+            found.append(make_relayed(self.turn.relayed, self.turn.mapped))
+        return found
+
+    def gather(self, now: float) -> None:
+        """Ask all servers."""
+        self.observers.start(now)
+        self.turn.start(now=now)
+
+    def tell(self, now: float) -> None:
+        """Tell the connection what is known now."""
+        if not self.is_telling:
+            return
+        found = self.candidates()
+        symmetric = len(set(self.observers.seen.values())) > 1
+        restricted = self.observers.restricted
+        state = (tuple(found), symmetric, restricted)
+        if state != self._told:
+            self._told = state
+            self.conn.set_local_candidates(
+                found, now=now, symmetric=symmetric, restricted=restricted
+            )
+
+    def handle_datagram(
+        self, data: bytes, source: Address, *, now: float, local_ip: str | None = None
+    ) -> None:
+        """Take one datagram."""
+        kind = classify(data, self.turn.knows_channel)
+        if kind is DatagramKind.CHANNEL_DATA:
+            self.turn.handle_datagram(data, source, now=now)
+        elif kind is DatagramKind.STUN:
+            message = stun.decode_message(data)
+            if self.observers.owns(message):
+                self.observers.handle(message, now)
+            elif self.turn.owns(message, source):
+                self.turn.handle_message(message, now=now)
+            else:
+                self.conn.handle_message(message, source, now=now, local_ip=local_ip)
+        self._settle(now)
+
+    def handle_timeout(self, *, now: float) -> None:
+        """Do what is due."""
+        self.observers.handle_timeout(now)
+        self.turn.handle_timeout(now=now)
+        self.conn.handle_timeout(now=now)
+        self._settle(now)
+
+    def send_relayed(self, transmit: Transmit, now: float) -> None:
+        """Send through the relay."""
+        self.turn.send(transmit.data, transmit.destination, now=now)
+
+    def _settle(self, now: float) -> None:
+        while (event := self.turn.poll_event()) is not None:
+            if isinstance(event, RelayReceived) and self.turn.relayed is not None:
+                self._on_relayed(self.turn.relayed, event, now)
+        if self.observers.is_done and self.turn.relayed is not None:
+            self.gathered.set()
+        self.tell(now)
+        self.pass_on(now)
+
+    def _on_relayed(self, relayed: Address, event: RelayReceived, now: float) -> None:
+        if classify(event.data) is DatagramKind.STUN:
+            message = stun.decode_message(event.data)
+            self.conn.handle_message(message, event.peer, now=now, relayed=relayed)
+        else:
+            self.relayed.append((relayed, event.peer, event.data))
+
+    def pass_on(self, now: float) -> None:
+        """Sort what the connection sends."""
+        while (transmit := self.conn.poll_transmit()) is not None:
+            if transmit.relayed_from is None:
+                self.observers.out.append(transmit)
+            else:
+                self.send_relayed(transmit, now)
+
+    def poll_transmit(self) -> Transmit | None:
+        """Return the next datagram to send."""
+        out = self.observers.out
+        return out.popleft() if out else self.turn.poll_transmit()
+
+    def poll_event(self) -> ConnEvent | None:
+        """Return the next event of the connection."""
+        return self.conn.poll_event()
+
+    def poll_deadline(self) -> Deadline | None:
+        """Return when something is due."""
+        deadlines = (each.poll_deadline() for each in (self.conn, self.turn, self.observers))
+        return earliest(*deadlines)
+
+
+class Peer:
+    """The process: standard input and output, the data plane, the driver."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        role, mode, stun_url, turn_url, user, password, own_ip, *more = arguments
+        self._is_known = mode == "known"
+        number = 0 if role == "controlling" else 1
+        publics = [
+            X25519PrivateKey.from_private_bytes(key).public_key().public_bytes_raw() for key in KEYS
+        ]
+        if publics[0] < publics[1]:  # the larger key controls
+            number = 1 - number
+        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._udp.bind(("", 0))
+        port = self._udp.getsockname()[1]
+        config = ConnConfig(publics[1 - number], publics[number], (f"100.64.0.{2 - number}/32",))
+        chance = {"random_bytes": os.urandom, "rng": random.Random()}
+        servers = [_server_of(url) for url in (stun_url, *more)]
+        turn = TurnClient(
+            TurnConfig(_server_of(turn_url), user, Secret(password.encode())), **chance
+        )
+        conn = ConnCore(config, **chance)
+        self.core = PeerCore(conn, turn, Observers(servers), Address(own_ip, port))
+        plane = EmbeddedEngine(
+            udp4_fd=self._udp.fileno(),
+            private_key=Secret(KEYS[number]),
+            control_ips=[f"100.64.0.{number + 1}"],
+            mtu=MTU,
+        )
+        self._engine = RelayedEngine(plane, port=port, send=self._send_relayed)
+        self._driver: Driver[ConnEvent] = Driver(
+            self.core, self._engine, self._on_event, after_receive=self._take_engine_events
+        )
+        self._began = 0.0
+        self._path_s: float | None = None  # until WireGuard was given a path
+
+    async def run(self) -> None:
+        """Gather, then do what comes by standard input, until its end."""
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        self._driver.start()
+        if self._is_known:
+            self.core.gather(self._driver.now())
+            self._driver.wake()
+            await self.core.gathered.wait()
+        tell({"ready": True})
+        while line := await reader.readline():
+            got = json.loads(line)
+            now = self._driver.now()
+            if got.get("go"):
+                self._go(now)
+            else:
+                self._on_signal(got["signal"], now)
+            self.core.pass_on(now)
+            self._driver.wake()
+        self._driver.stop()
+        self._engine.close()
+
+    def _go(self, now: float) -> None:
+        self._began = time.monotonic()
+        if not self._is_known:
+            self.core.gather(now)
+        self.core.is_telling = True
+        self.core.tell(now)
+        self.core.conn.open(now)
+
+    def _on_signal(self, signal: dict[str, str], now: float) -> None:
+        conn = self.core.conn
+        payload = base64.b64decode(signal["payload"])
+        if signal["kind"] == "offer":
+            conn.on_remote_offer(decode_offer(payload), now=now)
+        elif signal["kind"] == "answer":
+            conn.on_remote_answer(decode_offer(payload), now=now)
+        else:
+            session, candidates, nat = decode_candidates(payload)
+            conn.on_remote_candidates(session, candidates, now=now, nat=nat)
+
+    def _on_event(self, event: ConnEvent) -> None:
+        if isinstance(event, SendOffer):
+            signal("offer", encode_offer(event.offer))
+        elif isinstance(event, SendAnswer):
+            signal("answer", encode_offer(event.answer))
+        elif isinstance(event, SendCandidates):
+            signal("candidates", encode_candidates(event.session, event.candidates, event.nat))
+        elif isinstance(event, Engine):
+            self._engine.apply(event.command)
+            is_path = isinstance(event.command, SetPeer) and event.command.endpoint is not None
+            if is_path and self._path_s is None:
+                self._path_s = time.monotonic() - self._began
+        elif isinstance(event, Connected):
+            self._tell_connected()
+
+    def _tell_connected(self) -> None:
+        path = self.core.conn.path
+        assert path is not None
+        assert self._path_s is not None
+        kinds = [candidate.kind.name.lower() for candidate in path]
+        tell(
+            {
+                "connected": {
+                    "seconds": self._path_s,
+                    "local": kinds[0],
+                    "remote": kinds[1],
+                    "tunnel_seconds": time.monotonic() - self._began,
+                }
+            }
+        )
+
+    def _take_engine_events(self) -> None:
+        now = self._driver.now()
+        while (event := self._engine.poll_event()) is not None:
+            if isinstance(event, HandshakeCompleted | EndpointRoamed):
+                self.core.conn.on_engine_event(event, now=now)
+        while self.core.relayed:
+            self._engine.deliver(*self.core.relayed.popleft())
+
+    def _send_relayed(self, transmit: Transmit) -> None:
+        self.core.send_relayed(transmit, self._driver.now())
+
+
+def _server_of(url: str) -> Address:
+    return parse_address(url.partition(":")[2].partition("?")[0])
+
+
+def tell(value: dict[str, Any]) -> None:
+    """Write one line."""
+    print(json.dumps(value), flush=True)
+
+
+def signal(kind: str, payload: bytes) -> None:
+    """Signal a payload to the other peer."""
+    tell({"signal": {"kind": kind, "payload": base64.b64encode(payload).decode()}})
+
+
+if __name__ == "__main__":
+    asyncio.run(Peer(sys.argv[1:]).run())
