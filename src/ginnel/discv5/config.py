@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from ginnel.discv5.packet import DEFAULT_PROTOCOL_ID
+from ginnel.base.errors import UsageError
+from ginnel.discv5.packet import DEFAULT_PROTOCOL_ID, PROTOCOL_ID_SIZE
+
+_AT_LEAST_ONE = (
+    "session_limit",
+    "challenge_limit",
+    "bucket_size",
+    "bits_per_hop",
+    "alpha",
+    "lookup_distances",
+    "result_limit",
+    "records_per_packet",
+    "response_packet_limit",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryConfig:
-    """Settings of one node; times are seconds."""
+    """Settings of one node; times are seconds.
+
+    Raises:
+        UsageError: the protocol id has not 6 bytes, or a number is out of range.
+    """
 
     protocol_id: bytes = DEFAULT_PROTOCOL_ID  # 6 bytes
     client_mode: bool = False  # publish no address until `set_endpoint` is called
@@ -63,3 +80,13 @@ class DiscoveryConfig:
     majority_votes: int = 3  # public /24s that must have voted on a public address
     auto_update: bool = False  # publish the address that the majority sees
     wanted_observers: int = 4  # other /24s whose view we ask for actively
+
+    def __post_init__(self) -> None:
+        """Refuse what could never work."""
+        if len(self.protocol_id) != PROTOCOL_ID_SIZE:
+            raise UsageError(f"a protocol id has {PROTOCOL_ID_SIZE} bytes: {self.protocol_id!r}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            least = 1 if item.name in _AT_LEAST_ONE else 0
+            if isinstance(value, int | float) and value < least:
+                raise UsageError(f"{item.name} is at least {least}, not {value}")

@@ -27,6 +27,7 @@ MAX_RECORD_SIZE = 300  # bytes (EIP-778, "RLP Encoding")
 TEXT_PREFIX = "enr:"
 MAX_TEXT_SIZE = 410  # characters: the prefix and base64 of 300 bytes, with room for padding
 RECORD_CACHE_LIMIT = 2048  # records; about 1.5 MB
+_OWN_KEYS = ("id", "secp256k1")  # what signing adds
 MAX_KEYS = 64  # pairs; 300 bytes hold fewer useful ones
 
 FieldValue: TypeAlias = Union[bytes, int, str, "Sequence[FieldValue]"]
@@ -159,11 +160,17 @@ class EnrBuilder:
         if public_key_of(private_key.reveal()) != record.public_key:
             raise UsageError("the record is of another key")
         builder = cls(private_key, record.seq + 1)
-        builder._fields = {key: _field(value) for key, value in record.items}
+        builder._fields = {k: _field(v) for k, v in record.items if k not in _OWN_KEYS}
         return builder
 
     def set(self, key: str, value: FieldValue) -> Self:
-        """Set any field; an int is written without leading zeros, a list as RLP list."""
+        """Set any field; an int is written without leading zeros, a list as RLP list.
+
+        Raises:
+            UsageError: `id` and `secp256k1` follow from the private key.
+        """
+        if key in _OWN_KEYS:
+            raise UsageError(f"the field {key} follows from the private key")
         self._fields[key] = value
         return self
 

@@ -135,8 +135,12 @@ class Exchange:
         return pending
 
     def respond(self, session: Session, address: Address, message: Message) -> None:
-        """Send a response inside the session, to where the request came from."""
+        """Send a response inside the session, to where the request came from.
+
+        A session whose key is used up is forgotten: what comes next is challenged.
+        """
         if session.is_exhausted:
+            self._wire.sessions.drop((session.node_id, address))
             return
         data, _ = self._wire.seal(session, encode_message(message))
         self.transmits.append(Transmit(data, address, session.local_ip))

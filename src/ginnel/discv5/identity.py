@@ -8,6 +8,8 @@ from ginnel.base.errors import UsageError
 from ginnel.base.types import Address, Secret
 from ginnel.discv5.enr import Enr, FieldValue, address_fields, sign_enr
 
+_ADDRESS_KEYS = {False: ("ip", "udp"), True: ("ip6", "udp6")}  # by version, the IP first
+
 
 class LocalRecord:
     """The local node's record, signed again on each change.
@@ -45,44 +47,65 @@ class LocalRecord:
 
     def endpoint(self, ipv6: bool = False) -> Address | None:
         """Return the published address, or None."""
-        return self._endpoints.get(ipv6)
+        return self.record.address(ipv6)
 
     def is_configured(self, ipv6: bool) -> bool:
-        """Say whether the address was given, not learned."""
-        return ipv6 in self._configured
+        """Say whether the address was given, as address or among the fields, and not learned."""
+        return ipv6 in self._configured or _ADDRESS_KEYS[ipv6][0] in self._fields
 
     def set_endpoint(self, address: Address | None, ipv6: bool, *, learned: bool = False) -> bool:
-        """Publish another address (None: none); return whether the record changed."""
-        if address is None or learned:
-            self._configured.pop(ipv6, None)
-        else:
-            self._configured[ipv6] = None
-        if self._endpoints.get(ipv6) == address:
-            return False
-        if address is None:
-            del self._endpoints[ipv6]
-        else:
-            self._endpoints[ipv6] = address
-        self.record = self._sign(self.record.seq + 1)
-        return True
-
-    def update(self, fields: Mapping[str, FieldValue | None]) -> None:
-        """Replace these fields, remove those that are None, and raise the sequence number.
+        """Publish another address (None: none); return whether the record changed.
 
         Raises:
             UsageError: the record would be too long; nothing has changed then.
         """
-        before = self._fields
-        changed = {**before, **fields}
-        self._fields = {key: value for key, value in changed.items() if value is not None}
+        is_new = self.endpoint(ipv6) != address
+        if is_new:
+            fields, endpoints = dict(self._fields), dict(self._endpoints)
+            for key in _ADDRESS_KEYS[ipv6]:
+                fields.pop(key, None)
+            endpoints.pop(ipv6, None)
+            if address is not None:
+                endpoints[ipv6] = address
+            self._renew(fields, endpoints)
+        if address is None or learned:
+            self._configured.pop(ipv6, None)
+        else:
+            self._configured[ipv6] = None
+        return is_new
+
+    def update(self, changes: Mapping[str, FieldValue | None]) -> None:
+        """Replace these fields, remove those that are None, and raise the sequence number.
+
+        Fields of an address that are named here are configured from now on.
+
+        Raises:
+            UsageError: the record would be too long; nothing has changed then.
+        """
+        fields, endpoints = dict(self._fields), dict(self._endpoints)
+        named = [ipv6 for ipv6, keys in _ADDRESS_KEYS.items() if any(k in changes for k in keys)]
+        for ipv6 in named:
+            if ipv6 in endpoints:
+                fields |= address_fields(endpoints.pop(ipv6))
+        fields |= {key: value for key, value in changes.items() if value is not None}
+        for key, value in changes.items():
+            if value is None:
+                fields.pop(key, None)
+        self._renew(fields, endpoints)
+        for ipv6 in named:
+            self._configured.pop(ipv6, None)  # that the fields name it says so as well
+
+    def _renew(self, fields: dict[str, FieldValue], endpoints: dict[bool, Address]) -> None:
+        before = self._fields, self._endpoints
+        self._fields, self._endpoints = fields, endpoints
         try:
             self.record = self._sign(self.record.seq + 1)
         except UsageError:
-            self._fields = before
+            self._fields, self._endpoints = before
             raise
 
     def _sign(self, seq: int) -> Enr:
         fields = dict(self._fields)
         for address in self._endpoints.values():
-            fields.update(address_fields(address))
+            fields |= address_fields(address)
         return sign_enr(self._private_key.reveal(), seq, fields)

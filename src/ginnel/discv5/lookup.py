@@ -186,7 +186,7 @@ class Lookup:
         return tuple(sorted(top[:WIDE_DISTANCES]))
 
 
-def lookup_distances(target: NodeId, node_id: NodeId, count: int) -> tuple[int, ...]:
+def lookup_distances(target: NodeId, node_id: NodeId, count: int = 3) -> tuple[int, ...]:
     """Return the distances from a node at which nodes near the target are, likeliest first.
 
     At the target itself the node alone is meant: distance 0 is its own record.

@@ -51,7 +51,7 @@ from ginnel.discv5.packet import OrdinaryPacket, PacketError, WhoAreYouPacket
 from ginnel.discv5.requests import Contact, Failure, Pending, Purpose
 from ginnel.discv5.responder import Responder
 from ginnel.discv5.searches import Want
-from ginnel.discv5.serve import check_message_size
+from ginnel.discv5.serve import check_distances, check_message_size
 from ginnel.discv5.session import WarmPool
 from ginnel.discv5.table import Added, RoutingTable
 from ginnel.discv5.verify import check_records
@@ -192,8 +192,8 @@ class DiscoveryCore:
         return self._request(contact, self._exchange.new_ping(), now)
 
     def find_node(self, contact: Contact, distances: Sequence[int], *, now: float) -> int:
-        """Send FINDNODE; ends in NodesReceived or RequestFailed."""
-        message = FindNode(self._exchange.new_request_id(), tuple(distances))
+        """Send FINDNODE with distances of 0 to 256; ends in NodesReceived or RequestFailed."""
+        message = FindNode(self._exchange.new_request_id(), check_distances(distances))
         return self._request(contact, message, now)
 
     def talk_request(self, contact: Contact, protocol: bytes, payload: bytes, *, now: float) -> int:
@@ -259,7 +259,11 @@ class DiscoveryCore:
         return self._wire.sessions.has((node_id, address))
 
     def set_endpoint(self, address: Address | None, *, now: float, ipv6: bool = False) -> None:
-        """Publish an address in the record (ends client mode), or none of this IP version."""
+        """Publish an address in the record (ends client mode), or none of this IP version.
+
+        Raises:
+            UsageError: the record would be too long; nothing has changed then.
+        """
         self._local.set_endpoint(address, address.is_ipv6 if address is not None else ipv6)
 
     def update_record(self, fields: Mapping[str, FieldValue | None], *, now: float) -> None:

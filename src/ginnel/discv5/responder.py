@@ -30,13 +30,12 @@ from ginnel.discv5.messages import (
 )
 from ginnel.discv5.neighbourhood import Neighbourhood
 from ginnel.discv5.requests import Contact
-from ginnel.discv5.serve import Talks, pack_nodes
+from ginnel.discv5.serve import MAX_DISTANCE, Talks, pack_nodes
 from ginnel.discv5.session import Session
 from ginnel.discv5.table import may_relay
 from ginnel.discv5.wire import Dropped, Wire
 
 KEPT_ANSWERS = 64  # answers to FINDNODE for as many sets of distances
-MAX_DISTANCE = 256  # log2; a FINDNODE with a greater one gets an empty answer
 
 
 class _FoundNodes(NamedTuple):

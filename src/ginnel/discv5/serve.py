@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ginnel.base.errors import UsageError
 from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, NodeId
 from ginnel.discv5.errors import MessageTooLarge
@@ -21,6 +22,7 @@ from ginnel.discv5.session import Session
 
 # bytes for records in one NODES: besides them type, list headers, request id and total
 MAX_RECORD_BYTES = MAX_MESSAGE_SIZE - 1 - 3 - 9 - 1 - 3
+MAX_DISTANCE = 256  # log2; a FINDNODE with a greater one gets an empty answer
 REMEMBERED_TALKS = 256  # answered TALKREQs kept, so that one sent again is not acted on again
 
 
@@ -42,6 +44,18 @@ def pack_nodes(
         groups[-1].append(record)
         size += len(record)
     return [Nodes(request_id, len(groups), tuple(group)) for group in groups]
+
+
+def check_distances(distances: Sequence[int]) -> tuple[int, ...]:
+    """Return the distances of a FINDNODE of ours, each once.
+
+    Raises:
+        UsageError: one is no log2 distance, 0 to 256.
+    """
+    for distance in distances:
+        if not 0 <= distance <= MAX_DISTANCE:
+            raise UsageError(f"{distance} is no log2 distance, which are 0 to {MAX_DISTANCE}")
+    return tuple(dict.fromkeys(distances))
 
 
 def check_message_size(message: Message) -> None:

@@ -16,6 +16,7 @@ from enum import Enum, auto
 
 from ginnel.base.addresses import is_public
 from ginnel.base.core import TimerTable
+from ginnel.base.errors import UsageError
 from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, Deadline
 from ginnel.discv5.config import DiscoveryConfig
@@ -127,8 +128,8 @@ class AddressWatch:
         published = self._local.endpoint(ipv6)
         if address is None or address == published or self._config.client_mode:
             return
-        if self._config.auto_update and not self._local.is_configured(ipv6):
-            self._local.set_endpoint(address, ipv6, learned=True)
+        may_follow = self._config.auto_update and not self._local.is_configured(ipv6)
+        if may_follow and self._publish(address, ipv6):
             self._metrics.enr_auto_update += 1
             self._events.append(AddressChanged(address, published))
             log.info("the record was updated to the address that other nodes see")
@@ -136,6 +137,13 @@ class AddressWatch:
             self._warned[ipv6] = address
             self._events.append(AddressDiffers(address, published))
             log.warning("other nodes see another address than the record has")
+
+    def _publish(self, address: Address, ipv6: bool) -> bool:
+        try:
+            return self._local.set_endpoint(address, ipv6, learned=True)
+        except UsageError:
+            log.warning("the record has no room for our address")
+            return False
 
     def _tell(self, ipv6: bool) -> None:
         view = self._votes[ipv6].view

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
+from ginnel.base.errors import UsageError
 from ginnel.discv5.config import DiscoveryConfig
 
 
@@ -18,3 +23,19 @@ def test_a_request_is_sent_after_a_stale_challenge_ended() -> None:
     config = DiscoveryConfig()
     last = config.retransmit_after * config.retransmits
     assert config.handshake_timeout < last < config.response_timeout
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"protocol_id": b"eth"},
+        {"protocol_id": b"discv5x"},
+        {"alpha": 0},
+        {"session_limit": 0},
+        {"response_timeout": -1.0},
+        {"queue_limit": -1},
+    ],
+)
+def test_settings_that_could_not_work_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong)).replace("_", ".")):
+        DiscoveryConfig(**wrong)

@@ -160,3 +160,9 @@ def test_typed_fields_of_odd_records() -> None:
     record = sign_enr(b"\x07" * 32, 1, {"ip": b"\x01", "udp": b"\x00\x01", "tcp": b"\x01\x02\x03"})
     assert (record.ip, record.udp, record.tcp, record.ip6, record.tcp6) == (None,) * 5
     assert record.addresses == ()
+
+
+@pytest.mark.parametrize("key", ["id", "secp256k1"])
+def test_what_follows_from_the_key_cannot_be_set(key: str) -> None:
+    with pytest.raises(UsageError, match=key):
+        EnrBuilder(Secret(KEY)).set(key, b"v4")

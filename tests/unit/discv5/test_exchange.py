@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ginnel.base.types import Transmit
+from ginnel.discv5 import session
 from ginnel.discv5.events import Drop, NodesReceived, PongReceived, RequestFailed, TalkReceived
 from ginnel.discv5.packet import HandshakePacket, OrdinaryPacket, PacketCodec, WhoAreYouPacket
 from ginnel.discv5.requests import Failure
@@ -100,3 +103,17 @@ def test_the_queue_is_bounded() -> None:
     assert left.of(RequestFailed) == [RequestFailed(numbers[9], Failure.TOO_MANY)]
     net.run(2)
     assert sorted(event.request for event in left.of(PongReceived)) == numbers[:9]
+
+
+def test_keys_that_are_used_up_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "MAX_MESSAGES_PER_KEY", 5)
+    net = Net(56)
+    left, right = net.add(0), net.add(1)
+    for turn in range(30):
+        asker, asked = (left, right) if turn % 4 else (right, left)
+        asker.core.ping(asked.contact, now=net.now)
+        net.drain(asker)
+        net.run(5)
+    assert len(left.of(PongReceived)) + len(right.of(PongReceived)) == 30
+    assert left.of(RequestFailed) == right.of(RequestFailed) == []
+    assert left.core.metrics.handshakes_initiated + right.core.metrics.handshakes_initiated > 5

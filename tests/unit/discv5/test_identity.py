@@ -52,3 +52,39 @@ def test_fields_can_be_removed_and_too_many_change_nothing() -> None:
         local.update({"big": bytes(300)})
     local.update({})
     assert (local.record.get("big"), local.record.seq) == (None, 3)
+
+
+def test_an_address_among_the_fields_is_one_that_was_given() -> None:
+    four, six = Address("203.0.113.1", 9), Address("2001:db8::1", 10)
+    fields = {"ip": four.packed_ip, "udp": four.port}
+    local = LocalRecord(Secret(b"\x01" * 32), fields, [], 1)
+    assert local.endpoint() == four
+    assert local.is_configured(False)
+    local.set_endpoint(six, True, learned=True)
+    assert not local.is_configured(True)
+    local.update({"udp6": 11})
+    assert local.endpoint(ipv6=True) == Address("2001:db8::1", 11)
+    assert local.is_configured(True)
+    local.update({"ip": None, "udp": None, "ip6": None, "udp6": None})
+    assert local.record.addresses == ()
+    assert not local.is_configured(False)
+    assert not local.is_configured(True)
+
+
+def test_given_fields_change_a_given_address() -> None:
+    local = LocalRecord(Secret(b"\x01" * 32), {}, [Address("203.0.113.1", 9)], 1)
+    local.update({"udp": 10})
+    assert local.endpoint() == Address("203.0.113.1", 10)
+    assert local.set_endpoint(Address("203.0.113.2", 10), False)
+    assert local.endpoint() == Address("203.0.113.2", 10)
+
+
+def test_an_address_that_does_not_fit_changes_nothing() -> None:
+    local = LocalRecord(Secret(b"\x01" * 32), {"k": bytes(165)}, [], 1)
+    before = local.record
+    with pytest.raises(UsageError):
+        local.set_endpoint(Address("2001:db8::1", 9), True)
+    assert local.record == before
+    assert not local.is_configured(True)
+    local.update({"k": None})
+    assert local.record.addresses == ()

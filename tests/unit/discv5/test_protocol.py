@@ -6,6 +6,7 @@ import pytest
 
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Address
+from ginnel.discv5 import session
 from ginnel.discv5.enr import address_fields, sign_enr
 from ginnel.discv5.events import (
     Drop,
@@ -311,3 +312,17 @@ def test_largest_talk(net: Net) -> None:
     net.drain(right)
     net.run(1)
     assert [e.payload for e in left.of(TalkAnswered)] == [b""]
+
+
+def test_a_peer_is_challenged_once_our_key_is_used_up(
+    net: Net, host: Host, peer: RawPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "MAX_MESSAGES_PER_KEY", 5)
+    again = peer.packet(Flag.ORDINARY, peer.node_id, encode_message(Ping(b"a", 1)))
+    for _ in range(10):  # the same packet: only our side uses its key up
+        host.core.handle_datagram(again, PEER, now=net.now)
+        if not host.core.has_session(peer.node_id, PEER):
+            break
+    assert 1 <= len(peer.receive()) <= 4
+    assert not host.core.has_session(peer.node_id, PEER)
+    assert peer.knock(net.now).enr_seq == peer.record.seq

@@ -8,7 +8,7 @@ from ginnel.base.errors import UsageError
 from ginnel.base.types import Address, NodeId
 from ginnel.discv5.messages import TalkRequest, TalkResponse, encode_message
 from ginnel.discv5.packet import MAX_MESSAGE_SIZE
-from ginnel.discv5.serve import Talks, check_message_size, pack_nodes
+from ginnel.discv5.serve import Talks, check_distances, check_message_size, pack_nodes
 from ginnel.discv5.session import Session
 
 SESSION = Session(NodeId(bytes(32)), b"", bytes(16), bytes(16))
@@ -48,3 +48,11 @@ def test_talks_are_bounded_and_end() -> None:
     assert talks.answer(0, b"yes", 1.0) is None
     assert talks.answer(1, b"late", 4.0) is None
     assert talks.open(5, SESSION, HERE, requests[2], 5.0)
+
+
+def test_distances_of_ours_are_checked() -> None:
+    assert check_distances([256, 0, 256]) == (256, 0)
+    assert check_distances([]) == ()
+    for wrong in (-1, 257):
+        with pytest.raises(UsageError, match=str(wrong)):
+            check_distances([3, wrong])

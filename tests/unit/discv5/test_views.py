@@ -72,6 +72,38 @@ def test_a_configured_address_is_never_overwritten() -> None:
     assert host.of(AddressDiffers) == [AddressDiffers(OUTSIDE, host.address)]
 
 
+def test_a_record_without_room_for_the_address_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    net = Net(7)
+    hosts = network(net, 5)
+    boot = [hosts[0].core.record]
+    host = net.add(90, bootstrap=boot, advertise=None, config={"auto_update": True})
+    behind_nat(net, host)
+    host.core.update_record({"k": bytes(170)}, now=net.now)
+    net.run(60)
+    assert host.core.record.address() is None
+    assert host.of(AddressDiffers) == [AddressDiffers(OUTSIDE, None)]
+    assert "no room" in caplog.text
+
+
+def test_each_ip_version_has_its_own_votes() -> None:
+    net = Net(8)
+    config = {"auto_update": True, "ip_versions": (4, 6)}
+    fours = [net.add(index) for index in range(4)]
+    sixes = [net.add(index, address=Address(f"2001:db8:{index}::7", 9)) for index in range(4)]
+    host = net.add(90, advertise=None, config=config)
+    seen = {False: OUTSIDE, True: Address("2001:db8:99::1", 4000)}
+    net.translate[host.address] = lambda to: seen[to.is_ipv6]
+    for other in (*fours, *sixes):
+        host.core.ping(other.contact, now=net.now)
+    net.drain(host)
+    net.run(10)
+    assert host.core.record.addresses == (seen[False], seen[True])
+    last = {event.ipv6: event for event in host.of(ReflexiveChanged)}
+    assert (last[False].address, last[True].address) == (seen[False], seen[True])
+
+
 def test_ports_that_differ_are_a_symmetric_nat_and_not_published() -> None:
     net = Net(4)
     hosts = network(net, 6)
