@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar
-
-import click
 
 from ginnel.base.errors import RemoteProtocolError, SystemFailure, UsageError
 from ginnel.base.types import Address, Secret, make_address, parse_address
@@ -22,12 +19,13 @@ from ginnel.discv5.errors import NoAddressError, RequestError
 from ginnel.discv5.keys import new_private_key, public_key_of
 from ginnel.discv5.packet import PROTOCOL_ID_SIZE
 from ginnel.net.files import read_text, replace_text
+from ginnel.net.udp import UdpSocket
 
 CRAWL_DISTANCES = 24  # log2 distances asked of each node, the farthest first: nearer ones are empty
 CRAWL_STEP = 3  # distances of one request
 CRAWL_WORKERS = 32  # nodes asked at a time
-
-ResultT = TypeVar("ResultT")
+MAX_PORT = 65_535
+ANY_IPV6 = Address("::", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +60,23 @@ def parse_listen(text: str) -> Address:
     Raises:
         UsageError: another form.
     """
-    if text.isdigit():
-        return make_address("0.0.0.0", int(text))
+    if text.isascii() and text.isdigit():
+        return make_address("0.0.0.0", _port(text, text))
+    bare = text.strip("[]")
     try:
-        return parse_address(text)
+        return make_address(bare, 0)
     except UsageError:
-        return make_address(text.strip("[]"), 0)
+        _, colon, port = text.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit():
+            raise UsageError(f"--listen {text}: write IP:PORT, IP or PORT") from None
+        _port(port, text)
+    return parse_address(text)
+
+
+def _port(digits: str, text: str) -> int:
+    if int(digits) > MAX_PORT:
+        raise UsageError(f"--listen {text}: a port is 0 to {MAX_PORT}")
+    return int(digits)
 
 
 def parse_record(text: str) -> Enr:
@@ -122,6 +131,7 @@ async def running_node(
     previous = _previous(options.key_file)
     node = Discovery(
         bind,
+        bind6=_second(options, bind),
         private_key=read_key(options.key_file) if options.key_file else None,
         advertise=bind if names_one and options.listen else None,
         bootstrap=options.bootnodes,
@@ -136,12 +146,16 @@ async def running_node(
         yield node
 
 
-def run(main: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """Run a command's coroutine; failures of requests become one line and exit code 1."""
+def _second(options: NodeOptions, bind: Address) -> Address | None:
+    """Return where to listen besides, to reach nodes to begin with that have IPv6 too."""
+    wanted = any(enr.ipv6_address is not None for enr in options.bootnodes)
+    if options.listen is not None or bind.is_ipv6 or not wanted:
+        return None
     try:
-        return asyncio.run(main)
-    except RequestError as error:
-        raise click.ClickException(str(error)) from None
+        UdpSocket.open(ANY_IPV6).close()
+    except SystemFailure:  # this machine has no IPv6
+        return None
+    return ANY_IPV6
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +168,17 @@ class Found:
 
 
 async def crawl(
-    node: Discovery, on_progress: Callable[[int, int, int], None], limit: int
-) -> list[Found]:
+    node: Discovery, on_progress: Callable[[int, int, int], None], limit: int, results: list[Found]
+) -> None:
     """Ask every node that can be found for all it knows.
 
     Args:
         on_progress: called with how many are found, asked and have answered.
         limit: nodes, at most.
+        results: what is found is put here, so that it is there if this is cancelled.
     """
     known = {enr.node_id: enr for enr in node.bootstrap_records}
     queue: asyncio.Queue[Enr] = asyncio.Queue()
-    results: list[Found] = []
     for enr in known.values():
         queue.put_nowait(enr)
 
@@ -187,7 +201,6 @@ async def crawl(
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-    return results
 
 
 async def _ask_all(node: Discovery, enr: Enr) -> tuple[bool, list[Enr]]:

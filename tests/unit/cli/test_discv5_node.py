@@ -8,7 +8,7 @@ import pytest
 
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Address
-from ginnel.cli.discv5_node import crawl, make_options, parse_listen
+from ginnel.cli.discv5_node import Found, crawl, make_options, parse_listen, running_node
 from ginnel.discv5.aio import Discovery
 from ginnel.discv5.enr import sign_enr
 
@@ -37,8 +37,27 @@ def test_options() -> None:
         make_options(None, [], "short", None)
     with pytest.raises(UsageError):
         make_options(None, ["enr:x"], "discv5", None)
-    with pytest.raises(UsageError):
-        make_options("nowhere", [], "discv5", None)
+    for listen, reason in (
+        ("nowhere", "IP:PORT"),
+        ("192.0.2.1:65536", "a port is"),
+        ("65536", "a port is"),
+        ("300.1.1.1:9", "300.1.1.1"),
+        ("::1:9:x", "IP:PORT"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            make_options(listen, [], "discv5", None)
+
+
+def test_nodes_to_begin_with_are_reached_over_ipv6_too() -> None:
+    six = Address("::1", 0)
+
+    async def main() -> None:
+        async with Discovery(six, advertise=six) as server:
+            options = make_options(None, [server.record.to_text()], "discv5", None)
+            async with running_node(options, Address("0.0.0.0", 0)) as node:
+                assert await node.lookup(node.node_id) == (server.record,)
+
+    asyncio.run(main())
 
 
 def test_a_crawl_finds_everybody_and_ends() -> None:
@@ -54,8 +73,10 @@ def test_a_crawl_finds_everybody_and_ends() -> None:
             await boot.ping(node.record)  # what it answers makes it one that is named to others
         steps: list[tuple[int, int, int]] = []
         async with Discovery(ANY, bootstrap=[boot.record]) as crawler:
-            found = await crawl(crawler, lambda *step: steps.append(step), 100)
-            few = await crawl(crawler, lambda *step: None, 3)
+            found: list[Found] = []
+            few: list[Found] = []
+            await crawl(crawler, lambda *step: steps.append(step), 100, found)
+            await crawl(crawler, lambda *step: None, 3, few)
         everyone = {node.node_id for node in [boot, *nodes]}
         assert {item.record.node_id for item in found} == everyone
         assert all(item.answered for item in found)

@@ -15,17 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ginnel.base.errors import UsageError
+from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.base.types import Address, NodeId, Secret
 from ginnel.cli.render import SCHEMA, milliseconds, show_json, table
 
 if TYPE_CHECKING:
-    from ginnel.cli.discv5_node import NodeOptions
+    from ginnel.cli.discv5_node import Found, NodeOptions
     from ginnel.discv5.enr import Enr
 
 ANY_PORT = Address("0.0.0.0", 0)
 NODE_PORT = 9000  # UDP, what most discv5 nodes use
 MAX_CRAWL = 100_000  # nodes
+NO_ADDRESS = (
+    "This record has no address: others can't find this node. "
+    "With --listen IP:PORT, one of this machine's, it has."
+)
 Command = Callable[..., None]
 
 
@@ -78,7 +82,7 @@ def discv5() -> None:
 @click.option("--echo", multiple=True, metavar="PROTOCOL", help="Answer TALKREQs with themselves.")
 def listen(options: NodeOptions, echo: tuple[str, ...], as_json: bool) -> None:
     """Run a node until Ctrl-C; its first line is its ENR."""
-    from ginnel.cli.discv5_node import run, running_node
+    from ginnel.cli.discv5_node import running_node
 
     async def main() -> None:
         default = Address(ANY_PORT.ip, NODE_PORT)
@@ -87,12 +91,14 @@ def listen(options: NodeOptions, echo: tuple[str, ...], as_json: bool) -> None:
             text = node.record.to_text()
             click.echo(json.dumps({"schema": SCHEMA, "enr": text}) if as_json else text)
             sys.stdout.flush()
+            if not node.record.addresses:
+                click.echo(NO_ADDRESS, err=True)
             ended = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, ended.set)
             await ended.wait()
 
-    run(main())
+    asyncio.run(main())
 
 
 @discv5.command()
@@ -101,7 +107,7 @@ def listen(options: NodeOptions, echo: tuple[str, ...], as_json: bool) -> None:
 @click.option("--count", default=1, show_default=True, type=click.IntRange(1, 1000))
 def ping(options: NodeOptions, enr: str, count: int, as_json: bool) -> None:
     """Ask a node whether it is there, and how it sees us."""
-    from ginnel.cli.discv5_node import parse_record, run, running_node
+    from ginnel.cli.discv5_node import parse_record, running_node
 
     async def main() -> None:
         record = parse_record(enr)
@@ -123,7 +129,7 @@ def ping(options: NodeOptions, enr: str, count: int, as_json: bool) -> None:
                     text = f"{milliseconds(seconds)}, record {pong.enr_seq}, sees us at"
                     click.echo(f"{text} {pong.address}")
 
-    run(main())
+    asyncio.run(main())
 
 
 @discv5.command()
@@ -132,14 +138,14 @@ def ping(options: NodeOptions, enr: str, count: int, as_json: bool) -> None:
 @click.argument("distances", nargs=-1, type=click.IntRange(0, 256))
 def findnode(options: NodeOptions, enr: str, distances: tuple[int, ...], as_json: bool) -> None:
     """Ask a node for the nodes it knows at log2 distances (0: its own record; default 254-256)."""
-    from ginnel.cli.discv5_node import parse_record, run, running_node
+    from ginnel.cli.discv5_node import parse_record, running_node
 
     async def main() -> None:
         record = parse_record(enr)
         async with running_node(options, _any_port(record)) as node:
             _show_nodes(await node.find_node(record, distances or (256, 255, 254)), as_json)
 
-    run(main())
+    asyncio.run(main())
 
 
 @discv5.command()
@@ -149,12 +155,14 @@ def findnode(options: NodeOptions, enr: str, distances: tuple[int, ...], as_json
 @click.argument("payload")
 def talk(options: NodeOptions, enr: str, protocol: str, payload: str, as_json: bool) -> None:
     """Send a request of another protocol; PAYLOAD is text, or 0x and hex."""
-    from ginnel.cli.discv5_node import parse_record, run, running_node
+    from ginnel.cli.discv5_node import parse_record, running_node
 
     async def main() -> None:
         record = parse_record(enr)
         async with running_node(options, _any_port(record)) as node:
             answer = await node.talk_request(record, protocol.encode(), _bytes_of(payload))
+            if not answer:
+                click.echo("An empty answer: nodes give it to protocols they don't know.", err=True)
             if as_json:
                 show_json({"schema": SCHEMA, "answer": answer.hex()})
             elif payload.startswith("0x") or not answer.isascii():
@@ -162,7 +170,7 @@ def talk(options: NodeOptions, enr: str, protocol: str, payload: str, as_json: b
             else:
                 click.echo(answer.decode())
 
-    run(main())
+    asyncio.run(main())
 
 
 @discv5.command()
@@ -170,14 +178,17 @@ def talk(options: NodeOptions, enr: str, protocol: str, payload: str, as_json: b
 @click.argument("target", required=False)
 def lookup(options: NodeOptions, target: str | None, as_json: bool) -> None:
     """Find the nodes closest to a node id (64 hex digits or an ENR; at random if left out)."""
-    from ginnel.cli.discv5_node import run, running_node
+    from ginnel.cli.discv5_node import running_node
 
     async def main() -> None:
         _need_bootnodes(options)
         async with running_node(options, ANY_PORT) as node:
-            _show_nodes(await node.lookup(_node_id_of(target)), as_json)
+            found = await node.lookup(_node_id_of(target))
+            if not found:
+                raise SystemFailure("no node answered")
+            _show_nodes(found, as_json)
 
-    run(main())
+    asyncio.run(main())
 
 
 @discv5.command()
@@ -187,9 +198,12 @@ def lookup(options: NodeOptions, target: str | None, as_json: bool) -> None:
 )
 @click.option("--limit", default=MAX_CRAWL, show_default=True, type=click.IntRange(1, MAX_CRAWL))
 def crawl(options: NodeOptions, output: Path | None, limit: int, as_json: bool) -> None:
-    """Find every node that can be found; writes `answered|silent ENR` a line."""
+    """Find every node that can be found; writes `answered|silent ENR` a line.
+
+    Ctrl-C ends it, and what was found by then is written.
+    """
     from ginnel.cli.discv5_node import crawl as crawl_from
-    from ginnel.cli.discv5_node import run, running_node
+    from ginnel.cli.discv5_node import running_node
     from ginnel.net.files import replace_text
 
     last = 0.0
@@ -202,8 +216,15 @@ def crawl(options: NodeOptions, output: Path | None, limit: int, as_json: bool) 
 
     async def main() -> None:
         _need_bootnodes(options)
-        async with running_node(options, ANY_PORT) as node:
-            found = await crawl_from(node, progress, limit)
+        found: list[Found] = []
+        try:
+            async with running_node(options, ANY_PORT) as node:
+                await crawl_from(node, progress, limit, found)
+        finally:  # also after Ctrl-C
+            if found:
+                write(found)
+
+    def write(found: list[Found]) -> None:
         rows = [
             {"enr": item.record.to_text(), "answered": item.answered, "named": item.named}
             for item in found
@@ -219,7 +240,7 @@ def crawl(options: NodeOptions, output: Path | None, limit: int, as_json: bool) 
         else:
             replace_text(output, text)
 
-    run(main())
+    asyncio.run(main())
 
 
 @discv5.command()
@@ -306,10 +327,6 @@ def _show_nodes(nodes: Sequence[Enr], as_json: bool) -> None:
         for node in nodes
     ]
     click.echo(table(("node", "seq", "address", "enr"), lines))
-
-
-def _places(node: Enr) -> str:
-    return ", ".join(map(str, node.addresses))
 
 
 def _shown(value: Any) -> Any:  # noqa: ANN401  (bytes, or nested lists of them)

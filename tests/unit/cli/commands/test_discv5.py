@@ -24,6 +24,13 @@ def discv5(*words: str, code: int = 0) -> str:
     return done.stdout or done.stderr
 
 
+def told(*words: str, code: int = 0) -> str:
+    """Return what a command says besides its output."""
+    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The ENR of a node that runs meanwhile: its first line."""
@@ -64,6 +71,7 @@ def test_talk(node: str) -> None:
     assert discv5("talk", node, "echo", "hello") == "hello\n"
     assert discv5("talk", node, "echo", "0x00ff") == "0x00ff\n"
     assert json.loads(discv5("talk", node, "other", "x", "--json"))["answer"] == ""
+    assert "don't know" in told("talk", node, "other", "x")
 
 
 def test_crawl(node: str, tmp_path: Path) -> None:
@@ -88,3 +96,40 @@ def test_enr(tmp_path: Path) -> None:
     assert "not a valid ENR" in discv5("enr", "enr:nonsense", code=2)
     os.truncate(key, 5)
     assert "no secp256k1 key" in discv5("enr", "--key-file", str(key), code=2)
+
+
+def test_a_node_that_nobody_finds_says_so() -> None:
+    with subprocess.Popen(
+        [*COMMAND, "listen", "--listen", "0.0.0.0:0", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert Enr.from_text(json.loads(process.stdout.readline())["enr"]).addresses == ()
+        assert "--listen IP:PORT" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT) == 0
+
+
+def test_a_port_that_is_taken(node: str) -> None:
+    address = str(Enr.from_text(node).address())
+    assert "in use" in told("listen", "--listen", address, code=1)
+
+
+def test_silence_is_a_failure() -> None:
+    silent = json.loads(discv5("enr", "--ip", "127.0.0.1", "--udp", "9", "--json"))["enr"]
+    assert "no node answered" in told("lookup", "--bootnodes", silent, "--json", code=1)
+
+
+def test_a_crawl_that_is_interrupted_writes_what_it_found(node: str, tmp_path: Path) -> None:
+    output = tmp_path / "found"
+    silent = json.loads(discv5("enr", "--ip", "127.0.0.1", "--udp", "9", "--json"))["enr"]
+    words = ["crawl", "--bootnodes", f"{node},{silent}", "--output", str(output)]
+    with subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "2 found, 1 asked" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT) == 130
+    assert output.read_text().split()[1] in (node, silent)
