@@ -25,12 +25,15 @@ from ginnel.daemon.guard import TUNNEL_MARK
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.net.tun import TunDevice, device_name, open_tun
 
-RECEIVE_BUFFER = 4 * 1024 * 1024  # bytes; 30 ms of a Gbit/s
+SOCKET_BUFFER = 7 * 1024 * 1024  # bytes, each way; what wireguard-go asks for
 PATIENCE = 2.0  # seconds until what a dying tunnel holds counts as somebody else's
 DNS_PORT = 53
 _IP_FREEBIND = 15  # before the device has the address
 _IPV6_FREEBIND = 78
-_SO_RCVBUFFORCE = 33  # beyond net.core.rmem_max; needs CAP_NET_ADMIN
+_BUFFERS = (  # what goes beyond net.core.{r,w}mem_max (needs CAP_NET_ADMIN), and what does not
+    (33, socket.SO_RCVBUF),  # SO_RCVBUFFORCE
+    (32, socket.SO_SNDBUF),  # SO_SNDBUFFORCE
+)
 
 ValueT = TypeVar("ValueT")
 
@@ -100,10 +103,11 @@ def bind_udp(family: int, port: int) -> socket.socket:
     try:
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        try:
-            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
-        except OSError:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        for forced, usual in _BUFFERS:
+            try:
+                opened.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER)
+            except OSError:
+                opened.setsockopt(socket.SOL_SOCKET, usual, SOCKET_BUFFER)
         opened.bind(("", port))
     except OSError as error:
         opened.close()

@@ -19,8 +19,10 @@ use crate::counters::{Counter, Counters};
 use crate::machine::{Path, Transmit};
 use crate::offload::Trains;
 
-/// Wanted socket buffers, both ways: 5 ms at 3 Gbit/s. The kernel may give less.
-const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
+/// Wanted socket buffers, both ways: what wireguard-go wants. The kernel may give less.
+const SOCKET_BUFFER: usize = 7 * 1024 * 1024;
+/// A socket with less has the system's default (Linux: 208 KiB), which nobody has chosen.
+const USUAL_BUFFER: usize = 1024 * 1024;
 /// How long a thread waits for room in a socket, so that TCP inside sees a queue, not loss.
 const SEND_PATIENCE_MS: u16 = 10;
 
@@ -209,9 +211,7 @@ impl Sockets {
 impl Socket {
     fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let fd = super::duplicate(fd)?;
-        // Best effort: the kernel caps them by its own limits.
-        let _ = setsockopt(&fd, sockopt::RcvBuf, &SOCKET_BUFFER);
-        let _ = setsockopt(&fd, sockopt::SndBuf, &SOCKET_BUFFER);
+        enlarge_buffers(&fd);
         let sends_trains = AtomicBool::new(getsockopt(&fd, sockopt::UdpGsoSegment).is_ok());
         let receives_trains = setsockopt(&fd, sockopt::UdpGroSegment, &true).is_ok();
         Ok(Self {
@@ -328,6 +328,26 @@ impl Drop for Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Asks for larger buffers where the opener has not: best effort, for the kernel caps them by its
+/// own limits, above which only root may go.
+fn enlarge_buffers(fd: &OwnedFd) {
+    // The kernel doubles what is asked for. Without its leave a large buffer would shrink.
+    if let Ok(size) = getsockopt(fd, sockopt::RcvBuf)
+        && size < 2 * SOCKET_BUFFER
+        && setsockopt(fd, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err()
+        && size < USUAL_BUFFER
+    {
+        let _ = setsockopt(fd, sockopt::RcvBuf, &SOCKET_BUFFER);
+    }
+    if let Ok(size) = getsockopt(fd, sockopt::SndBuf)
+        && size < 2 * SOCKET_BUFFER
+        && setsockopt(fd, sockopt::SndBufForce, &SOCKET_BUFFER).is_err()
+        && size < USUAL_BUFFER
+    {
+        let _ = setsockopt(fd, sockopt::SndBuf, &SOCKET_BUFFER);
     }
 }
 

@@ -9,6 +9,7 @@ mod incoming;
 mod outgoing;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -182,6 +183,31 @@ struct Load {
     verified: u64,
 }
 
+/// Peers by the receiver indices that we gave out. Those are random and our own choice, so that a
+/// hash against chosen keys would protect nothing.
+type ByIndex = HashMap<u32, PeerId, BuildHasherDefault<IndexHasher>>;
+
+/// Spreads the bits of one index.
+#[derive(Default)]
+struct IndexHasher(u64);
+
+impl Hasher for IndexHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, index: u32) {
+        // Multiplied by an odd number near 2^64 / the golden ratio: high and low bits both vary.
+        self.0 = (self.0 ^ u64::from(index)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
 /// All peers of one node.
 pub struct Machine {
     private_key: StaticSecret,
@@ -192,7 +218,7 @@ pub struct Machine {
     peers: Vec<Option<Peer>>,
     free: Vec<PeerId>,
     by_key: HashMap<[u8; 32], PeerId>,
-    by_index: HashMap<u32, PeerId>,
+    by_index: ByIndex,
     routes: Routes,
     indices: IndexTable,
     limiter: Arc<RateLimiter>,
@@ -219,7 +245,7 @@ impl Machine {
             peers: Vec::new(),
             free: Vec::new(),
             by_key: HashMap::new(),
-            by_index: HashMap::new(),
+            by_index: ByIndex::default(),
             routes: Routes::new(),
             indices: IndexTable::from_os_rng(),
             load: Load {
@@ -384,13 +410,7 @@ impl Machine {
 }
 
 /// Puts out a WireGuard message and notes the session index that answers to it will carry.
-fn push(
-    by_index: &mut HashMap<u32, PeerId>,
-    id: PeerId,
-    kind: WgKind,
-    path: Path,
-    out: &mut Output,
-) {
+fn push(by_index: &mut ByIndex, id: PeerId, kind: WgKind, path: Path, out: &mut Output) {
     match &kind {
         WgKind::HandshakeInit(init) => by_index.insert(init.sender_idx.get(), id),
         WgKind::HandshakeResp(response) => by_index.insert(response.sender_idx.get(), id),
