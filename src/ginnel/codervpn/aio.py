@@ -20,7 +20,13 @@ from ginnel.codervpn import manager_role, tunnel_role
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.header import SUPPORTED_VERSIONS, Dialect, Version
 from ginnel.codervpn.messages import LogLevel, LogRecord, Start
-from ginnel.codervpn.speaker import REQUEST_TIMEOUT, Negotiated, Speaker, StreamClosed
+from ginnel.codervpn.speaker import (
+    HANDSHAKE_TIMEOUT,
+    REQUEST_TIMEOUT,
+    Negotiated,
+    Speaker,
+    StreamClosed,
+)
 from ginnel.net.byte_stream import ByteStream
 
 MAX_HANDLER_TASKS = 32  # handlers at work at once; one more is refused
@@ -253,12 +259,21 @@ class Manager(_Shell):
         *,
         dialect: Dialect = Dialect.SEED,
         versions: Sequence[Version] = SUPPORTED_VERSIONS,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
     ) -> None:
+        """Take over both descriptors and write our header.
+
+        `handshake_timeout`: seconds until the tunnel's header is there; more than the protocol's 5
+        belong there if its process was only just started.
+        """
         super().__init__()
         self._handlers = handlers
         self._settings: asyncio.Queue[manager_role.SettingsRequested] = asyncio.Queue()
         self._core = manager_role.ManagerCore(
-            now=asyncio.get_running_loop().time(), dialect=dialect, versions=versions
+            now=asyncio.get_running_loop().time(),
+            dialect=dialect,
+            versions=versions,
+            handshake_timeout=handshake_timeout,
         )
         self._stream = ByteStream(read_fd, write_fd, self._core, self._on_change)
         self._stream.drain()

@@ -28,6 +28,7 @@ from ginnel.codervpn.bounds import (
 from ginnel.codervpn.header import SUPPORTED_VERSIONS, Dialect, Role, Version
 from ginnel.codervpn.messages import LogRecord, Start, decode_log, encode_start
 from ginnel.codervpn.speaker import (
+    HANDSHAKE_TIMEOUT,
     REQUEST_TIMEOUT,
     Drop,
     Negotiated,
@@ -98,8 +99,15 @@ class ManagerCore:
         now: float,
         dialect: Dialect = Dialect.SEED,
         versions: Iterable[Version] = SUPPORTED_VERSIONS,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
     ) -> None:
-        self.speaker = Speaker(Role.MANAGER, now=now, dialect=dialect, versions=tuple(versions))
+        self.speaker = Speaker(
+            Role.MANAGER,
+            now=now,
+            dialect=dialect,
+            versions=tuple(versions),
+            handshake_timeout=handshake_timeout,
+        )
         self.workspaces: dict[bytes, pb.Workspace] = {}
         self.agents: dict[bytes, pb.Agent] = {}
         self._asked: dict[int, Ask] = {}

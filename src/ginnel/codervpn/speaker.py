@@ -157,15 +157,17 @@ class Speaker:
         now: float,
         dialect: Dialect | None = None,
         versions: Sequence[Version] = SUPPORTED_VERSIONS,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
     ) -> None:
         self.role = role
+        self._handshake_timeout = handshake_timeout
         self.drops: dict[Drop, int] = dict.fromkeys(Drop, 0)
         self.lost_notices = 0  # one-way messages that found the queue full
         self.version: Version | None = None
         self.dialect = dialect or Dialect.SEED
         self._versions = tuple(versions)
         self._timers: TimerTable[_Timer] = TimerTable()
-        self._timers.set(_Timer.HANDSHAKE, now + HANDSHAKE_TIMEOUT)
+        self._timers.set(_Timer.HANDSHAKE, now + handshake_timeout)
         self._events: deque[SpeakerEvent] = deque()
         self._transmits: deque[bytes] = deque()
         self._queued_bytes = 0
@@ -216,7 +218,7 @@ class Speaker:
             if timer is _Timer.SILENT:
                 self._send_header(Dialect.SEED)
             else:
-                self._finish(f"no header within {HANDSHAKE_TIMEOUT:g} s")
+                self._finish(f"no header within {self._handshake_timeout:g} s")
         for request in [key for key, sent in self._sent.items() if sent.due_at <= now]:
             self._fail(request, Failure.TIMEOUT)
 

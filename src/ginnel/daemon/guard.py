@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,6 +24,7 @@ from pathlib import Path
 from ginnel.base.errors import SystemFailure
 from ginnel.daemon import privileges
 from ginnel.daemon.settings_check import Allowance
+from ginnel.net.dns import find_setter
 from ginnel.net.netlink import Netlink, Rule
 
 TUNNEL_MARK = 0x676E  # of the UDP sockets that a tunnel gets
@@ -126,6 +128,26 @@ class Guard:
                 continue  # a kernel without this family
             except OSError as error:  # a container with a read-only /proc/sys
                 log.warning("%s can't be switched off: %s", path, error.strerror)
+
+
+def clear_traces(device: str, tunnel_uid: int) -> None:
+    """Remove what a manager that was killed left: names, rules, excluded routes, the filter.
+
+    Raises:
+        SystemFailure: something can't be removed; the rest was.
+    """
+    errors: list[str] = []
+    traces: tuple[Callable[[], None], ...] = (
+        lambda: find_setter(device).take_back(),
+        Guard(device, tunnel_uid, Allowance()).clear_stale,
+    )
+    for clear in traces:
+        try:
+            clear()
+        except SystemFailure as error:
+            errors.append(str(error))
+    if errors:
+        raise SystemFailure("; ".join(errors))
 
 
 def _run_nft(text: str) -> None:

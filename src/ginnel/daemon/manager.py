@@ -26,10 +26,10 @@ from ginnel.base.types import Secret
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.aio import Manager as Rpc
 from ginnel.codervpn.messages import LogLevel, LogRecord, Start
-from ginnel.codervpn.speaker import Failure
+from ginnel.codervpn.speaker import HANDSHAKE_TIMEOUT, Failure
 from ginnel.daemon import privileges, service
 from ginnel.daemon.admin_socket import AdminSocket, Json
-from ginnel.daemon.guard import Guard
+from ginnel.daemon.guard import Guard, clear_traces
 from ginnel.daemon.logs import LogSink, RateLimited, SinkHandler, escape_control, split_level
 from ginnel.daemon.manager_config import ManagerConfig
 from ginnel.daemon.manager_status import describe_agent, describe_settings
@@ -42,6 +42,7 @@ from ginnel.daemon.tunnel_child import sandbox_options, start_tunnel
 from ginnel.daemon.wakes import WakeWatcher
 from ginnel.net.dns import find_setter
 from ginnel.net.netlink import DEFAULT_MTU
+from ginnel.net.tun import device_name
 
 START_TIMEOUT = 30.0  # seconds for a tunnel to import, drop its rights and set the network up
 STOP_TIMEOUT = 5.0  # seconds for a tunnel to say goodbye to its peers
@@ -184,10 +185,14 @@ class _Manager:
             log.info("wake: %s", error)
 
     def _stand_guard(self) -> None:
-        """Set rules and filter up before anybody gets the device; clear a dead manager's traces."""
-        if self._guard is not None and self._applier is not None:
-            if self._applier.dns is not None:
-                self._applier.dns.take_back()
+        """Clear a dead manager's traces; set rules and filter up before anybody gets the device."""
+        try:
+            clear_traces(device_name(self._config.paths.name), self._config.tunnel_uid)
+        except SystemFailure as error:
+            if self._guard is not None:
+                raise
+            log.debug("nothing to clear without a device: %s", error)
+        if self._guard is not None:
             self._guard.install()
 
     # The tunnel's life
@@ -216,7 +221,10 @@ class _Manager:
         self._child = None
         read_fd, write_fd = self._config.stream or self._spawn_tunnel()
         child = self._child
-        self._rpc = rpc = Rpc(read_fd, write_fd, self, dialect=self._config.dialect)
+        limit = HANDSHAKE_TIMEOUT if child is None else START_TIMEOUT  # it has to start first
+        self._rpc = rpc = Rpc(
+            read_fd, write_fd, self, dialect=self._config.dialect, handshake_timeout=limit
+        )
         problem, is_leaving = "", True
         try:
             async with asyncio.TaskGroup() as tasks:

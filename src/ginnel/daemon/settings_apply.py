@@ -9,6 +9,7 @@ Source: seed 002 (NetworkSettingsRequest); DESIGN, "Peer connection".
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,12 +19,15 @@ from ginnel.daemon.settings_check import Plan
 from ginnel.net.dns import DnsPlan, DnsSetter
 from ginnel.net.netlink import MAIN_TABLE, Netlink
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class SettingsApplier:
     """Holds what is applied to one device; both methods may be called from any thread.
 
-    Invariant: after `apply` returned or raised, the device has exactly `current`.
+    Invariant: after `apply` returned or raised, the device has exactly `current`, unless somebody
+    else changed it meanwhile.
     """
 
     device: str
@@ -140,7 +144,10 @@ class SettingsApplier:
                 done.append(step)
         except SystemFailure:
             for step in reversed(done):
-                step.undo()
+                try:
+                    step.undo()
+                except SystemFailure as error:  # somebody else changed it: go on with the rest
+                    log.warning("settings: not rolled back: %s", error)
             raise
 
 

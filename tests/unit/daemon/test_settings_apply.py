@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -130,6 +131,77 @@ def test_a_failing_step_is_named_and_all_is_rolled_back(
         assert look() == before
 
     on_device(body)
+
+
+TAKEN = ("100.65.1.0/24", "fd65::/64")  # by another device, in the same table
+
+
+def bad_plans() -> list[Plan]:
+    """Return plans that fail at one step each, however far the steps before it came."""
+    addresses = ("100.64.0.2/16", "fd12::2/48")
+    routes = ("100.64.0.0/17", "100.64.128.0/17", "fd12::/49", "fd12:0:0:8000::/49")
+    excluded = ("100.64.9.0/25", "fd12::9:0/120")
+    good = Plan(1280, addresses, routes, excluded, DnsPlan(("100.64.0.2",)))
+    twice = ("100.64.0.9/16",) * 2  # a doubled address is refused by the kernel
+    found = [replace(good, mtu=70_000), replace(good, dns=DnsPlan(("192.0.2.1",)))]
+    found += [replace(good, addresses=(*addresses[:at], *twice)) for at in range(3)]
+    found += [
+        replace(good, routes=(*routes[:at], taken, *routes[at:]))
+        for at in range(5)
+        for taken in TAKEN
+    ]
+    found += [
+        replace(good, excluded=(*excluded[:at], taken, *excluded[at:]))
+        for at in range(3)
+        for taken in TAKEN
+    ]
+    return found
+
+
+@IN_NAMESPACE
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_failure_at_each_step_rolls_all_back(is_first: bool) -> None:
+    def body(applier: SettingsApplier, look: Callable[[], Plan]) -> None:
+        with Netlink() as netlink:
+            netlink.set_up("lo")
+            for taken in TAKEN:
+                netlink.add_route("lo", taken, table=TABLE)
+        if not is_first:
+            applier.apply(PLAN)
+        before = look()
+        for bad in bad_plans():
+            with pytest.raises(SystemFailure):
+                applier.apply(bad)
+            assert look() == before, bad
+
+    on_device(body)
+
+
+class Meddler(Setter):
+    """A resolver in whose time somebody sets an address that the rollback wants to set."""
+
+    def apply(self, plan: DnsPlan) -> None:
+        if plan.servers[0].startswith("192.0.2."):
+            with Netlink() as netlink:
+                netlink.add_address("gn-test", "100.64.0.1/16")
+        super().apply(plan)
+
+
+@IN_NAMESPACE
+def test_a_rollback_that_is_hindered_goes_on() -> None:
+    def child() -> None:
+        enter_namespaces()
+        open_tun("gn-test")
+        setter = Meddler()
+        applier = SettingsApplier("gn-test", TABLE, setter)
+        applier.apply(PLAN)
+        before = look(setter)
+        bad = Plan(1280, ("100.64.0.2/16",), PLAN.routes, (), DnsPlan(("192.0.2.1",)))
+        with pytest.raises(SystemFailure, match="dns_settings: refused"):
+            applier.apply(bad)
+        assert look(setter) == before
+
+    in_child(child)
 
 
 @IN_NAMESPACE

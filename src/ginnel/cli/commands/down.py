@@ -33,13 +33,8 @@ def down(network: str | None) -> None:
 
 
 def _clear(paths: NetworkPaths) -> None:
-    """Remove what a manager that was killed left: rules, packet filter, names."""
-    from ginnel.daemon.guard import Guard
-    from ginnel.daemon.settings_check import Allowance
+    from ginnel.daemon.guard import clear_traces
     from ginnel.daemon.signer import read_settings
-    from ginnel.net.dns import find_setter
     from ginnel.net.tun import device_name
 
-    device = device_name(paths.name)
-    find_setter(device).take_back()
-    Guard(device, read_settings(paths, os.environ).tunnel_uid, Allowance()).clear_stale()
+    clear_traces(device_name(paths.name), read_settings(paths, os.environ).tunnel_uid)
