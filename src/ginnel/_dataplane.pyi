@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 __version__: str
 
 _Address: TypeAlias = tuple[str, int]
-_Kind: TypeAlias = Literal["inner", "handshake", "roamed"]
+_Kind: TypeAlias = Literal["inner", "handshake", "roamed", "unanswered"]
 
 class DataPlane:
     """A running data plane: sockets, TUN and peers on threads of its own.

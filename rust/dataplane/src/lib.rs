@@ -17,6 +17,7 @@ pub mod machine;
 pub mod offload;
 mod peer;
 mod routes;
+mod silence;
 
 pub use counters::{Counter, Counters};
 pub use gotatun::packet::Packet;

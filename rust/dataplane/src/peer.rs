@@ -8,6 +8,7 @@ use gotatun::packet::{Packet, WgKind};
 
 use crate::machine::{Event, Output, Path};
 use crate::routes::Prefix;
+use crate::silence::Silence;
 
 /// Packets that may wait for one peer's handshake: a few round trips of a start, not a bulk flow.
 pub(crate) const MAX_STAGED_PER_PEER: usize = 32;
@@ -34,6 +35,7 @@ pub(crate) struct Peer {
     initiations: Option<(Instant, u32)>,
     /// When a peer with keepalive tries again after all attempts of a handshake failed.
     retry_at: Option<Instant>,
+    pub(crate) silence: Silence,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
 }
@@ -51,6 +53,7 @@ impl Peer {
             last_handshake: None,
             initiations: None,
             retry_at: None,
+            silence: Silence::default(),
             rx_bytes: 0,
             tx_bytes: 0,
         }

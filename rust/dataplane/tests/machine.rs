@@ -3,6 +3,7 @@
 mod common;
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use common::{Node, carry, connected, ipv4_udp, pair, path, start_of_time};
 use ginnel_dataplane::machine::{CONTROL_PORT, CommandError, MAX_PREFIXES, TICK_INTERVAL};
@@ -396,4 +397,47 @@ fn malformed_messages_are_counted() {
         }
     });
     assert_eq!(right.count(Counter::DropMalformed), 4);
+}
+
+fn unanswered(node: &mut Node) -> usize {
+    node.run(|machine, now, out| machine.handle_timers(now, out));
+    let count = node
+        .events
+        .iter()
+        .filter(|event| matches!(event, Event::Unanswered { .. }))
+        .count();
+    node.events.clear();
+    count
+}
+
+#[test]
+fn data_that_nobody_answers_is_told_once_a_silence() {
+    let (mut left, mut right) = connected();
+    let ping = ipv4_udp(left.overlay, right.overlay, 80, b"x");
+    let pong = ipv4_udp(right.overlay, left.overlay, 80, b"y");
+    for _ in 0..2 {
+        let answer = right.read_tun(&pong);
+        left.receive(&answer[0].data, right.address);
+        left.read_tun(&ping);
+        left.now += Duration::from_millis(900);
+        left.read_tun(&ping);
+        assert_eq!(unanswered(&mut left), 0);
+        left.now += Duration::from_millis(100);
+        assert_eq!(unanswered(&mut left), 1);
+        left.now += Duration::from_secs(1);
+        left.read_tun(&ping);
+        assert_eq!(unanswered(&mut left), 0);
+    }
+}
+
+#[test]
+fn one_way_traffic_is_not_called_unanswered() {
+    let (mut left, right) = connected();
+    let ping = ipv4_udp(left.overlay, right.overlay, 80, b"x");
+    left.now += Duration::from_secs(6); // the other side has sent no data for so long
+    for _ in 0..5 {
+        left.read_tun(&ping);
+        left.now += Duration::from_secs(1);
+        assert_eq!(unanswered(&mut left), 0);
+    }
 }

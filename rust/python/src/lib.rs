@@ -193,6 +193,7 @@ impl DataPlane {
             Event::EndpointRoamed { public_key, remote } => {
                 ("roamed", key(public_key), Some(show(*remote)), None)
             }
+            Event::Unanswered { public_key } => ("unanswered", key(public_key), None, None),
         }))
     }
 

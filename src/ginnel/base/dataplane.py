@@ -105,7 +105,14 @@ class EndpointRoamed:
     address: Address
 
 
-EngineEvent: TypeAlias = InnerReceived | HandshakeCompleted | EndpointRoamed
+@dataclass(frozen=True, slots=True)
+class DataUnanswered:
+    """Data went both ways with a peer, and now nothing has come back for a second."""
+
+    public_key: bytes
+
+
+EngineEvent: TypeAlias = InnerReceived | HandshakeCompleted | EndpointRoamed | DataUnanswered
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from ginnel._dataplane import DataPlane
 from ginnel.base.dataplane import (
     CloseProxy,
+    DataUnanswered,
     EndpointRoamed,
     EngineCommand,
     EngineEvent,
@@ -151,6 +152,8 @@ class EmbeddedEngine:
             return HandshakeCompleted(public_key, None if address is None else Address(*address))
         if kind == "roamed" and address is not None:
             return EndpointRoamed(public_key, Address(*address))
+        if kind == "unanswered":
+            return DataUnanswered(public_key)
         return InnerReceived(public_key, packet or b"")
 
     def stats(self) -> EngineStats:

@@ -141,6 +141,7 @@ impl Machine {
             .handle_incoming_packet(WgKind::HandshakeResp(response))
         {
             TunnResult::WriteToNetwork(keepalive) => {
+                peer.silence.on_heard(false, now);
                 peer.learn_endpoint(path, out);
                 peer.complete_handshake(path, now, out);
                 push(&mut self.by_index, id, keepalive, path, out);
@@ -180,6 +181,7 @@ impl Machine {
             TunnResult::Done | TunnResult::WriteToNetwork(_) => return,
         };
         peer.rx_bytes += packet.len() as u64;
+        peer.silence.on_heard(!packet.is_empty(), now);
         peer.learn_endpoint(path, out);
         if peer.confirm(index) {
             peer.complete_handshake(path, now, out);

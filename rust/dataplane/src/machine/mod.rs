@@ -92,6 +92,11 @@ pub enum Event {
         /// The endpoint from now on.
         remote: SocketAddr,
     },
+    /// Data went both ways, and now nothing has come back for a second.
+    Unanswered {
+        /// The peer.
+        public_key: [u8; 32],
+    },
 }
 
 /// What a call produced; the caller sends, writes and queues it, in this order.
@@ -380,6 +385,11 @@ impl Machine {
                 (Some(kind), Some(path)) => push(&mut self.by_index, id, kind, path, out),
                 (Some(_), None) => self.counters.count(Counter::DropNoEndpoint),
                 (None, _) => {}
+            }
+            if peer.silence.is_due(now) {
+                out.events.push(Event::Unanswered {
+                    public_key: peer.public_key,
+                });
             }
         }
         if now >= self.prune_at {

@@ -53,6 +53,7 @@ impl Machine {
         let length = packet.len();
         let Err(packet) = peer.tunn.encapsulate_with_session(packet).map(|data| {
             peer.tx_bytes += length as u64;
+            peer.silence.on_sent(now);
             match peer.endpoint {
                 Some(path) => push(&mut self.by_index, id, data.into(), path, out),
                 None => self.counters.count(Counter::DropNoEndpoint),
