@@ -15,9 +15,9 @@ from ginnel.peer.errors import (
     ConnectionTimeout,
 )
 from ginnel.peer.events import Connected, Disconnected, Ended, OnDisconnect, SendMessage
-from ginnel.peer.lifecycle import PUNCH
 from ginnel.peer.signal import ModeMessage
 from ginnel.peer.status import ConnStatus, PeerState, Stage
+from ginnel.peer.timers import PUNCH
 from support.ice_world import PORT, make_machine
 from support.peer_world import PeerPair, PeerSide
 from support.sim import Packet, World

@@ -82,6 +82,16 @@ impl Peer {
         }
     }
 
+    /// Tells that data stays unanswered, once for each step.
+    pub(crate) fn tell_silence(&mut self, now: Instant, out: &mut Output) {
+        if let Some(silence) = self.silence.take(now) {
+            out.events.push(Event::Unanswered {
+                public_key: self.public_key,
+                silence,
+            });
+        }
+    }
+
     /// Turns keepalives on only while there is somewhere to send them to; a change sends one.
     pub(crate) fn sync_keepalive(&mut self) {
         let wanted = self.keepalive.filter(|_| self.endpoint.is_some());

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// So long data may stay unanswered.
-pub(crate) const UNANSWERED: Duration = Duration::from_secs(1);
+/// When unanswered data is told: a path may be dead; WireGuard itself may be (a live one answers
+/// after 10 s at the latest, by a keepalive).
+const TOLD_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
 /// Who has sent no data for so long takes part in one-way traffic: its silence means nothing.
 const TWO_WAY: Duration = Duration::from_secs(5);
 
@@ -12,7 +13,7 @@ const TWO_WAY: Duration = Duration::from_secs(5);
 pub(crate) struct Silence {
     heard_data: Option<Instant>,
     unanswered_since: Option<Instant>,
-    told: bool,
+    told: usize,
 }
 
 impl Silence {
@@ -30,14 +31,16 @@ impl Silence {
             self.heard_data = Some(now);
         }
         self.unanswered_since = None;
-        self.told = false;
+        self.told = 0;
     }
 
-    /// Says, once a silence, that the peer answers no more.
-    pub(crate) fn is_due(&mut self, now: Instant) -> bool {
-        let is_late = |since: Instant| now.saturating_duration_since(since) >= UNANSWERED;
-        let is_due = !self.told && self.unanswered_since.is_some_and(is_late);
-        self.told |= is_due;
-        is_due
+    /// Returns, once for each of its steps, how long the peer has not answered.
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Duration> {
+        let step = *TOLD_AFTER.get(self.told)?;
+        if now.saturating_duration_since(self.unanswered_since?) < step {
+            return None;
+        }
+        self.told += 1;
+        Some(step)
     }
 }

@@ -193,7 +193,18 @@ impl DataPlane {
             Event::EndpointRoamed { public_key, remote } => {
                 ("roamed", key(public_key), Some(show(*remote)), None)
             }
-            Event::Unanswered { public_key } => ("unanswered", key(public_key), None, None),
+            Event::Unanswered {
+                public_key,
+                silence,
+            } => {
+                let seconds = silence.as_secs().to_be_bytes();
+                (
+                    "unanswered",
+                    key(public_key),
+                    None,
+                    Some(PyBytes::new(py, &seconds)),
+                )
+            }
         }))
     }
 

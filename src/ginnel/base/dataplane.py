@@ -107,9 +107,10 @@ class EndpointRoamed:
 
 @dataclass(frozen=True, slots=True)
 class DataUnanswered:
-    """Data went both ways with a peer, and now nothing has come back for a second."""
+    """Data went both ways with a peer, and now nothing has come back: told after 1 s and 15 s."""
 
     public_key: bytes
+    seconds: float
 
 
 EngineEvent: TypeAlias = InnerReceived | HandshakeCompleted | EndpointRoamed | DataUnanswered

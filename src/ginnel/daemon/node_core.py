@@ -45,6 +45,7 @@ from ginnel.mesh.mesh import Mesh
 from ginnel.mesh.rendezvous import (
     NEIGHBOURS,
     PROTOCOL,
+    DoubtAddress,
     Lookup,
     Node,
     Ping,
@@ -424,6 +425,8 @@ class NodeCore:
                 self._asked[discovery.ping(command.contact, now=now)] = (asker, command.token)
             case PinSession():
                 discovery.pin_session(command.contact.node_id, command.contact.address)
+            case DoubtAddress():
+                discovery.doubt_address(now)
             case UnpinSession():
                 discovery.unpin_session(command.contact.node_id, command.contact.address)
 

@@ -24,7 +24,7 @@ from ginnel.net.driver import Driver
 from ginnel.net.interfaces import AddressWatcher, host_addresses
 from ginnel.net.multicast import MulticastSource
 
-ADDRESS_DEBOUNCE_S = 0.5  # seconds; an interface that comes up tells several times
+ADDRESS_DEBOUNCE_S = 0.25  # seconds; an interface that comes up tells several times
 CLOCK_CHECK_S = 10.0  # seconds between two looks at the wall clock
 CLOCK_SLIP_S = 1.0  # seconds that the wall clock may slip before the core is told
 

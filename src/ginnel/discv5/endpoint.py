@@ -45,7 +45,12 @@ class EndpointVotes:
             True: BoundedLru(MAX_VOTERS),
             False: BoundedLru(MAX_VOTERS),
         }
+        self._doubted_at = float("-inf")
         self.view = View(None, False, 0)
+
+    def doubt(self, now: float) -> None:
+        """Let votes from before now give way to the first one that tells a new address."""
+        self._doubted_at = now
 
     def vote(self, observer: Address, seen: Address, now: float) -> bool:
         """Take an observer's view of us; return whether the common view changed."""
@@ -60,7 +65,7 @@ class EndpointVotes:
     def expire(self, now: float) -> bool:
         """Drop old votes; return whether the common view changed."""
         votes = self._fresh(True, now) or self._fresh(False, now)
-        view = _count(votes)
+        view = _count(self._believed(votes))
         changed = view != self.view
         self.view = view
         return changed
@@ -74,6 +79,15 @@ class EndpointVotes:
         """Return when the oldest vote ends, or None."""
         votes = [vote for box in self._votes.values() for key in box if (vote := box.peek(key))]
         return min((vote.at + self._lifetime for vote in votes), default=None)
+
+    def _believed(self, votes: list[_Vote]) -> list[_Vote]:
+        """Leave out votes from before a doubt if one from after it tells an address unknown then.
+
+        With a symmetric NAT each observer sees its own port: known ones, as long as nothing moved.
+        """
+        before = {vote.address for vote in votes if vote.at < self._doubted_at}
+        after = [vote for vote in votes if vote.at >= self._doubted_at]
+        return after if any(vote.address not in before for vote in after) else votes
 
     def _fresh(self, public: bool, now: float) -> list[_Vote]:
         box = self._votes[public]

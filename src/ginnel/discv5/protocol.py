@@ -246,6 +246,10 @@ class DiscoveryCore:
 
     # sessions and the record
 
+    def doubt_address(self, now: float) -> None:
+        """Believe newer views of our address more: the network may have changed."""
+        self._watch.doubt(now)
+
     def pin_session(self, node_id: NodeId, address: Address) -> bool:
         """Keep the session in the cache; False if half of the cache is pinned."""
         return self._wire.sessions.pin((node_id, address))

@@ -77,6 +77,11 @@ class AddressWatch:
         else:
             log.warning("no external address in the record: other nodes can't find this one")
 
+    def doubt(self, now: float) -> None:
+        """Our address may have changed: older views give way to a newer one that differs."""
+        for votes in self._votes.values():
+            votes.doubt(now)
+
     def ask(self, contact: Contact, now: float) -> None:
         """PING an observer for its view of our address while too few have told."""
         votes = self._votes[contact.address.is_ipv6]

@@ -153,7 +153,7 @@ class EmbeddedEngine:
         if kind == "roamed" and address is not None:
             return EndpointRoamed(public_key, Address(*address))
         if kind == "unanswered":
-            return DataUnanswered(public_key)
+            return DataUnanswered(public_key, float(int.from_bytes(packet or b"")))
         return InnerReceived(public_key, packet or b"")
 
     def stats(self) -> EngineStats:

@@ -54,6 +54,7 @@ from ginnel.mesh.signalling import MeshKeys, Peer, Signaller
 from ginnel.peer.conn import ConnCore
 from ginnel.peer.events import (
     ConnConfig,
+    PathSuspected,
     PeerStateChanged,
     SendAnswer,
     SendCandidates,
@@ -68,6 +69,7 @@ from ginnel.peer.signal import (
 GREETING_S = 1.5  # seconds that the greeting of a member gets before we offer all the same
 SPREAD_S = 0.3  # seconds that news are gathered before they are spread
 DISTRUST_S = 8.0  # seconds without answer to an offer until the presence is looked up anew
+SUSPECT_GAP_S = 5.0  # seconds between two looks at our own address because a path is suspect
 MAX_FRESH = 4  # newest certificates that a greeting may hold whole
 
 log = logging.getLogger(__name__)
@@ -128,6 +130,7 @@ class PeerTable:
         self._candidates: tuple[Candidate, ...] = ()
         self._symmetric = False
         self._public: tuple[Address, ...] = ()
+        self._suspected_at = float("-inf")
         self._fresh: deque[bytes] = deque(maxlen=MAX_FRESH)
         self._notices: dict[NoticeKind, str] = {}
         self._out: deque[Transmit] = deque()
@@ -298,9 +301,12 @@ class PeerTable:
 
     def _seek(self, peer: Peer, now: float, unix_now: float) -> None:
         """Look for a peer that is not connected, where it is registered in this period."""
-        if peer.is_up:
+        if peer.is_answering:
             self._forget(peer)
-            return
+        else:
+            self._look_for(peer, now, unix_now)
+
+    def _look_for(self, peer: Peer, now: float, unix_now: float) -> None:
         point = self.signaller.point_of(peer.member_id, derive.period_of(unix_now))
         if point is None or point.location == peer.location:
             return
@@ -376,14 +382,14 @@ class PeerTable:
         )
         if sealed is None:
             return None
-        by_tunnel, by_dht = peer.is_up, not peer.is_up
+        by_tunnel, by_dht = peer.is_up, not peer.is_answering
         if kind is Kind.OFFER:
             by_dht = by_dht or bool(peer.offer_hash)  # the last one got no answer
             self._note_offer(peer, sealed.body_hash, now)
         elif kind in (Kind.ANSWER, Kind.CANDIDATES):
             # It may have restarted: then only the way that its offer came is open.
             by_tunnel = by_tunnel and peer.by_tunnel
-            by_dht = not by_tunnel
+            by_dht = by_dht or not by_tunnel
         if by_tunnel and self._control is not None:
             ips = names.overlay_addresses(peer.cert)
             self._control.send_body(peer.cert.wireguard, ips, sealed.envelope)
@@ -426,13 +432,22 @@ class PeerTable:
                     self._events.append(Engine(command))
                 case PeerStateChanged():
                     self._on_state(peer, now, unix_now)
+                case PathSuspected():
+                    self._on_suspected(peer, now, unix_now)
                 case _:
                     log.debug("a connection tells %s", type(event).__name__)
+
+    def _on_suspected(self, peer: Peer, now: float, unix_now: float) -> None:
+        """Its path may be dead: be ready to signal by the DHT, and see whether we have moved."""
+        self._look_for(peer, now, unix_now)
+        if now - self._suspected_at >= SUSPECT_GAP_S:
+            self._suspected_at = now
+            self.courier.registrar.ping_now(now=now)
 
     def _on_state(self, peer: Peer, now: float, unix_now: float) -> None:
         if peer.cert.caps & CAP_RELAY:
             self._update_relays(now)
-        if peer.is_up:
+        if peer.is_answering:
             peer.offer_hash = b""
             self._timers.set_earlier(Timer.SPREAD, now + SPREAD_S)
         elif peer.is_open and peer.member_id in self._peers:

@@ -24,6 +24,7 @@ from ginnel.mesh.rendezvous import (
     DKEY_SIZE,
     MAX_LIFETIME_S,
     NO_NODE,
+    DoubtAddress,
     Lookup,
     LookupRequest,
     Node,
@@ -149,6 +150,11 @@ class Registrar:
             else:
                 place.next_at = now
         self._arm(now)
+
+    def ping_now(self, *, now: float) -> None:
+        """Ask at once how the watched storers see us: our outer address may have changed."""
+        self._outbox.append(DoubtAddress())
+        self._ping_all(now)
 
     def try_now(self, *, now: float) -> None:
         """Start a round for all that nobody stores at once: a node came to the table."""

@@ -396,7 +396,14 @@ class UnpinSession:
     contact: Contact
 
 
-RdvCommand: TypeAlias = Lookup | TalkRequest | TalkResponse | Ping | PinSession | UnpinSession
+@dataclass(frozen=True, slots=True)
+class DoubtAddress:
+    """A path broke: our outer address may be another one; older views of it count less."""
+
+
+RdvCommand: TypeAlias = (
+    Lookup | TalkRequest | TalkResponse | Ping | PinSession | UnpinSession | DoubtAddress
+)
 
 
 class Tokens:

@@ -81,11 +81,16 @@ class Peer:
         """Say whether WireGuard works with it."""
         return self.conn.state.status is ConnStatus.CONNECTED
 
+    @property
+    def is_answering(self) -> bool:
+        """Say whether WireGuard works with it and its path answers."""
+        return self.is_up and self.conn.state.stage is not Stage.BROKEN
+
     def stage(self) -> str:
         """Return where the connection is, in words for a person."""
         state = self.conn.state
         if self.is_up:
-            return "connected"
+            return "connected" if self.is_answering else str(state.stage.value)
         if not self.is_open:
             if self.is_found:
                 return "found"

@@ -28,6 +28,7 @@ from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import DatagramSource
 from ginnel.base.dataplane import (
     CloseProxy,
+    DataUnanswered,
     EndpointRoamed,
     EngineCommand,
     HandshakeCompleted,
@@ -49,6 +50,7 @@ from ginnel.peer.events import (
     Disconnected,
     Ended,
     Engine,
+    PathSuspected,
     PeerStateChanged,
     SendAnswer,
     SendCandidates,
@@ -217,7 +219,7 @@ class Conn:
         """Take which features the peer's program has (seed 000's RegisterProtoSupportMeta)."""
         self._core.register_features(numbers)
 
-    def on_engine_event(self, event: HandshakeCompleted | EndpointRoamed) -> None:
+    def on_engine_event(self, event: HandshakeCompleted | EndpointRoamed | DataUnanswered) -> None:
         """Take what the data plane tells of the peer."""
         self._core.on_engine_event(event, now=self._now())
         self._wake()
@@ -265,6 +267,8 @@ class Conn:
             case PeerStateChanged(state):
                 self._record(state)
                 handlers.on_state(state)
+            case PathSuspected():
+                self._gather()
             case Ended(error):
                 self._ended = error
                 if self._driver is not None:

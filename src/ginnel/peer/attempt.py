@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from ginnel.base.addresses import is_public
 from ginnel.base.chance import Rng
 from ginnel.base.dataplane import Endpoint
 from ginnel.base.types import Address
@@ -17,10 +18,13 @@ from ginnel.ice.events import IceState
 from ginnel.ice.reasons import NatKind
 from ginnel.peer.events import ConnConfig, Connected
 from ginnel.peer.signal import OfferAnswer
+from ginnel.peer.timers import HYSTERESIS, MIN_GAIN
 
 DEFAULT_WG_PORT = 51820  # where WireGuard listens if the other side does not tell
+URGENT_RETRY = 0.6  # s until the offer of a restart is sent again: data waits
 FIRST_RETRY = 3.0  # s until an unanswered offer is sent again
 NEXT_RETRY = 0.8  # s, doubled each time
+UNKNOWN_SCORE = 10.0  # s; no path, or its round trip is not known
 RETRY_JITTER = 0.1  # part of the interval
 LAST_RETRY = (30.0, 45.0)  # s, drawn between these in the end, for as long as it is open
 
@@ -33,6 +37,8 @@ class Attempt:
     agent: AgentCore
     started_at: float
     is_upgrade: bool = False  # looks for a direct path while a relayed one works
+    is_optional: bool = False  # looks for a better path while a direct one works
+    is_suspect: bool = False  # WireGuard's data stays unanswered, and a check so far
     sessions: list[bytes] = field(default_factory=list)
     remote: OfferAnswer | None = None  # the other side's half, once it is known
     path: tuple[Candidate, Candidate] | None = None
@@ -60,6 +66,10 @@ class Attempt:
         """Say whether the session id is one of this attempt's."""
         return session == self.session or session in self.sessions
 
+    def is_of(self, session: bytes, ufrag: str) -> bool:
+        """Say whether an offer or answer of the other side belongs to this attempt."""
+        return self.knows(session) and self.remote_ufrag in ("", ufrag)
+
     def is_from(self, candidates: Sequence[Candidate], nat: NatKind) -> bool:
         """Say whether its path still starts at one of these addresses of ours."""
         if self.path is None:
@@ -74,7 +84,16 @@ class Attempt:
     @property
     def is_healthy(self) -> bool:
         """Say whether its path answers."""
-        return self.agent.state in (IceState.CONNECTED, IceState.COMPLETED)
+        is_up = self.agent.state in (IceState.CONNECTED, IceState.COMPLETED)
+        return is_up and not self.is_suspect
+
+    @property
+    def latency(self) -> float | None:
+        """Return the round trip, in seconds, of the check that found its path."""
+        if self.path is None:
+            return None
+        pairs = self.agent.pairs
+        return next((p.latency for p in pairs if p.remote == self.path[1] and p.is_valid), None)
 
     @property
     def remote_address(self) -> Address | None:
@@ -85,6 +104,13 @@ class Attempt:
     def endpoint(self) -> Endpoint | None:
         """Return what WireGuard is told: the other end, and the address to send from."""
         return None if self.path is None else endpoint_of(*self.path)
+
+    def is_worth_it(self, live: tuple[Candidate, Candidate] | None, latency: float | None) -> bool:
+        """Say whether its path is the live one anew, or so much better that it is worth a change."""
+        if self.path == live:
+            return True
+        before = path_score(live, latency)
+        return path_score(self.path, self.latency) < before * HYSTERESIS - MIN_GAIN
 
     def connected(self, config: ConnConfig) -> Connected:
         """Return what is told once WireGuard was heard on its path."""
@@ -120,6 +146,21 @@ def endpoint_of(local: Candidate, remote: Candidate) -> Endpoint:
     return Endpoint(remote.address, local.base.ip)
 
 
+def path_score(path: tuple[Candidate, Candidate] | None, latency: float | None) -> float:
+    """Return how good a path is: its round trip in seconds, weighted; less is better.
+
+    A LAN counts half, IPv6 a tenth less, a relay two seconds more.
+    """
+    if path is None or latency is None:
+        return UNKNOWN_SCORE
+    score = latency
+    if all(end.kind is CandidateKind.HOST and not is_public(end.address.ip) for end in path):
+        score *= 0.5
+    if path[1].address.is_ipv6:
+        score *= 0.9
+    return score + (2.0 if any(end.is_relayed for end in path) else 0.0)
+
+
 def make_extra_srflx(candidates: Sequence[Candidate]) -> Candidate | None:
     """Return our outer address with our own port, if the NAT shows another port; else None.
 
@@ -139,16 +180,18 @@ class Backoff:
     def __init__(self, rng: Rng) -> None:
         self._rng = rng
         self._count = 0
+        self._first = FIRST_RETRY
 
-    def reset(self) -> None:
-        """Start anew: connected, or the network changed."""
+    def reset(self, first: float = FIRST_RETRY) -> None:
+        """Start anew: connected, or the network changed; `first`: seconds to the first retry."""
         self._count = 0
+        self._first = first
 
     def next(self) -> float:
         """Return the seconds until the next try."""
         self._count += 1
         if self._count == 1:
-            return FIRST_RETRY
+            return self._first
         interval = NEXT_RETRY * 2 ** min(self._count - 2, 10)
         if interval >= LAST_RETRY[0]:
             return float(self._rng.uniform(*LAST_RETRY))

@@ -22,6 +22,7 @@ from dataclasses import replace
 
 from ginnel.base.core import earliest
 from ginnel.base.dataplane import (
+    DataUnanswered,
     EndpointRoamed,
     HandshakeCompleted,
     StartHandshake,
@@ -30,29 +31,23 @@ from ginnel.base.types import Address, Deadline, Transmit
 from ginnel.ice import stun
 from ginnel.ice.candidate import MAX_REMOTE_CANDIDATES, Candidate
 from ginnel.ice.events import Drop
-from ginnel.ice.reasons import NatKind, guess_nat
+from ginnel.ice.reasons import NatKind
 from ginnel.ice.stun import Message
+from ginnel.peer.care import PathCare
 from ginnel.peer.errors import ConnectionClosed, ConnectionDisconnected, ConnectionTimeout
 from ginnel.peer.events import (
     ConnEvent,
     Ended,
     PeerStateChanged,
-    SendCandidates,
-)
-from ginnel.peer.lifecycle import (
-    HANDSHAKE_TIMEOUT,
-    MAX_EARLY_SESSIONS,
-    PUNCH,
-    Lifecycle,
-    Timer,
 )
 from ginnel.peer.signal import ModeMessage, OfferAnswer, parse_features
 from ginnel.peer.status import PeerState
+from ginnel.peer.timers import HANDSHAKE_TIMEOUT, MAX_EARLY_SESSIONS, PUNCH, Timer
 
 VAIN_AFTER = 5.0  # s of checks without a path; an offer that replaces them then tells a failure
 
 
-class ConnCore(Lifecycle):
+class ConnCore(PathCare):
     """One peer's connection; see the module."""
 
     @property
@@ -133,8 +128,11 @@ class ConnCore(Lifecycle):
 
     def on_remote_answer(self, answer: OfferAnswer, *, now: float) -> bool:
         """Take the peer's answer to our offer; return whether it was taken."""
-        attempt = self._attempt_of(answer.session)
-        if attempt is None or attempt.remote_ufrag not in ("", answer.ufrag):
+        attempts = self._attempts()
+        attempt = next((a for a in attempts if a.remote_ufrag == answer.ufrag), None)
+        if attempt is None and answer.ufrag not in self._past_ufrags:
+            attempt = next((a for a in attempts if a.is_of(answer.session, answer.ufrag)), None)
+        if attempt is None or not attempt.knows(answer.session):
             return False
         self._apply(attempt, answer, now)
         return True
@@ -155,60 +153,13 @@ class ConnCore(Lifecycle):
         if attempt is None:
             return self._keep_early(session, candidates)
         attempt.agent.set_nats(self._nat, nat or attempt.agent.nats[1], now=now)
-        for candidate in candidates:
-            attempt.agent.add_remote_candidate(candidate, now=now)
+        if attempt is self._live:  # they may be of a restart whose offer is still to come
+            self._keep_early(session, candidates)
+        new = [c for c in candidates if attempt.agent.add_remote_candidate(c, now=now)]
+        if attempt is self._live and self.config.is_controlling and new:
+            self._seek_better(now)
         self._collect(now)
         return True
-
-    def set_local_candidates(
-        self,
-        candidates: Sequence[Candidate],
-        *,
-        now: float,
-        symmetric: bool = False,
-        restricted: bool = False,
-    ) -> None:
-        """Tell all addresses of ours as they are now.
-
-        Args:
-            candidates: host and server-reflexive ones; called again on every change.
-            now: monotonic seconds.
-            symmetric: observers saw different ports of ours.
-            restricted: our NAT is known to let in only addresses and ports that we wrote to.
-        """
-        nat_before = self._nat
-        before, self._local = self._local, tuple(candidates)
-        self._nat = guess_nat(self._local, symmetric=symmetric, restricted=restricted)
-        for attempt in self._attempts():
-            attempt.agent.set_nats(self._nat, attempt.agent.nats[1], now=now)
-        if not self._is_open or self._is_closed:
-            return
-        if self._local == before:
-            if self._nat is not nat_before and self._trying is not None:
-                self._events.append(SendCandidates(self._trying.session, (), self._nat))
-            self._collect(now)
-            return
-        bases = [candidate.base for candidate in self._local]
-        gone = [candidate for candidate in before if candidate.base not in bases]
-        for candidate in gone:
-            for attempt in self._attempts() if candidate.is_relayed else ():
-                reason = "the relay is gone"
-                attempt.agent.remove_relay(candidate.address, reason, now=now)
-        is_moved = any(not candidate.is_relayed for candidate in gone)
-        is_live_gone = self._live is not None and not self._live.is_from(self._local, self._nat)
-        if is_moved or is_live_gone or self._trying is None:
-            self._backoff.reset()
-        trying = self._trying
-        is_kept = trying is not None and trying.is_from(self._local, self._nat)
-        if trying is not None and is_kept and (trying.path is not None or not is_moved):
-            mine = self._candidates_for(trying)
-            self._trickle(trying, [c for c in mine if c not in before], now)
-        elif self._live is None or is_moved or is_live_gone:
-            self._end(trying)
-            self._trying = None
-            self._go_on(now)
-        elif any(not c.is_relayed for c in self._local if c not in before):
-            self._upgrade(now)
 
     def on_relay_refused(self, relayed: Address, peer: Address, reason: str, *, now: float) -> None:
         """Take that a relay does not carry from our address there to this peer."""
@@ -221,9 +172,14 @@ class ConnCore(Lifecycle):
         found = [text for attempt in self._attempts() for text in attempt.describe_pairs()]
         return tuple(found) or self._last_pairs
 
-    def on_engine_event(self, event: HandshakeCompleted | EndpointRoamed, *, now: float) -> None:
+    def on_engine_event(
+        self, event: HandshakeCompleted | EndpointRoamed | DataUnanswered, *, now: float
+    ) -> None:
         """Take what the data plane tells of this peer; other peers' events are ignored."""
         if event.public_key != self.config.key or self._is_closed or not self._is_open:
+            return
+        if isinstance(event, DataUnanswered):
+            self.on_unanswered(event, now=now)
             return
         if isinstance(event, HandshakeCompleted):
             self._board.show(now, last_handshake_at=now)
@@ -291,6 +247,10 @@ class ConnCore(Lifecycle):
                 self._on_silence(now)
             elif timer is Timer.UPGRADE:
                 self._upgrade(now)
+            elif timer is Timer.SUSPECT:
+                self._on_suspect(now)
+            elif timer is Timer.BETTER:
+                self._seek_better(now)
             elif timer is Timer.PUNCH:
                 self._punch()
             elif timer is Timer.ANSWER:

@@ -105,6 +105,11 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+class PathSuspected:
+    """The path may be dead: now is the time to learn our own addresses anew."""
+
+
+@dataclass(frozen=True, slots=True)
 class PeerStateChanged:
     """The state for people changed."""
 
@@ -142,6 +147,7 @@ ConnEvent: TypeAlias = (
     | SendCandidates
     | SendMessage
     | Engine
+    | PathSuspected
     | PeerStateChanged
     | Connected
     | Disconnected

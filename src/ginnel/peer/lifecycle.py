@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from enum import Enum
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
@@ -35,7 +34,13 @@ from ginnel.ice.events import (
     StateChanged,
 )
 from ginnel.ice.reasons import RELAY, NatKind
-from ginnel.peer.attempt import Attempt, Backoff, endpoint_of, make_extra_srflx
+from ginnel.peer.attempt import (
+    URGENT_RETRY,
+    Attempt,
+    Backoff,
+    endpoint_of,
+    make_extra_srflx,
+)
 from ginnel.peer.errors import ConnectionDisconnected, ConnectionEnded
 from ginnel.peer.events import (
     ConnConfig,
@@ -51,36 +56,22 @@ from ginnel.peer.events import (
 )
 from ginnel.peer.signal import SESSION_SIZE, Feature, ModeMessage, OfferAnswer, fit_candidates
 from ginnel.peer.status import ConnStatus, Stage, StatusBoard
-
-MAX_EARLY_SESSIONS = 2  # unknown sessions whose candidates are kept until their offer comes
-MAX_ENDED_SESSIONS = 8  # ids kept, so that a late offer of an ended session starts nothing
-OFFER_LIFE = 9.0  # s; an older offer is replaced by a new session, its answerer has given up
-HANDSHAKE_WAIT = 3.0  # s that the controlled side waits for the other's handshake
-FIRST_HANDSHAKE_TIMEOUT = 30.0  # s (FACTS: NetBird's watch)
-HANDSHAKE_TIMEOUT = 210.0  # s between handshakes; WireGuard makes one every 120 s
-UPGRADE_FIRST, UPGRADE_LAST = 60.0, 1800.0  # s between tries for direct while relayed; doubled
-RESTART_LIMIT = 30.0  # s without a path until an open that may end is `disconnected`
-PUNCH_DELAY = 1.0  # s after the path is set; the other side's WireGuard is set up then
-PUNCH = b"\x6e\x62"  # what opens a NAT for a WireGuard on a port of its own (seed 000)
-PROBE_TIMEOUT = 5.0  # s to hear WireGuard on a new path while the live one answers
-
-PATH_LOST = "path does not answer"
-SILENT = "WireGuard does not answer on a path whose checks pass"
+from ginnel.peer.timers import (
+    FIRST_HANDSHAKE_TIMEOUT,
+    HANDSHAKE_TIMEOUT,
+    HANDSHAKE_WAIT,
+    MAX_ENDED_SESSIONS,
+    OF_A_PATH,
+    OFFER_LIFE,
+    PATH_LOST,
+    PROBE_TIMEOUT,
+    PUNCH_DELAY,
+    RESTART_LIMIT,
+    UPGRADE_FIRST,
+    Timer,
+)
 
 log = logging.getLogger(__name__)
-
-
-class Timer(Enum):
-    """The timers of a connection."""
-
-    RETRY = "retry"
-    START_HANDSHAKE = "start handshake"
-    WATCH = "watch WireGuard"
-    PROBE = "probe new path"
-    UPGRADE = "try for a direct path"
-    ANSWER = "wait for an offer or answer"
-    GIVE_UP = "end without a path"
-    PUNCH = "punch for WireGuard"
 
 
 class Lifecycle:
@@ -104,9 +95,11 @@ class Lifecycle:
         self._early_candidates: dict[bytes, list[Candidate]] = {}
         self._trying: Attempt | None = None
         self._live: Attempt | None = None
+        self._better_from = 0.0  # when a better path may be looked for again
         self._upgrades = 0  # tries for direct since the path is relayed
         self._last_pairs: tuple[str, ...] = ()  # of the attempt that ended last
         self._ended: deque[bytes] = deque(maxlen=MAX_ENDED_SESSIONS)
+        self._past_ufrags: deque[str] = deque(maxlen=MAX_ENDED_SESSIONS)  # of the other side
         self._timers: TimerTable[Timer] = TimerTable()
         self._out: deque[Transmit] = deque()
         self._events: deque[ConnEvent] = deque()
@@ -123,9 +116,10 @@ class Lifecycle:
             self._offer(now)
 
     def _answer(self, offer: OfferAnswer, now: float) -> bool:
-        """Answer an offer: of a new session, of one that crossed ours, or of one that we know."""
-        attempt = self._attempt_of(offer.session)
-        if attempt is not None and attempt.remote_ufrag not in ("", offer.ufrag):
+        """Answer an offer: of a new session, a restart, one that crossed ours, or a known one."""
+        attempts = self._attempts()
+        attempt = next((a for a in attempts if a.is_of(offer.session, offer.ufrag)), None)
+        if attempt is None and offer.ufrag in self._past_ufrags:
             return False
         if attempt is None:
             attempt = self._trying
@@ -159,10 +153,12 @@ class Lifecycle:
     def _candidates_for(self, attempt: Attempt) -> tuple[Candidate, ...]:
         return attempt.choose(self._local, force_relay=self.config.ice.force_relay)
 
-    def _offer(self, now: float, *, is_upgrade: bool = False) -> None:
-        """Start an attempt of our own."""
-        session = self._random_bytes(SESSION_SIZE)
+    def _offer(self, now: float, *, is_upgrade: bool = False, is_optional: bool = False) -> None:
+        """Start an attempt of our own; a restart of the live session, if there is one."""
+        restarted = None if is_upgrade else self._live
+        session = restarted.session if restarted else self._random_bytes(SESSION_SIZE)
         self._trying = self._make_attempt(session, now, is_upgrade=is_upgrade)
+        self._trying.is_optional = is_optional
         self._send_offer(self._trying)
         self._timers.set(Timer.RETRY, now + self._backoff.next())
         if self._live is None:
@@ -251,17 +247,6 @@ class Lifecycle:
             if self._live is None or not self._live.is_healthy:
                 self._offer(now)
 
-    def _upgrade(self, now: float) -> None:
-        """Try for a direct path while the relayed one carries."""
-        if not self._is_relayed() or self.config.ice.force_relay:
-            return
-        wait = min(UPGRADE_LAST, UPGRADE_FIRST * 2 ** min(self._upgrades, 10))
-        self._upgrades += 1
-        self._timers.set(Timer.UPGRADE, now + wait)
-        if self._trying is None:
-            self._backoff.reset()
-            self._offer(now, is_upgrade=True)
-
     def _is_relayed(self) -> bool:
         live = self._live
         return live is not None and live.is_healthy and live.is_relayed
@@ -272,15 +257,22 @@ class Lifecycle:
             return
         self._last_pairs = attempt.describe_pairs() or self._last_pairs
         attempt.agent.close()
-        self._ended.extend([attempt.session, *attempt.sessions])
+        if attempt.remote_ufrag:
+            self._past_ufrags.append(attempt.remote_ufrag)
+        others = [other for other in self._attempts() if other is not attempt]
+        for session in (attempt.session, *attempt.sessions):
+            if not any(other.knows(session) for other in others):
+                self._ended.append(session)
         if attempt is self._trying:
             self._trying = None
             self._timers.stop(Timer.PROBE)
         if attempt is self._live:
             self._live = None
         if self._trying is None and self._live is None:
-            for timer in (Timer.START_HANDSHAKE, Timer.WATCH, Timer.UPGRADE, Timer.PUNCH):
+            for timer in OF_A_PATH:
                 self._timers.stop(timer)
+        if self._live is None:
+            self._timers.stop(Timer.SUSPECT)
 
     # Paths
 
@@ -303,11 +295,25 @@ class Lifecycle:
         elif isinstance(event, PairLatency):
             if attempt is (self._live or self._trying):
                 self._board.show(now, latency_s=event.seconds)
+            self._on_answered(attempt, now)
         elif isinstance(event, StateChanged):
             if attempt is self._live:
                 self._on_live_state(event.state, now)
             elif event.state is IceState.FAILED and attempt is self._trying:
                 self._fail(attempt.agent.why_failed() or "", now)
+
+    def _on_answered(self, attempt: Attempt, now: float) -> None:
+        """A check of the path was answered: what was suspected is not so."""
+        if attempt is not self._live:
+            return
+        self._timers.stop(Timer.SUSPECT)
+        if attempt.is_suspect:
+            attempt.is_suspect = False
+            self._board.show(now, ConnStatus.CONNECTED, Stage.CONNECTED, reason="")
+
+    def _show_broken(self, now: float) -> None:
+        self._board.show(now, ConnStatus.CONNECTED, Stage.BROKEN, reason=PATH_LOST)
+        self._give_up_later(now)
 
     def _on_live_state(self, state: IceState, now: float) -> None:
         live = self._live
@@ -320,16 +326,19 @@ class Lifecycle:
             self._clean_up(now, live.agent.why_failed() or "")
             self._resume(now)
         elif state is IceState.DISCONNECTED:
-            self._board.show(now, ConnStatus.CONNECTED, Stage.BROKEN, reason=PATH_LOST)
-            self._give_up_later(now)
-            if self._trying is None:
-                self._backoff.reset()
-                self._go_on(now)
-            elif self._trying.path is not None:
-                self._configure(self._trying, now)
+            self._show_broken(now)
+            self._look_for_another(now)
         elif live.is_healthy:
             self._timers.stop(Timer.GIVE_UP)
             self._board.show(now, ConnStatus.CONNECTED, Stage.CONNECTED, reason="")
+
+    def _look_for_another(self, now: float) -> None:
+        """The live path does not answer: restart, or use what was found meanwhile."""
+        if self._trying is None:
+            self._backoff.reset(URGENT_RETRY)
+            self._offer(now)
+        elif self._trying.path is not None:
+            self._configure(self._trying, now)
 
     def _resume(self, now: float) -> None:
         """The live path is gone: go on with the attempt under way, or start one."""
@@ -353,6 +362,10 @@ class Lifecycle:
             self._promote(attempt, now)
         elif self._live is None or not self._live.is_healthy:
             self._configure(attempt, now)
+        elif attempt.is_optional and not attempt.is_worth_it(
+            self._live.path, self._board.state.latency_s
+        ):
+            self._end(attempt)
         else:
             self._timers.set(Timer.PROBE, now + PROBE_TIMEOUT)
             if self.config.is_controlling:
@@ -397,26 +410,6 @@ class Lifecycle:
             self._events.append(attempt.connected(self.config))
         if Feature.DIRECT_CHECK in self._features and attempt.path is not None:
             self._events.append(SendMessage(ModeMessage(not attempt.path[0].is_relayed)))
-
-    def _on_silence(self, now: float) -> None:
-        """WireGuard made no handshake for too long on a path whose checks may pass."""
-        if self._live is not None:
-            self._clean_up(now, SILENT)
-            self._resume(now)
-        elif self._trying is not None and self._trying.is_configured:
-            self._fail(SILENT, now)
-
-    def _on_probe_timeout(self, now: float) -> None:
-        """WireGuard was not heard on the new path while the live one answers."""
-        trying, live = self._trying, self._live
-        if trying is None or live is None:
-            return
-        if not trying.is_configured and not self.config.is_controlling:
-            self._timers.set(Timer.PROBE, now + PROBE_TIMEOUT)
-            self._configure(trying, now)
-            return
-        self._end(trying)
-        self._set_peer(live.endpoint)
 
     def _fail(self, reason: str, now: float) -> None:
         """The attempt found no path: say why, and try again later."""

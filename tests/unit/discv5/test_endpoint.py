@@ -93,3 +93,27 @@ def test_a_vote_ends_exactly_when_it_is_said_to() -> None:
         assert at is not None
         assert votes.expire(at)
         assert votes.next_at() is None
+
+
+def test_after_a_doubt_the_first_view_of_a_new_address_decides() -> None:
+    votes = EndpointVotes(600)
+    for n in range(5):
+        votes.vote(observer(n), SEEN, float(n))
+    votes.doubt(10.0)
+    assert votes.view == View(SEEN, False, 5)
+    moved = Address("198.51.100.2", 4000)
+    assert votes.vote(observer(1), moved, 10.5)
+    assert votes.view == View(moved, False, 1)
+
+
+def test_a_doubt_that_proves_wrong_changes_nothing() -> None:
+    votes = EndpointVotes(600)
+    votes.vote(observer(1), SEEN, 0.0)
+    votes.vote(observer(2), OTHER, 1.0)
+    before = votes.view
+    assert before.symmetric
+    votes.doubt(10.0)
+    votes.vote(observer(2), OTHER, 10.5)
+    votes.vote(observer(1), SEEN, 10.6)
+    assert votes.view.symmetric
+    assert votes.view.observers == 2

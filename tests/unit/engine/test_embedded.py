@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ginnel.base.dataplane import (
+    DataUnanswered,
     Endpoint,
     EndpointRoamed,
     EngineEvent,
@@ -293,6 +294,24 @@ def test_roaming_and_an_override(pair: tuple[Node, Node]) -> None:
     right.add(left)
     assert right.engine.peer_stats()[0].endpoint == left.address
     moved.close()
+
+
+def test_data_that_nobody_answers_is_told(pair: tuple[Node, Node]) -> None:
+    left, right = pair
+    left.add(right)
+    right.add(left)
+    ping, pong = (
+        inner_packet("100.64.0.1", "100.64.0.2", CONTROL_PORT, b"1"),
+        inner_packet("100.64.0.2", "100.64.0.1", CONTROL_PORT, b"2"),
+    )
+    left.engine.apply(SendInner(right.public_key, ping))
+    right.wait(right.has(InnerReceived))
+    right.engine.apply(SendInner(left.public_key, pong))
+    left.wait(left.has(InnerReceived))
+    right.engine.close()
+    left.engine.apply(SendInner(right.public_key, ping))
+    left.wait(left.has(DataUnanswered))
+    assert DataUnanswered(right.public_key, 1.0) in left.events
 
 
 def test_wrong_commands_are_refused(pair: tuple[Node, Node]) -> None:

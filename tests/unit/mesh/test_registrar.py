@@ -8,6 +8,7 @@ from ginnel.base.types import Address, Secret
 from ginnel.mesh.derive import Point
 from ginnel.mesh.registrar import MAX_POINTS, Registered, Registrar
 from ginnel.mesh.rendezvous import (
+    DoubtAddress,
     Ping,
     PinSession,
     RegisterRequest,
@@ -57,6 +58,19 @@ def test_a_point_is_registered_at_the_eight_closest() -> None:
     assert not registrar.is_storer(rdv.point(2).location, contacts[0])
     pinned = [c for c in net.carried if isinstance(c, PinSession)]
     assert [c.contact for c in pinned] == contacts[:3]
+
+
+def test_the_watched_storers_are_asked_for_our_address_at_once() -> None:
+    net = rdv.ToyNet(5)
+    registrar = make(net)
+    registrar.set_points([rdv.point()], now=0.0)
+    net.run(registrar, HOME, 0.0)
+    registrar.ping_now(now=1.0)
+    asked: list[object] = []
+    while (command := registrar.poll_command()) is not None:
+        asked.append(command)
+    assert asked[0] == DoubtAddress()
+    assert [type(command) for command in asked[1:]] == [Ping] * 3
 
 
 def test_registrations_are_kept_alive_for_hours() -> None:

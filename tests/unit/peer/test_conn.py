@@ -87,7 +87,21 @@ def test_an_offer_is_answered_and_its_repetition_too() -> None:
     assert answer.session == OFFER.session
     assert conn.on_remote_offer(OFFER, now=0.2)
     assert answers(take(conn)) == [answer]
-    assert not conn.on_remote_offer(replace(OFFER, ufrag="else"), now=0.3)
+
+
+def test_a_restart_in_the_same_session_replaces_what_was_tried_and_old_offers_are_dead() -> None:
+    conn = make_conn()
+    conn.open(0.0)
+    conn.on_remote_offer(OFFER, now=0.1)
+    (first,) = answers(take(conn))
+    restart = replace(OFFER, ufrag="else")
+    assert conn.on_remote_offer(restart, now=0.3)
+    (second,) = answers(take(conn))
+    assert second.session == first.session
+    assert second.ufrag != first.ufrag
+    assert not conn.on_remote_offer(OFFER, now=0.4)
+    assert not conn.on_remote_answer(OFFER, now=0.4)
+    assert conn.on_remote_answer(restart, now=0.5)
 
 
 def test_crossed_offers_settle_without_a_second_round() -> None:

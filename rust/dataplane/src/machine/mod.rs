@@ -92,10 +92,12 @@ pub enum Event {
         /// The endpoint from now on.
         remote: SocketAddr,
     },
-    /// Data went both ways, and now nothing has come back for a second.
+    /// Data went both ways, and now nothing has come back for so long.
     Unanswered {
         /// The peer.
         public_key: [u8; 32],
+        /// 1 s, later 15 s.
+        silence: Duration,
     },
 }
 
@@ -386,11 +388,7 @@ impl Machine {
                 (Some(_), None) => self.counters.count(Counter::DropNoEndpoint),
                 (None, _) => {}
             }
-            if peer.silence.is_due(now) {
-                out.events.push(Event::Unanswered {
-                    public_key: peer.public_key,
-                });
-            }
+            peer.tell_silence(now, out);
         }
         if now >= self.prune_at {
             self.prune_at = now + PRUNE_INTERVAL;

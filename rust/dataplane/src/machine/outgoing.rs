@@ -54,6 +54,7 @@ impl Machine {
         let Err(packet) = peer.tunn.encapsulate_with_session(packet).map(|data| {
             peer.tx_bytes += length as u64;
             peer.silence.on_sent(now);
+            peer.tell_silence(now, out); // at once, not with the next tick
             match peer.endpoint {
                 Some(path) => push(&mut self.by_index, id, data.into(), path, out),
                 None => self.counters.count(Counter::DropNoEndpoint),

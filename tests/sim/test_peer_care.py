@@ -1,0 +1,195 @@
+"""Care for a path: suspicion, restart, silence of WireGuard, and a better path.
+
+RTT between homes is 100 ms, signalling takes 50 ms one way.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from ginnel.base.dataplane import DataUnanswered, RemovePeer, StartHandshake
+from ginnel.base.types import Address
+from ginnel.ice.candidate import Candidate, make_host
+from ginnel.peer.events import Disconnected, PathSuspected, SendOffer
+from ginnel.peer.status import ConnStatus, Stage
+from ginnel.peer.timers import SILENT
+from support.ice_world import PORT, make_machine
+from support.peer_world import PeerPair, PeerSide
+from support.sim import World
+from support.sim.link import Realm
+
+HOMES = ("port-restricted", "port-restricted")
+
+
+def connected_pair(world: World) -> PeerPair:
+    return connected_pair_and_sessions(world)[0]
+
+
+def connected_pair_and_sessions(world: World) -> tuple[PeerPair, list[bytes]]:
+    machines = [make_machine(world, name, HOMES[i], i + 1) for i, name in enumerate("ab")]
+    pair = PeerPair(world, *machines)
+    pair.open()
+    assert pair.run()
+    world.run_for(10.0)
+    sessions = [event.offer.session for side in pair.sides.values() for event in offers(side)]
+    for side in pair.sides.values():
+        side.events.clear()
+    pair.signalled.clear()
+    return pair, sessions
+
+
+def unanswered(pair: PeerPair, *sides: PeerSide, seconds: float = 1.0) -> None:
+    for side in sides or pair.sides.values():
+        event = DataUnanswered(side.conn.config.key, seconds)
+        side.conn.on_engine_event(event, now=pair.world.now)
+        pair.wake(side)
+
+
+def offers(side: PeerSide) -> list[SendOffer]:
+    return [event for event in side.events if isinstance(event, SendOffer)]
+
+
+def test_a_path_that_answers_a_quick_check_stays_as_it_is() -> None:
+    world = World(1)
+    pair = connected_pair(world)
+    for _ in range(5):
+        unanswered(pair)
+        world.run_for(2.0)
+    assert pair.signalled == []
+    for side in pair.sides.values():
+        assert side.conn.state.stage is Stage.CONNECTED
+        assert Stage.BROKEN not in side.stages()
+        assert any(isinstance(event, PathSuspected) for event in side.events)
+
+
+def test_a_path_that_does_not_restarts_within_a_few_round_trips_in_the_same_session() -> None:
+    world = World(2)
+    pair, sessions = connected_pair_and_sessions(world)
+    nat = pair.a.machine.nat
+    assert nat is not None
+    nat.link.loss = 1.0
+    pair.signal_loss = 1.0
+    unanswered(pair)
+    world.run_for(0.3)
+    for side in pair.sides.values():
+        assert side.conn.state.stage is Stage.BROKEN
+        assert side.conn.state.status is ConnStatus.CONNECTED
+        assert [event.offer.session in sessions for event in offers(side)] == [True]
+    nat.link.loss = pair.signal_loss = 0.0
+    start = world.now
+    assert pair.run_until(
+        lambda: all(s.conn.state.stage is Stage.CONNECTED for s in pair.sides.values()), 5.0
+    )
+    assert world.now - start < 1.5
+    world.run_for(30.0)
+    for side in pair.sides.values():
+        assert side.conn.state.stage is Stage.CONNECTED
+        assert not any(isinstance(event, Disconnected) for event in side.events)
+
+
+@pytest.mark.parametrize("learned_after", [0.1, 0.4, 0.8])
+def test_a_renumbered_nat_with_traffic_is_followed_within_2_s(learned_after: float) -> None:
+    world = World(3)
+    pair = connected_pair(world)
+    nat = pair.a.machine.nat
+    assert nat is not None
+    nat.renumber("203.0.113.99")
+    start = world.now
+    world.run_for(1.0)
+    unanswered(pair)
+    world.run_for(learned_after)
+    pair.tell_candidates(pair.a, [*pair.a.candidates[:1], *renumbered(pair, "203.0.113.99")])
+
+    def has_moved() -> bool:
+        engine = pair.b.core.wireguard.endpoint
+        return engine is not None and engine.address.ip == "203.0.113.99"
+
+    assert pair.run_until(has_moved, 10.0)
+    assert world.now - start < max(2.0, 1.5 + learned_after)
+    assert pair.run_until(lambda: pair.b.conn.state.stage is Stage.CONNECTED, 2.0)
+    for side in pair.sides.values():
+        assert not any(isinstance(event, Disconnected) for event in side.events)
+
+
+def renumbered(pair: PeerPair, ip: str) -> list[Candidate]:
+    old = pair.a.candidates[1]
+    return [replace(old, address=Address(ip, old.address.port))]
+
+
+def test_a_wireguard_that_is_dead_while_checks_pass_is_dropped_and_reported() -> None:
+    world = World(4)
+    pair = connected_pair(world)
+    for side in pair.sides.values():
+        side.core.wireguard.is_dead = True
+        side.commands.clear()
+    unanswered(pair)
+    world.run_for(14.0)
+    assert pair.is_connected()
+    died_at = world.now
+    unanswered(pair, seconds=15.0)
+    assert any(isinstance(command, StartHandshake) for command in pair.a.commands)
+    assert pair.run_until(lambda: pair.a.conn.state.reason == SILENT, 20.0)
+    assert world.now - died_at <= 10.1
+    assert any(isinstance(command, RemovePeer) for command in pair.a.commands)
+    for side in pair.sides.values():
+        side.core.wireguard.is_dead = False
+    assert pair.run(timeout=90.0)
+
+
+def test_a_handshake_ends_the_doubt_about_wireguard() -> None:
+    world = World(5)
+    pair = connected_pair(world)
+    unanswered(pair, seconds=15.0)
+    world.run_for(60.0)
+    assert pair.is_connected()
+    for side in pair.sides.values():
+        assert not any(isinstance(event, Disconnected) for event in side.events)
+
+
+def test_a_dead_peer_is_noticed_within_6_5_s_on_the_other_side() -> None:
+    for seed in range(10):
+        world = World(seed)
+        pair = connected_pair(world)
+        for side in pair.sides.values():
+            assert side.machine.nat is not None
+            side.machine.nat.link.loss = 1.0
+        died_at = world.now
+        assert pair.run_until(
+            lambda pair=pair: all(s.conn.state.stage is Stage.BROKEN for s in pair.sides.values()),
+            20.0,
+        )
+        assert world.now - died_at <= 6.5
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_lan_that_both_come_to_is_taken_without_losing_the_connection(order: str) -> None:
+    world = World(6)
+    pair = connected_pair(world)
+    lan = Realm(world, "lan")
+    for name in order:
+        side, ip = pair.sides[name], {"a": "192.168.50.2", "b": "192.168.50.3"}[name]
+        side.machine.host.add_interface(ip, lan)
+        pair.tell_candidates(side, [*side.candidates, make_host(Address(ip, PORT), 65000)])
+        world.run_for(3.0)
+    assert pair.run_until(
+        lambda: pair.a.conn.state.remote_address == Address("192.168.50.3", PORT), 60.0
+    )
+    assert pair.run_until(
+        lambda: pair.b.conn.state.remote_address == Address("192.168.50.2", PORT), 10.0
+    )
+    for side in pair.sides.values():
+        assert not any(isinstance(event, Disconnected) for event in side.events)
+
+
+def test_a_path_that_is_no_better_is_left() -> None:
+    world = World(7)
+    pair = connected_pair(world)
+    before = pair.a.conn.state.remote_address
+    more = make_host(Address("192.168.77.2", PORT), 65000)
+    pair.tell_candidates(pair.a, [*pair.a.candidates, more])
+    assert offers(pair.a)
+    world.run_for(60.0)
+    assert pair.a.conn.state.remote_address == before
+    for side in pair.sides.values():
+        assert Stage.BROKEN not in side.stages()
+        assert side.conn.state.stage is Stage.CONNECTED
