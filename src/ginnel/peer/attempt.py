@@ -106,7 +106,7 @@ class Attempt:
         return None if self.path is None else endpoint_of(*self.path)
 
     def is_worth_it(self, live: tuple[Candidate, Candidate] | None, latency: float | None) -> bool:
-        """Say whether its path is the live one anew, or so much better that it is worth a change."""
+        """Say whether its path is the live one anew, or much better: worth a change."""
         if self.path == live:
             return True
         before = path_score(live, latency)
