@@ -14,6 +14,8 @@ from ginnel.base.errors import UsageError
 NodeId = NewType("NodeId", bytes)  # 32 bytes, names a node of the DHT
 MemberId = NewType("MemberId", bytes)  # 32 bytes, names a member of one network
 
+IPV4_SIZE = 4  # bytes
+
 
 class Address(NamedTuple):
     """A UDP address: canonical text of the IP (no zone, never v4-mapped), and a port."""
@@ -24,7 +26,9 @@ class Address(NamedTuple):
     @property
     def packed_ip(self) -> bytes:
         """Return the IP as 4 or 16 bytes."""
-        return ip_address(self.ip).packed
+        if ":" in self.ip:
+            return ip_address(self.ip).packed
+        return bytes(map(int, self.ip.split(".")))
 
     @property
     def is_ipv6(self) -> bool:
@@ -45,6 +49,8 @@ def make_address(ip: str | bytes | IPv4Address | IPv6Address, port: int) -> Addr
     """
     if not 0 <= port <= 65535:
         raise UsageError(f"port {port} is not in 0..65535")
+    if isinstance(ip, bytes) and len(ip) == IPV4_SIZE:  # quicker
+        return Address("{}.{}.{}.{}".format(*ip), port)
     try:
         parsed = ip_address(ip.split("%", 1)[0] if isinstance(ip, str) else ip)
     except ValueError as error:

@@ -347,4 +347,4 @@ def _address(ip: rlp.Rlp | None, size: int, port: rlp.Rlp | None) -> Address | N
     number = int.from_bytes(port, "big")
     if not 0 < number < 65536 or port[:1] == b"\x00":
         return None
-    return make_address(ip_address(ip), number)
+    return make_address(ip, number)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import Any, NamedTuple, TypeAlias
 
 from ginnel.base import rlp
@@ -20,6 +19,7 @@ from ginnel.discv5.enr import MAX_RECORD_SIZE
 MAX_REQUEST_ID_SIZE = 8  # bytes ("Protocol Messages")
 MAX_DISTANCES = 256  # distances read of one FINDNODE; there are only 257
 REMEMBERED_ADDRESSES = 1024  # encoded for PONGs
+REMEMBERED_SEQS = 1024  # decoded from PINGs
 MAX_RECORDS_PER_MESSAGE = 16  # records; more don't fit in 1280 bytes with a signature each
 
 
@@ -98,7 +98,10 @@ def decode_message(data: bytes) -> Message:
     parts = rlp.split_list(data[1:])
     if not parts:
         raise RemoteProtocolError("a message without request id")
-    return decode(rlp.as_bytes(rlp.decode_bytes(parts[0]), maximum=MAX_REQUEST_ID_SIZE), parts)
+    request_id = rlp.decode_bytes(parts[0])
+    if len(request_id) > MAX_REQUEST_ID_SIZE:
+        raise RemoteProtocolError("a request id too long")
+    return decode(request_id, parts)
 
 
 def _check_count(parts: list[bytes], count: int) -> None:
@@ -108,7 +111,7 @@ def _check_count(parts: list[bytes], count: int) -> None:
 
 def _decode_ping(request_id: bytes, parts: list[bytes]) -> Ping:
     _check_count(parts, 2)
-    return Ping(request_id, rlp.as_int(rlp.decode_bytes(parts[1])))
+    return Ping(request_id, _decode_seq(parts[1]))
 
 
 def _decode_pong(request_id: bytes, parts: list[bytes]) -> Pong:
@@ -117,9 +120,7 @@ def _decode_pong(request_id: bytes, parts: list[bytes]) -> Pong:
     if len(ip) not in (4, 16):
         raise RemoteProtocolError("an IP that has neither 4 nor 16 bytes")
     port = rlp.as_int(rlp.decode_bytes(parts[3]), 65535)
-    return Pong(
-        request_id, rlp.as_int(rlp.decode_bytes(parts[1])), make_address(ip_address(ip), port)
-    )
+    return Pong(request_id, rlp.as_int(rlp.decode_bytes(parts[1])), make_address(ip, port))
 
 
 def _decode_find_node(request_id: bytes, parts: list[bytes]) -> FindNode:
@@ -155,7 +156,7 @@ def _rest_of_ping(message: Ping) -> bytes:
 
 
 def _rest_of_pong(message: Pong) -> bytes:
-    return rlp.encode_bytes(rlp.encode_int(message.enr_seq)) + _encode_address(message.address)
+    return _encode_view(message.enr_seq, message.address)
 
 
 def _rest_of_find_node(message: FindNode) -> bytes:
@@ -175,8 +176,15 @@ def _rest_of_talk_response(message: TalkResponse) -> bytes:
 
 
 @lru_cache(maxsize=REMEMBERED_ADDRESSES)
-def _encode_address(address: Address) -> bytes:
-    return rlp.encode(address.packed_ip) + rlp.encode(address.port)
+def _encode_view(enr_seq: int, address: Address) -> bytes:
+    """Return what PONG tells one node each time: our seq and its address."""
+    return rlp.encode(enr_seq) + rlp.encode(address.packed_ip) + rlp.encode(address.port)
+
+
+@lru_cache(maxsize=REMEMBERED_SEQS)
+def _decode_seq(item: bytes) -> int:
+    """Return the seq that PING tells: the same one each time."""
+    return rlp.as_int(rlp.decode_bytes(item))
 
 
 _ENCODERS: dict[type[Message], tuple[bytes, Callable[[Any], bytes]]] = {

@@ -161,9 +161,14 @@ class UdpSocket:
     def send(self, transmits: Sequence[Transmit]) -> int:
         """Send without blocking; return how many the system took."""
         taken = 0
+        sendto, only_ip, is_ipv6 = self._socket.sendto, self._only_ip, self._is_ipv6
         for transmit in transmits:
+            destination = transmit.destination
             try:
-                self._send_one(transmit)
+                if transmit.source_ip == only_ip and not is_ipv6 and ":" not in destination[0]:
+                    sendto(transmit.data, destination)  # the quickest way
+                else:
+                    self._send_one(transmit)
                 taken += 1
             except OSError as error:
                 self._count(error, transmit.destination)
