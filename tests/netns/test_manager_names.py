@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
@@ -75,6 +76,87 @@ def test_members_are_reached_by_name(joined: tuple[Scenario, list[str]]) -> None
     text = anna.run(["cat", "/etc/resolv.conf"]).stdout
     own = scenario.status("anna")["self"]["addresses"][0]
     assert text.startswith(f"# ginnel gn-demo begin\nnameserver {own}\n")
+
+
+ASK_DNS = """
+import json, sys
+import dns.message, dns.query, dns.rcode
+found = []
+for server, name, kind in json.loads(sys.argv[1]):
+    for ask in (dns.query.udp, dns.query.tcp):
+        answer = ask(dns.message.make_query(name, kind), server, timeout=20)
+        words = sorted(item.to_text() for records in answer.answer for item in records)
+        words += [records.rdtype.name for records in answer.authority]
+        found.append(" ".join([dns.rcode.to_text(answer.rcode()), *words]))
+print(json.dumps(found))
+"""
+
+
+def ask_dns(machine: Machine, *questions: tuple[str, str, str]) -> list[str]:
+    """Return what servers say over UDP and over TCP, each to a name and a kind."""
+    found = machine.run([sys.executable, "-c", ASK_DNS, json.dumps(questions)]).stdout
+    answers: list[str] = json.loads(found)
+    return answers
+
+
+def test_our_server_answers_over_udp_and_tcp_also_that_there_is_nothing(
+    joined: tuple[Scenario, list[str]],
+) -> None:
+    scenario, _ = joined
+    anna = scenario.machine("anna")
+    bens = scenario.status("ben")["self"]["addresses"]
+    pointer = f"{'.'.join(reversed(bens[0].split('.')))}.in-addr.arpa"
+    expected = {
+        ("ben.demo.internal", "A"): f"NOERROR {bens[0]}",
+        ("ben.demo.internal", "AAAA"): f"NOERROR {bens[1]}",
+        (pointer, "PTR"): "NOERROR ben.demo.internal.",
+        ("ben.demo.internal", "MX"): "NOERROR SOA",
+        ("gone.demo.internal", "A"): "NXDOMAIN SOA",
+        ("example.org", "A"): "REFUSED",
+    }
+    for server in scenario.status("anna")["self"]["addresses"]:
+        found = ask_dns(anna, *((server, name, kind) for name, kind in expected))
+        assert found == [text for text in expected.values() for _ in range(2)]
+
+
+OTHER_SERVER = """
+import socket, sys
+import dns.message, dns.rrset
+opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+opened.bind((sys.argv[1], 53))
+print("ready", flush=True)
+while True:
+    data, source = opened.recvfrom(4096)
+    reply = dns.message.make_response(dns.message.from_wire(data))
+    reply.answer.append(dns.rrset.from_text(reply.question[0].name, 9, "IN", "A", "192.0.2.77"))
+    opened.sendto(reply.to_wire(), source)
+"""
+
+
+def test_a_resolv_conf_that_is_written_anew_keeps_our_names_and_its_servers(
+    joined: tuple[Scenario, list[str]],
+) -> None:
+    scenario, before = joined
+    anna, ben = scenario.machine("anna"), scenario.machine("ben")
+    server = ben.popen([sys.executable, "-c", OTHER_SERVER, ben.address], stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    assert server.stdout.readline() == "ready\n"
+    own = scenario.status("anna")["self"]["addresses"][0]
+    path = "/etc/resolv.conf"
+    try:  # as a DHCP client would, and back again
+        anna.run(["sh", "-c", f"echo nameserver {ben.address} > {path}.new; mv {path}.new {path}"])
+        assert scenario.wait_until(lambda: own in anna.run(["cat", path]).stdout, LIMIT_S)
+        assert scenario.wait_until(
+            lambda: ask_dns(anna, (own, "example.org", "A"))[0] == "NOERROR 192.0.2.77", LIMIT_S
+        )
+        assert "192.0.2.77" in anna.run(["getent", "ahostsv4", "example.org"]).stdout
+        assert "ben.demo.internal" in anna.run(["getent", "ahosts", "ben.demo.internal"]).stdout
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+    anna.run(["sh", "-c", f"cat > {path}"], text=before[-1])
+    assert scenario.wait_until(lambda: own in anna.run(["cat", path]).stdout, LIMIT_S)
 
 
 def test_overlay_routes_stand_in_a_table_of_their_own(joined: tuple[Scenario, list[str]]) -> None:

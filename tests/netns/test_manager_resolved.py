@@ -12,6 +12,7 @@ import select
 import shutil
 import subprocess
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 
 import dns.message
@@ -19,7 +20,7 @@ import dns.query
 import dns.rcode
 import pytest
 
-from ginnel.net.dns import DnsPlan, find_setter
+from ginnel.net.dns import DnsPlan, find_setter, reverse_zones
 from ginnel.net.dns_resolved import Resolved
 from ginnel.net.netlink import Netlink
 from ginnel.net.tun import open_tun
@@ -27,7 +28,9 @@ from support.confined import CLONE_NEWNET, CLONE_NEWNS, in_child, unshare
 
 RESOLVED = Path(os.environ.get("GINNEL_TEST_RESOLVED", "/lib/systemd/systemd-resolved"))
 WAIT = 15.0  # seconds, at most
-PLAN = DnsPlan(("100.64.0.1",), match=("home.internal",))
+PLAN = DnsPlan(
+    ("100.64.0.1",), match=("home.internal", *reverse_zones(ip_network("100.64.0.0/16")))
+)
 BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>system</type><listen>unix:path={path}</listen><auth>EXTERNAL</auth>
@@ -79,8 +82,8 @@ def wait_for(condition: object) -> None:
     raise AssertionError("it took too long")
 
 
-def ask(name: str, server: str = "127.0.0.53") -> dns.message.Message:
-    return dns.query.udp(dns.message.make_query(name, "A"), server, timeout=WAIT)
+def ask(name: str, kind: str = "A") -> dns.message.Message:
+    return dns.query.udp(dns.message.make_query(name, kind), "127.0.0.53", timeout=WAIT)
 
 
 def test_only_the_networks_names_are_asked_at_our_server(tmp_path: Path) -> None:
@@ -120,6 +123,10 @@ def check_names() -> None:
         for _ in range(2):
             setter.apply(PLAN)
             assert ask("pi.home.internal").answer[0][0].to_text() == "100.64.0.2"
+            pointers = ask("2.0.64.100.in-addr.arpa", "PTR").answer
+            assert pointers[0][0].to_text() == "pi.home.internal."
+            assert ask("9.0.64.100.in-addr.arpa", "PTR").rcode() == dns.rcode.NXDOMAIN
+            assert ask("9.0.65.100.in-addr.arpa", "PTR").rcode() != dns.rcode.NOERROR
             assert ask("gone.home.internal").rcode() == dns.rcode.NXDOMAIN
             assert ask("example.org").rcode() != dns.rcode.NOERROR  # nobody to ask, and not us
         setter.take_back()
@@ -130,6 +137,7 @@ def check_names() -> None:
         server.kill()
         text = server.communicate()[0]
     assert "example.org" not in text
+    assert "9.0.65.100" not in text
 
 
 SERVER = """

@@ -33,6 +33,7 @@ from ginnel.daemon.guard import Guard, clear_traces
 from ginnel.daemon.logs import LogSink, RateLimited, SinkHandler, escape_control, split_level
 from ginnel.daemon.manager_config import ManagerConfig
 from ginnel.daemon.manager_status import describe_agent, describe_settings
+from ginnel.daemon.resolver_watch import ResolverWatch
 from ginnel.daemon.resources import Resources, open_resources
 from ginnel.daemon.settings_apply import SettingsApplier
 from ginnel.daemon.settings_check import Plan, check_settings
@@ -155,6 +156,7 @@ class _Manager:
                 serving = tasks.create_task(admin.run())
                 waking = WakeWatcher(lambda reason: self._on_wake(tasks, reason))
                 signing = tasks.create_task(self._signer.run()) if self._signer else None
+                resolving = self._watch_resolver(tasks)
                 if on_ready is not None:
                     on_ready()
                 service.notify("READY=1")
@@ -162,9 +164,9 @@ class _Manager:
                     await self._keep_tunnel()
                 finally:
                     waking.close()
-                if signing is not None:
-                    signing.cancel()
-                    await asyncio.wait([signing])
+                for task in filter(None, (signing, resolving)):
+                    task.cancel()
+                    await asyncio.wait([task])
                 service.notify("STOPPING=1")
                 await self._take_back()
                 self._done.set()
@@ -172,6 +174,14 @@ class _Manager:
                 serving.cancel()
         finally:
             admin.close()
+
+    def _watch_resolver(self, tasks: asyncio.TaskGroup) -> asyncio.Task[None] | None:
+        note = self._resources.upstream
+        if self._applier is None or note is None:
+            return None
+        watch = ResolverWatch(self._applier, note, self._config.allowance.addresses)
+        watch.look()  # before the first tunnel
+        return tasks.create_task(watch.run())
 
     def _on_wake(self, tasks: asyncio.TaskGroup, reason: str) -> None:
         log.info("wake: %s", reason)

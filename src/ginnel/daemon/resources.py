@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -23,11 +24,13 @@ from ginnel.daemon import privileges
 from ginnel.daemon.admin_socket import listen_unix
 from ginnel.daemon.guard import TUNNEL_MARK
 from ginnel.daemon.paths import NetworkPaths
+from ginnel.net.dns_upstream import UpstreamNote
 from ginnel.net.tun import TunDevice, device_name, open_tun
 
 SOCKET_BUFFER = 7 * 1024 * 1024  # bytes, each way; what wireguard-go asks for
 PATIENCE = 2.0  # seconds until what a dying tunnel holds counts as somebody else's
 DNS_PORT = 53
+DNS_BACKLOG = 16  # connections that wait for accept
 _IP_FREEBIND = 15  # before the device has the address
 _IPV6_FREEBIND = 78
 _BUFFERS = (  # what goes beyond net.core.{r,w}mem_max (needs CAP_NET_ADMIN), and what does not
@@ -48,7 +51,8 @@ class Resources:
     udp4: socket.socket
     udp6: socket.socket | None
     tunnel_listener: socket.socket
-    dns: tuple[socket.socket, ...] = ()  # on port 53 of our overlay addresses
+    dns: tuple[socket.socket, ...] = ()  # on port 53 of our overlay addresses, UDP and TCP
+    upstream: UpstreamNote | None = None  # the servers that other names are asked at
 
 
 @contextlib.contextmanager
@@ -87,10 +91,15 @@ def open_resources(
         for opened in (udp4, udp6):
             if opened is not None and device is not None:  # no device: no overlay to stay out of
                 keep_outside(opened, tunnel_uid)
-        dns = bind_dns(dns_addresses) if device is not None else ()
+        dns: tuple[socket.socket, ...] = ()
+        note: UpstreamNote | None = None
+        if device is not None and dns_addresses:
+            dns = _patiently(lambda: bind_dns(dns_addresses))
+            note = UpstreamNote()
+            stack.callback(note.close)
         for opened in dns:
             stack.enter_context(opened)
-        yield Resources(device, udp4, udp6, listener, dns)
+        yield Resources(device, udp4, udp6, listener, dns, note)
 
 
 def bind_udp(family: int, port: int) -> socket.socket:
@@ -121,20 +130,24 @@ def bind_udp(family: int, port: int) -> socket.socket:
 
 
 def bind_dns(addresses: Sequence[str]) -> tuple[socket.socket, ...]:
-    """Return UDP sockets on port 53 of addresses that the device will have.
+    """Return sockets on port 53 of addresses that the device will have, of UDP and of TCP.
 
     Raises:
         SystemFailure: a socket was refused.
     """
     found: list[socket.socket] = []
     try:
-        for text in addresses:
+        for kind, text in product((socket.SOCK_DGRAM, socket.SOCK_STREAM), addresses):
             family = socket.AF_INET6 if ":" in text else socket.AF_INET
-            opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            opened = socket.socket(family, kind | socket.SOCK_NONBLOCK)
             found.append(opened)
             level, name = (41, _IPV6_FREEBIND) if ":" in text else (0, _IP_FREEBIND)
             opened.setsockopt(level, name, 1)
+            if kind == socket.SOCK_STREAM:  # connections of a manager before us may linger
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.bind((text, DNS_PORT))
+            if kind == socket.SOCK_STREAM:
+                opened.listen(DNS_BACKLOG)
     except OSError as error:
         for opened in found:
             opened.close()

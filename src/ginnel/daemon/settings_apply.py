@@ -54,6 +54,15 @@ class SettingsApplier:
         with Netlink() as netlink:
             return netlink.physical_mtu(besides=self.device)
 
+    def repair_dns(self) -> None:
+        """Set the resolver again if somebody took our entries out. Raises SystemFailure."""
+        with self._lock:
+            setter, plan = self.dns, self.current.dns if self.current is not None else None
+            if setter is None or plan is None or plan.is_empty or setter.is_in_place():
+                return
+            log.info("dns_settings: %s was written anew: ours are put in again", setter.name)
+            setter.apply(plan)
+
     def take_back(self) -> None:
         """Remove all that is applied; harmless if the device is gone."""
         with self._lock:

@@ -24,7 +24,7 @@ from typing import TypeAlias
 from ginnel.base.addresses import OVERLAY_IPV4
 from ginnel.base.errors import UsageError
 from ginnel.codervpn import vpn_pb2 as pb
-from ginnel.net.dns import DnsPlan
+from ginnel.net.dns import DnsPlan, reverse_zones
 from ginnel.net.netlink import DEFAULT_MTU
 
 MIN_MTU = 1280  # bytes; IPv6 needs it (RFC 8200, section 5)
@@ -51,7 +51,7 @@ class Allowance:
 
     prefixes: tuple[Network, ...] = (OVERLAY_IPV4, OVERLAY_IPV6)
     addresses: tuple[str, ...] = ()  # exactly these IPs if any are named; also the DNS servers
-    domain: str = ""  # with all below it; without one, no DNS settings
+    domain: str = ""  # with all below it, and the prefixes' reverse names; "": no DNS settings
     default_route: bool = False  # root's settings say so
 
     @classmethod
@@ -209,7 +209,8 @@ def _domain(name: str, text: str, allowance: Allowance) -> str:
     domain = text.lower().removesuffix(".")
     if len(domain) > MAX_DOMAIN or not all(map(_LABEL.fullmatch, domain.split("."))):
         raise UsageError(f"{name}: {text[:60]!r} is no domain")
-    if domain != allowance.domain and not domain.endswith(f".{allowance.domain}"):
+    own = (allowance.domain, *(z for prefix in allowance.prefixes for z in reverse_zones(prefix)))
+    if not any(domain == zone or domain.endswith(f".{zone}") for zone in own):
         raise UsageError(f"{name}: {domain[:60]} is not under {allowance.domain}")
     return domain
 

@@ -86,7 +86,7 @@ class TunnelOptions:
     listen_fd: int | None
     signer_fd: int | None
     dns_fds: tuple[int, ...] = ()  # on port 53 of our overlay addresses
-    name_servers: tuple[str, ...] = ()  # of the system, before ours
+    upstream_fd: int | None = None  # the system's name servers before ours (`dns_upstream`)
     resets_clock: bool = False  # believe this machine's clock, though it went back
 
 
@@ -234,9 +234,8 @@ class _Running:
             listener = socket.socket(fileno=os.dup(self._options.listen_fd))
             await self._control.start(listener)
         if self._options.dns_fds:
-            servers = self._options.name_servers
             members = self._state.membership
-            self._names = NameService(self._options.dns_fds, members, servers)
+            self._names = NameService(self._options.dns_fds, members, self._options.upstream_fd)
         self._rpc.upsert([workspace_for(self._state.membership)])
         self._shell.start([*self._options.hints, *self._known_nodes()])
 

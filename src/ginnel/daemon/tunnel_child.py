@@ -1,7 +1,8 @@
 """How a manager starts its tunnel: the command, and under which numbers it gets what.
 
-Ours gets the stream as 3, UDP as 5 and 6, the listener as 7, the signer's channel as 8, port 53 as
-9 and 10; any other program gets the stream only. The TUN comes along with Start, or as 4.
+Ours gets the stream as 3, UDP as 5 and 6, the listener as 7, the signer's channel as 8, the list of
+other name servers as 9, port 53 from 10 on; any other program gets the stream only. The TUN comes
+along with Start, or as 4.
 """
 
 from __future__ import annotations
@@ -47,17 +48,19 @@ def start_tunnel(
     argv += sandbox_options(config)
     if config.resets_clock and is_first:
         argv.append("--reset-clock")
-    handed: list[tuple[str, int, socket.socket | None]] = [
-        ("--udp4-fd", 5, resources.udp4),
-        ("--udp6-fd", 6, resources.udp6),
-        ("--listen-fd", 7, resources.tunnel_listener),
-        *(("--dns-fd", 9 + index, opened) for index, opened in enumerate(resources.dns)),
+    udp6, note = resources.udp6, resources.upstream
+    handed: list[tuple[str, int, int | None]] = [
+        ("--udp4-fd", 5, resources.udp4.fileno()),
+        ("--udp6-fd", 6, None if udp6 is None else udp6.fileno()),
+        ("--listen-fd", 7, resources.tunnel_listener.fileno()),
+        ("--upstream-fd", 9, None if note is None else note.reader_fd),
+        *(("--dns-fd", 10 + index, opened.fileno()) for index, opened in enumerate(resources.dns)),
     ]
     with contextlib.ExitStack() as stack:
         if signer is not None:
-            handed.append(("--signer-fd", 8, stack.enter_context(signer.renew())))
-        for option, number, opened in handed:
-            if opened is not None:
-                given[number] = opened.fileno()
+            handed.append(("--signer-fd", 8, stack.enter_context(signer.renew()).fileno()))
+        for option, number, descriptor in handed:
+            if descriptor is not None:
+                given[number] = descriptor
                 argv += [option, str(number)]
         return start_child("tunnel", argv, given, on_line)

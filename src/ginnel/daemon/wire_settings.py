@@ -12,6 +12,7 @@ from ginnel.mesh.events import PeerChanged
 from ginnel.mesh.membership import Membership
 from ginnel.mesh.names import DOMAIN, allowed_ips, hosts, overlay_addresses
 from ginnel.mesh.objects import Certificate, decode_object, parse_certificate, parse_network
+from ginnel.net.dns import reverse_zones
 from ginnel.net.dns_answers import Zone
 from ginnel.storage.identity import NodeBundle
 
@@ -77,6 +78,8 @@ def settings_for(
         dns = settings.dns_settings
         dns.servers.extend(overlay_addresses(certificate))
         dns.match_domains.append(f"{membership.network.name}.{DOMAIN}")
+        for prefix in overlay_prefixes(membership):
+            dns.match_domains.extend(reverse_zones(ip_network(prefix)))
         dns.match_domains_no_search = True
     return settings
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Protocol
 
 from ginnel.base.errors import SystemFailure
 
 TOOL_TIMEOUT = 10.0  # seconds for a resolvconf with its hooks
+MAX_ZONES = 8  # reverse zones of one prefix; a network's own prefixes have one each
 TOOL_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -33,6 +35,20 @@ class DnsPlan:
         return not self.servers
 
 
+def reverse_zones(prefix: IPv4Network | IPv6Network) -> tuple[str, ...]:
+    """Return the zones of a prefix's reverse names, for PTR; none if they were over MAX_ZONES."""
+    step = 8 if prefix.version == 4 else 4  # bits of a label
+    length = -(-prefix.prefixlen // step) * step
+    if length - prefix.prefixlen > MAX_ZONES.bit_length() - 1:
+        return ()
+    labels = length // step
+    everything = 32 // 8 if prefix.version == 4 else 128 // 4
+    return tuple(
+        ".".join(part.network_address.reverse_pointer.split(".")[everything - labels :])
+        for part in prefix.subnets(new_prefix=length)
+    )
+
+
 class DnsSetter(Protocol):
     """One way to set a device's name servers."""
 
@@ -45,6 +61,10 @@ class DnsSetter(Protocol):
 
     def take_back(self) -> None:
         """Remove what was set; harmless if nothing was. Raises SystemFailure."""
+        ...
+
+    def is_in_place(self) -> bool:
+        """Say whether what was set is still there, as far as others can take it out."""
         ...
 
 
@@ -68,6 +88,10 @@ class Resolvconf:
     def take_back(self) -> None:
         """Remove the device's record."""
         self._run(["-d", self._record], "")
+
+    def is_in_place(self) -> bool:
+        """Say yes: the program keeps its records."""
+        return True
 
     def _run(self, arguments: list[str], text: str) -> None:
         try:

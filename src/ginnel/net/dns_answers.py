@@ -26,6 +26,7 @@ import dns.rrset
 TTL = 10  # seconds; a member that comes or goes is seen soon
 MAX_QUERY = 4096  # bytes of a question that is read
 MAX_ANSWER = 1232  # bytes (DNS flag day 2020): fits every path without fragments
+MAX_TCP_ANSWER = 65_535  # bytes (RFC 7766)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,11 @@ class Foreign:
     refusal: bytes
 
 
-def answer(query: bytes, zone: Zone) -> bytes | Foreign | None:
-    """Answer one question; None: it is none, say nothing."""
+def answer(query: bytes, zone: Zone, *, max_size: int = MAX_ANSWER) -> bytes | Foreign | None:
+    """Answer one question; None: it is none, say nothing.
+
+    An answer over `max_size` bytes is cut off and says so (TC): who asked comes again over TCP.
+    """
     if len(query) > MAX_QUERY:
         return None
     try:
@@ -74,7 +78,7 @@ def answer(query: bytes, zone: Zone) -> bytes | Foreign | None:
         reply.set_rcode(dns.rcode.REFUSED)
         return Foreign(reply.to_wire())
     reply.flags |= dns.flags.AA
-    return reply.to_wire(max_size=MAX_ANSWER)
+    return reply.to_wire(max_size=max_size, prefer_truncation=True)
 
 
 def failure(query: bytes) -> bytes | None:

@@ -62,6 +62,13 @@ class ResolvConfFile:
         else:
             self._write(text or "")
 
+    def is_in_place(self) -> bool:
+        """Say whether our server stands in the file."""
+        try:
+            return self._mark("begin").encode() in self._path.read_bytes()[:MAX_SIZE]
+        except OSError:
+            return False
+
     def _mark(self, which: str) -> str:
         return f"# ginnel {self._device} {which}"
 

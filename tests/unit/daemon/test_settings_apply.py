@@ -59,6 +59,9 @@ class Setter:
     def take_back(self) -> None:
         self.plan = None
 
+    def is_in_place(self) -> bool:
+        return self.plan is not None
+
 
 def look(setter: Setter | None = None) -> Plan:
     with Netlink() as netlink:

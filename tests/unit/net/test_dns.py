@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
 from ginnel.base.errors import SystemFailure
-from ginnel.net.dns import DnsPlan, Resolvconf, find_setter
+from ginnel.net.dns import DnsPlan, Resolvconf, find_setter, reverse_zones
 from ginnel.net.dns_resolved import Resolved
 
 SCRIPT = """#!/bin/sh
@@ -43,3 +44,17 @@ def test_without_a_bus_there_is_another_way(
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/no-bus")
     assert Resolved.find("gn-home") is None
     assert find_setter("gn-home").name in ("resolvconf", "resolv.conf")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "zones"),
+    [
+        ("100.64.0.0/16", ("64.100.in-addr.arpa",)),
+        ("10.0.0.0/8", ("10.in-addr.arpa",)),
+        ("100.64.8.0/23", ("8.64.100.in-addr.arpa", "9.64.100.in-addr.arpa")),
+        ("fd12:3456:789a::/48", ("a.9.8.7.6.5.4.3.2.1.d.f.ip6.arpa",)),
+        ("100.64.0.0/10", ()),
+    ],
+)
+def test_reverse_zones(prefix: str, zones: tuple[str, ...]) -> None:
+    assert reverse_zones(ip_network(prefix)) == zones

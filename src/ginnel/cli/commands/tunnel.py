@@ -28,6 +28,7 @@ class Given(TypedDict):
     listen_fd: int | None
     signer_fd: int | None
     dns_fds: tuple[int, ...]
+    upstream_fd: int | None
     reset_clock: bool
     uid: int | None
     port: int | None
@@ -45,6 +46,7 @@ class Given(TypedDict):
 @click.option("--listen-fd", type=int)
 @click.option("--signer-fd", type=int)
 @click.option("--dns-fd", "dns_fds", type=int, multiple=True)
+@click.option("--upstream-fd", type=int)
 @click.option("--no-sandbox", is_flag=True, help="Without Landlock and seccomp, to debug.")
 @click.option("--reset-clock", is_flag=True, help="Forget the last confirmed time.")
 @click.option("--uid", type=int, help="Without NETWORK: the uid to run under.")
@@ -78,7 +80,6 @@ def tunnel(network: str | None, is_joining: bool, no_sandbox: bool, **given: Unp
 def _options(network: str | None, given: Given) -> tuple[TunnelOptions, int]:
     """Return what the tunnel is given, with what it has to open itself, and its uid."""
     from ginnel.daemon import own_sockets
-    from ginnel.daemon.name_service import read_upstream
     from ginnel.daemon.node_shell import read_hints
     from ginnel.daemon.signer import read_settings
     from ginnel.daemon.tunnel import TunnelOptions
@@ -114,7 +115,7 @@ def _options(network: str | None, given: Given) -> tuple[TunnelOptions, int]:
         listen_fd=listen_fd,
         signer_fd=given["signer_fd"],
         dns_fds=given["dns_fds"],
-        name_servers=read_upstream() if given["dns_fds"] else (),
+        upstream_fd=given["upstream_fd"],
         resets_clock=given["reset_clock"],
     )
     return options, uid
