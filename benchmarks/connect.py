@@ -9,24 +9,29 @@ peer is a new process for each run, and its start does not count.
 from __future__ import annotations
 
 import argparse
-import heapq
-import itertools
-import json
 import os
 import platform
-import selectors
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import Row, below, compare, publish
-from ginnel.lab import Home, Lab, LabTopology, Link, Machine, NatKind, PublicMachine
+from ginnel.lab import Home, Lab, LabTopology, Link, NatKind, PublicMachine
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.connect_run import (  # needs the path above
+    PASSWORD,
+    PORT,
+    USER,
+    connecting,
+    end_command,
+    servers,
+)
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / "target" / "bench-peers"
@@ -36,8 +41,6 @@ SIGNALLING_S = 0.05  # one way
 RTT_MS = 1000 * 4 * HALF_S
 LIMIT_S = 25.0  # of one run; pion gives up after less
 READY_LIMIT_S = 20.0  # until both processes are there, with candidates where they are to be known
-PORT = 3478
-USER, PASSWORD, REALM = "bench", "bench-word", "lab"
 SLACK = 1.05  # how much slower than the faster peer we may be
 SIDES = ("ginnel", "pion", "aioice")
 
@@ -91,126 +94,27 @@ class Run:
     failure: str = ""
 
 
-@contextmanager
-def servers(lab: Lab) -> Iterator[list[str]]:
-    """Run coturn on both servers, on the first with a second address; return their addresses."""
-    first, second = lab.machine("server1"), lab.machine("server2")
-    other = first.address.rpartition(".")[0] + ".3"
-    first.run(["ip", "address", "add", f"{other}/24", "dev", "eth0"])
-    with ExitStack() as stack:
-        for machine, addresses in ((first, (first.address, other)), (second, (second.address,))):
-            argv = ["turnserver", "-n", "--lt-cred-mech", f"--user={USER}:{PASSWORD}"]
-            argv += [f"--realm={REALM}", f"--listening-port={PORT}", "--no-tls", "--no-dtls"]
-            argv += ["--no-cli", "--log-file=/run/coturn.log", "--pidfile=/run/coturn.pid"]
-            argv += ["--userdb=/run/coturn.db", f"--relay-ip={addresses[0]}"]
-            argv += [f"--listening-ip={address}" for address in addresses]
-            process = machine.popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            stack.callback(process.wait)
-            stack.callback(process.terminate)
-        time.sleep(1.0)  # until it listens; it has no way to say so
-        yield [first.address, second.address]
-
-
-def command(side: str, role: str, mode: str, machine: Machine, stun: Sequence[str]) -> list[str]:
+def command(side: str, role: str, mode: str, stun: Sequence[str]) -> list[str]:
     """Return the arguments that start one end."""
-    urls = [f"stun:{ip}:{PORT}" for ip in stun]
-    common = [role, mode, urls[0], f"turn:{stun[0]}:{PORT}?transport=udp", USER, PASSWORD]
+    turn = f"{stun[0]}:{PORT}"
+    if side == "ginnel":
+        return end_command(role, mode, [f"{ip}:{PORT}" for ip in stun], turn)
+    common = [role, mode, f"stun:{turn}", f"turn:{turn}?transport=udp", USER, PASSWORD]
     if side == "pion":
         return [str(PEERS / "pion"), *common]
-    if side == "aioice":
-        script = str(ROOT / "benchmarks" / "peers" / "aioice" / "peer.py")
-        return [str(PEERS / "aioice" / "bin" / "python"), script, *common]
-    module = "benchmarks.connect_peer"
-    return [sys.executable, "-m", module, *common, machine.address, *urls[1:]]
-
-
-class Pipe:
-    """Both ends of a run, and what they signal on its way."""
-
-    def __init__(self, processes: Sequence[subprocess.Popen[str]]) -> None:
-        self._processes = processes
-        self._selector = selectors.DefaultSelector()
-        self._buffers = [b"", b""]
-        self._under_way: list[tuple[float, int, int, bytes]] = []
-        self._numbers = itertools.count()
-        self.ready: set[int] = set()
-        self.connected: dict[int, dict[str, Any]] = {}
-        self.failures: list[str] = []
-        for number, process in enumerate(processes):
-            assert process.stdout is not None
-            self._selector.register(process.stdout.fileno(), selectors.EVENT_READ, number)
-
-    def close(self) -> None:
-        """Close what it opened itself."""
-        self._selector.close()
-
-    def go(self) -> None:
-        """Start both ends."""
-        for number in range(2):
-            self._write(number, b'{"go": true}\n')
-
-    def run_until(self, is_done: Callable[[], bool], limit_s: float) -> None:
-        """Carry lines until it is done, an end failed, or the time is up."""
-        ends_at = time.monotonic() + limit_s
-        while not is_done() and not self.failures:
-            now = time.monotonic()
-            if now >= ends_at:
-                self.failures.append(f"not connected in {limit_s:g} s")
-                return
-            while self._under_way and self._under_way[0][0] <= now:
-                _, _, target, data = heapq.heappop(self._under_way)
-                self._write(target, data)
-            wait = self._under_way[0][0] - now if self._under_way else ends_at - now
-            for key, _ in self._selector.select(max(0.0, wait)):
-                self._read(key.fd, key.data)
-
-    def _read(self, fd: int, number: int) -> None:
-        data = os.read(fd, 65536)
-        if not data:
-            self.failures.append(f"end {number} has ended")
-            return
-        *lines, self._buffers[number] = (self._buffers[number] + data).split(b"\n")
-        for line in lines:
-            got = json.loads(line)
-            if "signal" in got:
-                entry = (time.monotonic() + SIGNALLING_S, next(self._numbers), 1 - number)
-                heapq.heappush(self._under_way, (*entry, line + b"\n"))
-            elif "connected" in got:
-                self.connected[number] = got["connected"]
-            elif "ready" in got:
-                self.ready.add(number)
-            elif "failed" in got:
-                self.failures.append(f"end {number}: {got['failed']}")
-
-    def _write(self, number: int, data: bytes) -> None:
-        pipe = self._processes[number].stdin
-        assert pipe is not None
-        try:
-            os.write(pipe.fileno(), data)
-        except BrokenPipeError:
-            self.failures.append(f"end {number} has ended")
+    script = str(ROOT / "benchmarks" / "peers" / "aioice" / "peer.py")
+    return [str(PEERS / "aioice" / "bin" / "python"), script, *common]
 
 
 def run_once(lab: Lab, side: str, pair: Pair, stun: Sequence[str], *, is_swapped: bool) -> Run:
     """Connect once; who controls changes with `is_swapped`."""
     roles = ("controlled", "controlling") if is_swapped else ("controlling", "controlled")
     mode = "known" if pair.is_known else "cold"
-    with ExitStack() as stack:
-        processes = []
-        for name, role in zip((pair.one, pair.other), roles, strict=True):
-            machine = lab.machine(name)
-            process = stack.enter_context(
-                machine.popen(
-                    command(side, role, mode, machine, stun),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    env=os.environ | {"PYTHONPATH": str(ROOT)},
-                )
-            )
-            stack.callback(process.terminate)
-            processes.append(process)
-        pipe = Pipe(processes)
-        stack.callback(pipe.close)
+    ends = [
+        (lab.machine(name), command(side, role, mode, stun))
+        for name, role in zip((pair.one, pair.other), roles, strict=True)
+    ]
+    with connecting(ends, SIGNALLING_S) as pipe:
         pipe.run_until(lambda: len(pipe.ready) == 2, READY_LIMIT_S)
         time.sleep(0.1)  # so that starting the processes doesn't slow the beginning
         pipe.go()

@@ -66,6 +66,13 @@ def explain_failure(
         return "the other side sent no usable address"
     if not pairs:
         return RELAY + "the two sides have no address family (IPv4, IPv6) in common"
+    if NatKind.UNKNOWN in nats and not limited:
+        who = "this side knows no" if nats[0] is NatKind.UNKNOWN else "the other side knows no"
+        who = "neither side knows an" if nats[0] is nats[1] else who
+        return (
+            f"{RELAY}no check was answered, and {who} address seen from outside; if UDP is blocked "
+            "there, it takes a TURN server over TCP or TLS"
+        )
     symmetric = nats.count(NatKind.SYMMETRIC)
     if symmetric == 2:
         return RELAY + "both sides are behind NATs that change ports (symmetric, symmetric)"
@@ -81,7 +88,4 @@ def explain_failure(
         )
     if limited:
         return f"{limited} checks were held back: too many unanswered ones to these addresses"
-    if NatKind.UNKNOWN in nats:
-        who = "this side" if nats[0] is NatKind.UNKNOWN else "the other side"
-        return f"{RELAY}no check was answered, and {who} knows no address seen from outside"
     return RELAY + "no check was answered (UDP blocked, or a firewall on the way)"

@@ -174,6 +174,14 @@ def make_extra_srflx(candidates: Sequence[Candidate]) -> Candidate | None:
     return None
 
 
+@dataclass
+class Early:
+    """What came of a session before its offer."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    nat: NatKind = NatKind.UNKNOWN
+
+
 class Backoff:
     """The intervals between tries: 3 s, then from 0.8 s doubling, in the end 30 to 45 s."""
 

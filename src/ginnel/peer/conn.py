@@ -33,6 +33,7 @@ from ginnel.ice.candidate import MAX_REMOTE_CANDIDATES, Candidate
 from ginnel.ice.events import Drop
 from ginnel.ice.reasons import NatKind
 from ginnel.ice.stun import Message
+from ginnel.peer.attempt import Early
 from ginnel.peer.care import PathCare
 from ginnel.peer.errors import ConnectionClosed, ConnectionDisconnected, ConnectionTimeout
 from ginnel.peer.events import (
@@ -151,10 +152,10 @@ class ConnCore(PathCare):
         """
         attempt = self._attempt_of(session)
         if attempt is None:
-            return self._keep_early(session, candidates)
+            return self._keep_early(session, candidates, nat)
         attempt.agent.set_nats(self._nat, nat or attempt.agent.nats[1], now=now)
         if attempt is self._live:  # they may be of a restart whose offer is still to come
-            self._keep_early(session, candidates)
+            self._keep_early(session, candidates, nat)
         new = [c for c in candidates if attempt.agent.add_remote_candidate(c, now=now)]
         if attempt is self._live and self.config.is_controlling and new:
             self._seek_better(now)
@@ -285,15 +286,16 @@ class ConnCore(PathCare):
         if attempt is not None and attempt.path is not None and attempt.punch_address is not None:
             self._out.append(Transmit(PUNCH, attempt.punch_address, attempt.path[0].base.ip))
 
-    def _keep_early(self, session: bytes, candidates: Sequence[Candidate]) -> bool:
+    def _keep_early(self, session: bytes, candidates: Sequence[Candidate], nat: NatKind) -> bool:
         """Keep candidates that overtook their offer."""
         if self._is_closed or session in self._ended:
             return False
-        early = self._early_candidates.pop(session, [])
-        early += candidates[: MAX_REMOTE_CANDIDATES - len(early)]
-        while len(self._early_candidates) >= MAX_EARLY_SESSIONS:
-            del self._early_candidates[next(iter(self._early_candidates))]
-        self._early_candidates[session] = early
+        early = self._early.pop(session, None) or Early()
+        early.candidates += candidates[: MAX_REMOTE_CANDIDATES - len(early.candidates)]
+        early.nat = nat or early.nat
+        while len(self._early) >= MAX_EARLY_SESSIONS:
+            del self._early[next(iter(self._early))]
+        self._early[session] = early
         return True
 
     def poll_deadline(self) -> Deadline | None:

@@ -38,6 +38,7 @@ from ginnel.peer.attempt import (
     URGENT_RETRY,
     Attempt,
     Backoff,
+    Early,
     endpoint_of,
     make_extra_srflx,
 )
@@ -92,7 +93,7 @@ class Lifecycle:
         self._local: tuple[Candidate, ...] = ()
         self._nat = NatKind.UNKNOWN
         self._early_offer: OfferAnswer | None = None
-        self._early_candidates: dict[bytes, list[Candidate]] = {}
+        self._early: dict[bytes, Early] = {}  # by session
         self._trying: Attempt | None = None
         self._live: Attempt | None = None
         self._better_from = 0.0  # when a better path may be looked for again
@@ -208,10 +209,11 @@ class Lifecycle:
         """Take the other side's credentials and candidates, and check."""
         is_new = not attempt.remote_ufrag
         attempt.remote = remote
-        attempt.agent.set_nats(self._nat, remote.nat or attempt.agent.nats[1], now=now)
+        early = self._early.pop(remote.session, Early())
+        theirs = early.nat or remote.nat or attempt.agent.nats[1]
+        attempt.agent.set_nats(self._nat, theirs, now=now)
         attempt.agent.set_remote_pacing(remote.pacing_ms / 1000)
-        early = self._early_candidates.pop(remote.session, ())
-        for candidate in (*remote.candidates, *early):
+        for candidate in (*remote.candidates, *early.candidates):
             attempt.agent.add_remote_candidate(candidate, now=now)
         if remote.complete:
             attempt.agent.end_remote_candidates()
@@ -248,8 +250,7 @@ class Lifecycle:
                 self._offer(now)
 
     def _is_relayed(self) -> bool:
-        live = self._live
-        return live is not None and live.is_healthy and live.is_relayed
+        return self._live is not None and self._live.is_healthy and self._live.is_relayed
 
     def _end(self, attempt: Attempt | None) -> None:
         """Forget an attempt; its late messages start nothing."""

@@ -21,6 +21,9 @@ CONE, SYMMETRIC, UNKNOWN = NatKind.CONE, NatKind.SYMMETRIC, NatKind.UNKNOWN
         ((CONE, CONE), "no check was answered (UDP blocked"),
         ((UNKNOWN, CONE), "this side knows no address seen from outside"),
         ((CONE, UNKNOWN), "the other side knows no address seen from outside"),
+        ((SYMMETRIC, UNKNOWN), "the other side knows no address seen from outside"),
+        ((UNKNOWN, UNKNOWN), "neither side knows an address seen from outside"),
+        ((UNKNOWN, CONE), "a TURN server over TCP or TLS"),
     ],
 )
 def test_the_kinds_of_nat_explain(nats: tuple[NatKind, NatKind], words: str) -> None:

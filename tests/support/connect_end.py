@@ -1,8 +1,11 @@
-"""Our peer of `make bench-connect`: the product's connection, agent, TURN client and data plane.
+"""One end of a connection, run on a lab machine: the product's peer connection with its data plane.
 
-Arguments and lines as in `peers/pion/main.go`, with the machine's own IP and more STUN servers, the
-first of which also answers from another address (RFC 5780), behind them:
-ROLE MODE STUN_URL TURN_URL USER PASSWORD OWN_IP STUN_URL...
+    python connect_end.py '{"role": "controlling", "mode": "cold", "stun": [...], "turn": {...}}'
+
+`stun`: IP:port of servers, the first of which also answers from another port (RFC 5780). `turn`:
+server, user, password, or null. `mode`: whether addresses are gathered before the start. It speaks
+lines of JSON: in come {"go": true} and {"signal": VALUE}, out go {"ready": true},
+{"signal": VALUE}, {"reason": TEXT} and {"connected": {...}}; it ends with its standard input.
 """
 
 from __future__ import annotations
@@ -28,16 +31,19 @@ from ginnel.base.types import Address, Deadline, Secret, Transmit, parse_address
 from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.ice import stun
-from ginnel.ice.candidate import Candidate, make_host, make_relayed, make_server_reflexive
+from ginnel.ice.candidate import Candidate, make_relayed
+from ginnel.ice.gather import gather_candidates
 from ginnel.ice.turn import TurnClient
 from ginnel.ice.turn_events import RelayReceived, TurnConfig
 from ginnel.net.driver import Driver
+from ginnel.net.interfaces import host_addresses
 from ginnel.peer.conn import ConnCore
 from ginnel.peer.events import (
     ConnConfig,
     Connected,
     ConnEvent,
     Engine,
+    PeerStateChanged,
     SendAnswer,
     SendCandidates,
     SendOffer,
@@ -86,7 +92,7 @@ class Observers:
         for server in self._servers:
             if server not in self.seen:
                 self._ask(server, is_other=False)
-        if self._servers[0] not in self.seen:
+        if self._servers and self._servers[0] not in self.seen:
             self._ask(self._servers[0], is_other=True)
 
     def handle_timeout(self, now: float) -> None:
@@ -131,10 +137,15 @@ class PeerCore:
     """Connection, TURN client and observers on one port, as one core."""
 
     def __init__(
-        self, conn: ConnCore, turn: TurnClient, observers: Observers, host: Address
+        self,
+        conn: ConnCore,
+        turn: TurnClient | None,
+        observers: Observers,
+        ips: Sequence[str],
+        port: int,
     ) -> None:
         self.conn, self.turn, self.observers = conn, turn, observers
-        self.host = host
+        self.ips, self.port = tuple(ips), port
         self.relayed: deque[tuple[Address, Address, bytes]] = deque()
         self.is_telling = False  # the connection may know our addresses
         self._told: tuple[object, ...] = ()
@@ -142,24 +153,24 @@ class PeerCore:
 
     def candidates(self) -> list[Candidate]:
         """Return our addresses as far as they are known."""
-        found = [make_host(self.host)]
-        mapped = dict.fromkeys(self.observers.seen.values())
-        found += [make_server_reflexive(a, self.host) for a in mapped if a != self.host]
-        if self.turn.relayed is not None:
+        mapped = list(dict.fromkeys(self.observers.seen.values()))
+        found = gather_candidates(self.ips, self.port, mapped)
+        if self.turn is not None and self.turn.relayed is not None:
             found.append(make_relayed(self.turn.relayed, self.turn.mapped))
         return found
 
     def gather(self, now: float) -> None:
         """Ask all servers."""
         self.observers.start(now)
-        self.turn.start(now=now)
+        if self.turn is not None:
+            self.turn.start(now=now)
 
     def tell(self, now: float) -> None:
         """Tell the connection what is known now."""
         if not self.is_telling:
             return
         found = self.candidates()
-        symmetric = len(set(self.observers.seen.values())) > 1
+        symmetric = len({a for a in self.observers.seen.values() if not a.is_ipv6}) > 1
         restricted = self.observers.restricted
         state = (tuple(found), symmetric, restricted)
         if state != self._told:
@@ -172,15 +183,16 @@ class PeerCore:
         self, data: bytes, source: Address, *, now: float, local_ip: str | None = None
     ) -> None:
         """Take one datagram."""
-        kind = classify(data, self.turn.knows_channel)
-        if kind is DatagramKind.CHANNEL_DATA:
-            self.turn.handle_datagram(data, source, now=now)
+        turn = self.turn
+        kind = classify(data, turn.knows_channel if turn is not None else None)
+        if kind is DatagramKind.CHANNEL_DATA and turn is not None:
+            turn.handle_datagram(data, source, now=now)
         elif kind is DatagramKind.STUN:
             message = stun.decode_message(data)
             if self.observers.owns(message):
                 self.observers.handle(message, now)
-            elif self.turn.owns(message, source):
-                self.turn.handle_message(message, now=now)
+            elif turn is not None and turn.owns(message, source):
+                turn.handle_message(message, now=now)
             else:
                 self.conn.handle_message(message, source, now=now, local_ip=local_ip)
         self._settle(now)
@@ -188,19 +200,22 @@ class PeerCore:
     def handle_timeout(self, *, now: float) -> None:
         """Do what is due."""
         self.observers.handle_timeout(now)
-        self.turn.handle_timeout(now=now)
+        if self.turn is not None:
+            self.turn.handle_timeout(now=now)
         self.conn.handle_timeout(now=now)
         self._settle(now)
 
     def send_relayed(self, transmit: Transmit, now: float) -> None:
         """Send through the relay."""
-        self.turn.send(transmit.data, transmit.destination, now=now)
+        if self.turn is not None:
+            self.turn.send(transmit.data, transmit.destination, now=now)
 
     def _settle(self, now: float) -> None:
-        while (event := self.turn.poll_event()) is not None:
-            if isinstance(event, RelayReceived) and self.turn.relayed is not None:
-                self._on_relayed(self.turn.relayed, event, now)
-        if self.observers.is_done and self.turn.relayed is not None:
+        turn = self.turn
+        while turn is not None and (event := turn.poll_event()) is not None:
+            if isinstance(event, RelayReceived) and turn.relayed is not None:
+                self._on_relayed(turn.relayed, event, now)
+        if self.observers.is_done and (turn is None or turn.relayed is not None):
             self.gathered.set()
         self.tell(now)
         self.pass_on(now)
@@ -223,7 +238,9 @@ class PeerCore:
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send."""
         out = self.observers.out
-        return out.popleft() if out else self.turn.poll_transmit()
+        if out or self.turn is None:
+            return out.popleft() if out else None
+        return self.turn.poll_transmit()
 
     def poll_event(self) -> ConnEvent | None:
         """Return the next event of the connection."""
@@ -231,35 +248,38 @@ class PeerCore:
 
     def poll_deadline(self) -> Deadline | None:
         """Return when something is due."""
-        deadlines = (each.poll_deadline() for each in (self.conn, self.turn, self.observers))
-        return earliest(*deadlines)
+        turn = None if self.turn is None else self.turn.poll_deadline()
+        return earliest(self.conn.poll_deadline(), turn, self.observers.poll_deadline())
 
 
 class Peer:
     """The process: standard input and output, the data plane, the driver."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
-        role, mode, stun_url, turn_url, user, password, own_ip, *more = arguments
-        self._is_known = mode == "known"
-        number = 0 if role == "controlling" else 1
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._is_known = options["mode"] == "known"
         publics = [
             X25519PrivateKey.from_private_bytes(key).public_key().public_bytes_raw() for key in KEYS
         ]
-        if publics[0] < publics[1]:  # the larger key controls
-            number = 1 - number
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind(("", 0))
-        port = self._udp.getsockname()[1]
-        config = ConnConfig(publics[1 - number], publics[number], (f"100.64.0.{2 - number}/32",))
-        chance = {"random_bytes": os.urandom, "rng": random.Random()}
-        servers = [_server_of(url) for url in (stun_url, *more)]
-        turn = TurnClient(
-            TurnConfig(_server_of(turn_url), user, Secret(password.encode())), **chance
-        )
-        conn = ConnCore(config, **chance)
-        self.core = PeerCore(conn, turn, Observers(servers), Address(own_ip, port))
+        controlling = publics.index(max(publics))  # the larger key controls
+        number = controlling if options["role"] == "controlling" else 1 - controlling
+        ips = [address.ip for address in host_addresses(())]
+        self._sockets = _open_sockets(any(":" in ip for ip in ips))
+        port = self._sockets[0].getsockname()[1]
+        chance: dict[str, Any] = {"random_bytes": os.urandom, "rng": random.Random()}
+        turn = None
+        if options["turn"] is not None:
+            server, user, password = options["turn"]
+            config = TurnConfig(parse_address(server), user, Secret(password.encode()))
+            turn = TurnClient(config, **chance)
+        allowed = (f"100.64.0.{2 - number}/32",)
+        conn = ConnCore(ConnConfig(publics[1 - number], publics[number], allowed), **chance)
+        usable = [_family_of(":" in ip) for ip in ips]
+        servers = [parse_address(text) for text in options["stun"]]
+        observers = Observers([s for s in servers if _family_of(s.is_ipv6) in usable])
+        self.core = PeerCore(conn, turn, observers, ips, port)
         plane = EmbeddedEngine(
-            udp4_fd=self._udp.fileno(),
+            udp4_fd=self._sockets[0].fileno(),
+            udp6_fd=self._sockets[1].fileno() if len(self._sockets) > 1 else None,
             private_key=Secret(KEYS[number]),
             control_ips=[f"100.64.0.{number + 1}"],
             mtu=MTU,
@@ -268,6 +288,7 @@ class Peer:
         self._driver: Driver[ConnEvent] = Driver(
             self.core, self._engine, self._on_event, after_receive=self._take_engine_events
         )
+        self._reason = ""
         self._began = 0.0
         self._path_s: float | None = None  # until WireGuard was given a path
 
@@ -327,6 +348,9 @@ class Peer:
                 self._path_s = time.monotonic() - self._began
         elif isinstance(event, Connected):
             self._tell_connected()
+        elif isinstance(event, PeerStateChanged) and event.state.reason != self._reason:
+            self._reason = event.state.reason
+            tell({"reason": self._reason})
 
     def _tell_connected(self) -> None:
         path = self.core.conn.path
@@ -340,6 +364,7 @@ class Peer:
                     "local": kinds[0],
                     "remote": kinds[1],
                     "tunnel_seconds": time.monotonic() - self._began,
+                    "why": self.core.conn.state.why_relayed,
                 }
             }
         )
@@ -356,8 +381,20 @@ class Peer:
         self.core.send_relayed(transmit, self._driver.now())
 
 
-def _server_of(url: str) -> Address:
-    return parse_address(url.partition(":")[2].partition("?")[0])
+def _family_of(is_ipv6: bool) -> int:
+    return socket.AF_INET6 if is_ipv6 else socket.AF_INET
+
+
+def _open_sockets(with_ipv6: bool) -> list[socket.socket]:
+    """Bind one port, for both families if wanted."""
+    udp4 = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp4.bind(("", 0))
+    if not with_ipv6:
+        return [udp4]
+    udp6 = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    udp6.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    udp6.bind(("::", udp4.getsockname()[1]))
+    return [udp4, udp6]
 
 
 def tell(value: dict[str, Any]) -> None:
@@ -371,4 +408,4 @@ def signal(kind: str, payload: bytes) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(Peer(sys.argv[1:]).run())
+    asyncio.run(Peer(json.loads(sys.argv[1])).run())
