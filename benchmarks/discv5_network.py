@@ -1,9 +1,9 @@
 """Networks of up to 10,000 discv5 nodes on virtual time, 70 % of them behind NATs.
 
 It shows how recall, round trips, packets and memory grow with the number of nodes; each network is
-built in one process of its own. The public-key operations of handshakes are replaced by constants
-(an identity codec behind the same functions): they are most of the time of a simulation and change
-nothing in what is measured here. Records are signed and verified, messages encrypted.
+built in one process of its own. The ciphers and the public-key operations of handshakes are
+replaced (an identity codec behind the same functions): they are most of the time of a simulation
+and change nothing in what is measured here. Records are signed and verified.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
+from cryptography.exceptions import InvalidTag
+
 from benchmarks.common import Row, below, compare, publish, resident_mb
-from ginnel.discv5 import wire
+from ginnel.discv5 import packet, session, wire
+from ginnel.discv5.keys import new_private_key, public_key_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -39,7 +43,7 @@ RECALL = 0.99
 KNOWN = 16  # other nodes that each one must know
 KIB_PER_GIB = 1024.0 * 1024.0
 NOTES = (
-    "Public-key operations of handshakes are replaced by constants (identity codec).",
+    "Ciphers and public-key operations of handshakes are replaced (identity codec).",
     "All join through the same node within 50 s; packets are counted until 20 s later.",
     "Nodes behind NATs are in nobody's table: a lookup's truth is the 16 closest of the others.",
     "Memory a node is what the process grew by, the simulated network included; the limit is on "
@@ -62,8 +66,36 @@ class Measured:
     memory: float  # MB a node
 
 
+class IdentityCipher:
+    """AES-GCM that leaves the message as it is; the key stands for the tag."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def encrypt(self, nonce: bytes, message: bytes, authenticated: bytes) -> bytes:
+        """Return the message and a tag."""
+        return message + self._key
+
+    def decrypt(self, nonce: bytes, ciphertext: bytes, authenticated: bytes) -> bytes:
+        """Return the message; `InvalidTag` if the tag is not this key's."""
+        if ciphertext[-len(self._key) :] != self._key:
+            raise InvalidTag
+        return ciphertext[: -len(self._key)]
+
+
+class IdentityMask:
+    """AES-CTR that leaves the header as it is."""
+
+    def reset_nonce(self, nonce: bytes) -> None:
+        """Do nothing."""
+
+    def update(self, data: bytes) -> bytes:
+        """Return the data."""
+        return data
+
+
 def use_identity_codec() -> None:
-    """Replace the public-key operations of handshakes by constants."""
+    """Replace the ciphers, and the public-key operations of handshakes, by constants."""
 
     def agree(public_key: bytes, private_key: bytes) -> bytes:
         return bytes(33)
@@ -76,9 +108,20 @@ def use_identity_codec() -> None:
     def verify_id_signature(*arguments: bytes) -> bool:
         return True
 
+    def new_mask(node_id: bytes) -> IdentityMask:
+        return IdentityMask()
+
+    ephemeral = new_private_key(os.urandom)
     wire.__dict__.update(
-        agree=agree, make_id_signature=make_id_signature, verify_id_signature=verify_id_signature
+        agree=agree,
+        make_id_signature=make_id_signature,
+        verify_id_signature=verify_id_signature,
+        new_private_key=lambda random_bytes: ephemeral,
+        public_key_of=lru_cache(maxsize=2)(public_key_of),
+        new_mask=new_mask,
     )
+    packet.__dict__["new_mask"] = new_mask
+    session.__dict__.update(AESGCM=IdentityCipher, new_mask=new_mask)
 
 
 def measure(nodes: int) -> Measured:
