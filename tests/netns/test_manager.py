@@ -216,6 +216,24 @@ def test_a_killed_tunnel_starts_again_while_routes_stay(
     in_child(child)
 
 
+def test_three_deaths_within_a_minute_are_in_the_status_and_connections_stay(root: Path) -> None:
+    def child() -> None:
+        enter_namespaces()
+        with manager():
+            until(root, is_running)
+            dead: set[int | None] = {None}
+            for _ in range(3):  # the later two before they have started
+                status = until(root, lambda status: status["tunnel"]["pid"] not in dead)
+                dead.add(status["tunnel"]["pid"])
+                os.kill(status["tunnel"]["pid"], signal.SIGKILL)
+            problem = until(root, lambda status: status["tunnel"]["problem"])["tunnel"]["problem"]
+            assert problem.startswith("the tunnel died 3 times within a minute: ")
+            assert "SIGKILL" in problem
+            assert network_state() == APPLIED
+
+    in_child(child)
+
+
 @pytest.mark.parametrize("enter", ROOMS)
 def test_after_kill_9_of_the_manager_nothing_is_left_and_it_starts_again(
     enter: Callable[[], None], root: Path

@@ -175,6 +175,20 @@ def kill(machine: Machine, whom: tuple[str, ...]) -> None:
     machine.run(["kill", "-9", *(str(pids[name]) for name in whom)])
 
 
+def test_the_manager_answers_for_a_tunnel_that_is_stuck(
+    joined: tuple[Scenario, list[str]],
+) -> None:
+    scenario, _ = joined
+    anna = scenario.machine("anna")
+    pids = json.loads(anna.run([sys.executable, "-c", ASK]).stdout)
+    anna.run(["kill", "-STOP", str(pids["tunnel"])])
+    text = anna.run(["ginnel", "status"]).stdout
+    anna.run(["kill", "-CONT", str(pids["tunnel"])])
+    assert "demo: only the manager answers" in text
+    ben = text.splitlines()[-1].split()
+    assert (ben[0], ben[2]) == ("ben", "connected")
+
+
 def next_start(machine: Machine) -> None:
     machine.run(["ginnel", "up", "--no-wait"])
     machine.run(["ginnel", "down"])

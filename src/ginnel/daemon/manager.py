@@ -32,7 +32,7 @@ from ginnel.daemon.admin_socket import AdminSocket, Json
 from ginnel.daemon.guard import Guard, clear_traces
 from ginnel.daemon.logs import LogSink, RateLimited, SinkHandler, escape_control, split_level
 from ginnel.daemon.manager_config import ManagerConfig
-from ginnel.daemon.manager_status import describe_agent, describe_settings
+from ginnel.daemon.manager_status import describe_agent, describe_settings, describe_tunnel
 from ginnel.daemon.resolver_watch import ResolverWatch
 from ginnel.daemon.resources import Resources, open_resources
 from ginnel.daemon.settings_apply import SettingsApplier
@@ -401,13 +401,13 @@ class _Manager:
             "manager": {"pid": os.getpid(), "uptime_s": time.monotonic() - self._started_at},
             "device": device.name if device is not None else None,
             "port": self._config.port,
-            "tunnel": {
-                "state": self._state,
-                "pid": self._child_pid(),
-                "restarts": self._backoff.count,
-                "last_error": self.last_error,
-            },
+            "tunnel": describe_tunnel(
+                self._state, self._child_pid(), self._backoff, self.last_error
+            ),
             "signer": self._signer.status() if self._signer is not None else None,
             "settings": describe_settings(plan, setter),
-            "peers": [describe_agent(agent) for agent in self._rpc.agents] if self._rpc else [],
+            "peers": [
+                describe_agent(agent, unix_now=time.time())
+                for agent in (self._rpc.agents if self._rpc else ())
+            ],
         }

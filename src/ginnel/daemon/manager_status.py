@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, TypeAlias
 
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.daemon.logs import escape_control
 from ginnel.daemon.settings_check import Plan
+from ginnel.daemon.supervise import MANY_DEATHS, Backoff
 from ginnel.net.dns import DnsPlan, DnsSetter
 
 OLD_HANDSHAKE_S = 300.0  # seconds; WireGuard in use shakes hands every two minutes (seed 002)
@@ -36,16 +38,44 @@ def _describe_dns(plan: DnsPlan, setter: DnsSetter | None) -> Json:
     }
 
 
-def describe_agent(agent: pb.Agent) -> Json:
-    """Return a peer as the tunnel told of it: nothing in it is trusted."""
+def describe_agent(agent: pb.Agent, *, unix_now: float) -> Json:
+    """Return a peer as the tunnel told of it: nothing in it is trusted.
+
+    No handshake or an old one is a problem, except where the path answers: nobody has had anything
+    to say there, and WireGuard is silent on purpose.
+    """
     has_handshake = agent.HasField("last_handshake") and agent.last_handshake.seconds > 0
+    age = max(0.0, unix_now - agent.last_handshake.seconds) if has_handshake else None
     ping = agent.last_ping
+    answers = agent.HasField("last_ping")
+    problem = None
+    if not answers and age is None:
+        problem = "no handshake yet"
+    elif not answers and age is not None and age > OLD_HANDSHAKE_S:
+        problem = f"last handshake {age / 60:.0f} min ago"
     return {
         "id": agent.id[:16].hex(),
         "name": escape_control(agent.name, 255),
         "fqdn": [escape_control(name, 255) for name in agent.fqdn[:8]],
         "addresses": [escape_control(text, 64) for text in agent.ip_addrs[:8]],
         "last_handshake_unix": agent.last_handshake.seconds if has_handshake else None,
-        "latency_ms": ping.latency.ToNanoseconds() / 1e6 if agent.HasField("last_ping") else None,
-        "direct": ping.did_p2p if agent.HasField("last_ping") else None,
+        "latency_ms": ping.latency.ToNanoseconds() / 1e6 if answers else None,
+        "direct": ping.did_p2p if answers else None,
+        "idle": answers and (age is None or age > OLD_HANDSHAKE_S),
+        "problem": problem,
+    }
+
+
+def describe_tunnel(state: str, pid: int | None, backoff: Backoff, last_error: str | None) -> Json:
+    """Return the tunnel's process: how often it died, and whether too often."""
+    deaths = backoff.recent_deaths(now=time.monotonic())
+    problem = None
+    if deaths >= MANY_DEATHS:
+        problem = f"the tunnel died {deaths} times within a minute: {last_error}"
+    return {
+        "state": state,
+        "pid": pid,
+        "restarts": backoff.count,
+        "last_error": last_error,
+        "problem": problem,
     }

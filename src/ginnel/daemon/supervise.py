@@ -48,9 +48,13 @@ class Backoff:
         self._delay = min(MAX_BACKOFF, self._delay * 2)
         return delay
 
+    def recent_deaths(self, *, now: float) -> int:
+        """Return how often it died within the last minute."""
+        return sum(now - at <= DEATH_WINDOW for at in self._deaths)
+
     def is_failing(self, *, now: float) -> bool:
         """Say whether it died three times within a minute."""
-        return sum(now - at <= DEATH_WINDOW for at in self._deaths) >= MANY_DEATHS
+        return self.recent_deaths(now=now) >= MANY_DEATHS
 
 
 class Child:

@@ -245,10 +245,12 @@ class _Running:
             saving = tasks.create_task(self._save_often())
             relaying = tasks.create_task(self._use_turn_servers())
             signing = tasks.create_task(self._events.serve_signer())
+            telling = tasks.create_task(self._events.tell_often())
             reaching = tasks.create_task(self._reach.run())
             await self._shell.run()
             reaching.cancel()
             saving.cancel()
+            telling.cancel()
             relaying.cancel()
             signing.cancel()
 

@@ -34,6 +34,7 @@ from ginnel.mesh.events import (
 from ginnel.peer.status import ConnStatus
 from ginnel.storage.state import KnownNode
 
+TELL_INTERVAL_S = 30.0  # seconds; a handshake counts as old after 5 minutes
 MAX_PINGS = 64  # pings that somebody waits for at once
 
 logger = logging.getLogger(__name__)
@@ -174,12 +175,22 @@ class TunnelEvents:
             )
         self.tell_manager(peer)
 
-    def tell_manager(self, peer: PeerChanged) -> None:
-        """Send a peer to the manager as an agent."""
-        at = peer.state.last_handshake_at
-        unix = None if at is None else self._shell.unix_now - (self._shell.now - at)
+    def tell_manager(self, *peers: PeerChanged) -> None:
+        """Send peers to the manager as agents, with the data plane's last handshakes."""
+        stats = {item.public_key: item.last_handshake_unix for item in self._engine.peer_stats()}
         network_id = self._state.membership.network_id
-        self._rpc.upsert(agents=[agent_for(peer, network_id, last_handshake_unix=unix)])
+        self._rpc.upsert(
+            agents=[
+                agent_for(peer, network_id, last_handshake_unix=stats.get(peer.state.remote_key))
+                for peer in peers
+            ]
+        )
+
+    async def tell_often(self) -> None:
+        """Keep the manager's view fresh: handshakes and latencies change without an event."""
+        while True:
+            await asyncio.sleep(TELL_INTERVAL_S)
+            self.tell_manager(*self.peers.values())
 
     def _on_new_objects(self, raws: Sequence[bytes]) -> None:
         mesh = self._shell.core.mesh

@@ -14,6 +14,7 @@ from ginnel.mesh.names import DOMAIN, allowed_ips, hosts, overlay_addresses
 from ginnel.mesh.objects import Certificate, decode_object, parse_certificate, parse_network
 from ginnel.net.dns import reverse_zones
 from ginnel.net.dns_answers import Zone
+from ginnel.peer.status import ConnStatus
 from ginnel.storage.identity import NodeBundle
 
 OVERHEAD = 80  # bytes of WireGuard, UDP and IPv6 around a packet
@@ -97,7 +98,8 @@ def workspace_for(membership: Membership) -> pb.Workspace:
 def agent_for(
     peer: PeerChanged, network_id: bytes, *, last_handshake_unix: float | None
 ) -> pb.Agent:
-    """Return a peer as an agent."""
+    """Return a peer as an agent; only one whose path answers has a latency."""
+    connected = peer.state.status is ConnStatus.CONNECTED
     return messages.make_agent(
         peer.member_id[:16],
         peer.name,
@@ -105,6 +107,6 @@ def agent_for(
         fqdn=[peer.full_name],
         ip_addrs=peer.addresses,
         last_handshake_unix=last_handshake_unix,
-        latency_s=peer.state.latency_s,
+        latency_s=peer.state.latency_s if connected else None,
         direct=peer.state.direct,
     )

@@ -43,12 +43,22 @@ def read_status(paths: NetworkPaths) -> Json:
     """
     try:
         answer = ask_tunnel(paths.tunnel_socket, "GET", "/v1/status", timeout=TUNNEL_LIMIT_S)
+        answer["warnings"] = [*answer.get("warnings", ()), *_managers_warnings(paths)]
         return {"schema": SCHEMA, **answer}
     except SystemFailure:  # not running, or stuck: the manager's socket is there without it
         try:
             return {"schema": SCHEMA, **ask_manager(paths.manager_socket, "status")}
         except Refused:
             raise NotRunning("the tunnel does not answer; ask again with sudo") from None
+
+
+def _managers_warnings(paths: NetworkPaths) -> list[str]:
+    """Return what only the manager knows; nothing for who may not ask it."""
+    try:
+        problem = ask_manager(paths.manager_socket, "status")["tunnel"]["problem"]
+    except SystemFailure:
+        return []
+    return [problem] if problem else []
 
 
 def format_status(answer: Json) -> str:
@@ -137,7 +147,21 @@ def _manager_only(answer: Json) -> str:
         f"{answer['network']}: only the manager answers",
         f"tunnel process: {tunnel['state']}, started again {tunnel['restarts']} times",
     ]
-    if tunnel["last_error"]:
+    if tunnel["problem"]:
+        lines.append(tunnel["problem"])
+    elif tunnel["last_error"]:
         lines.append(f"last error: {tunnel['last_error']}")
-    lines += [f"  {peer['name']}  {', '.join(peer['addresses'])}" for peer in answer["peers"]]
+    if answer["peers"]:
+        rows = [_known_peer_row(peer) for peer in answer["peers"]]
+        lines += ["", table(("PEER", "ADDRESS", "STATE", "LATENCY"), rows)]
     return "\n".join(lines)
+
+
+def _known_peer_row(peer: Json) -> tuple[str, ...]:
+    latency = peer["latency_ms"]
+    return (
+        peer["name"],
+        peer["addresses"][0] if peer["addresses"] else "-",
+        peer["problem"] or ("idle" if peer["idle"] else "connected"),
+        milliseconds(None if latency is None else latency / 1000),
+    )

@@ -52,9 +52,28 @@ def tunnel_status(*peers: dict[str, Any], warnings: tuple[str, ...] = ()) -> dic
 
 MANAGER_STATUS = {
     "network": "home",
-    "tunnel": {"state": "restarting", "restarts": 3, "last_error": "no certificate"},
-    "peers": [{"name": "pi", "addresses": ["100.80.0.2"]}],
+    "tunnel": {
+        "state": "restarting",
+        "restarts": 1,
+        "last_error": "no certificate",
+        "problem": None,
+    },
+    "peers": [
+        {
+            "name": name,
+            "addresses": ["100.80.0.2"],
+            "latency_ms": ms,
+            "idle": idle,
+            "problem": problem,
+        }
+        for name, ms, idle, problem in (
+            ("pi", 12.3, False, None),
+            ("nas", 1.0, True, None),
+            ("old", None, False, "last handshake 9 min ago"),
+        )
+    ],
 }
+FAILING = "the tunnel died 3 times within a minute: no certificate"
 
 
 @contextmanager
@@ -131,9 +150,26 @@ def test_without_a_tunnel_the_manager_says_why(paths: NetworkPaths) -> None:
     assert answer["schema"] == 1
     text = format_status(answer)
     assert "only the manager answers" in text
-    assert "restarting, started again 3 times" in text
+    assert "restarting, started again 1 times" in text
     assert "last error: no certificate" in text
-    assert "pi  100.80.0.2" in text
+    rows = [line.split(None, 2) for line in text.splitlines()[-3:]]
+    assert rows[0] == ["pi", "100.80.0.2", rows[0][2]]
+    assert [row[2].rsplit("  ", 1)[0].strip() for row in rows] == (
+        ["connected", "idle", "last handshake 9 min ago"]
+    )
+    failing = answer | {"tunnel": answer["tunnel"] | {"problem": FAILING}}
+    assert FAILING in format_status(failing)
+
+
+def test_a_tunnel_that_dies_often_is_told_beside_its_answer(paths: NetworkPaths) -> None:
+    body = json.dumps(tunnel_status(warnings=("the clock is off",))).encode()
+    raw = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    failing = MANAGER_STATUS | {"tunnel": {"problem": FAILING}}
+    with (
+        answering(paths.tunnel_socket, raw),
+        answering(paths.manager_socket, json.dumps(failing).encode() + b"\n"),
+    ):
+        assert read_status(paths)["warnings"] == ["the clock is off", FAILING]
 
 
 def test_a_user_who_may_not_ask_the_manager_is_told_to(paths: NetworkPaths) -> None:

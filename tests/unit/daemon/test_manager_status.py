@@ -1,0 +1,55 @@
+"""What the manager tells of peers and of its tunnel."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from ginnel.codervpn.messages import make_agent
+from ginnel.daemon.manager_status import describe_agent, describe_settings, describe_tunnel
+from ginnel.daemon.settings_check import Plan
+from ginnel.daemon.supervise import Backoff
+from ginnel.net.dns import DnsPlan
+
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("age", "latency", "problem", "idle"),
+    [
+        (60, 0.01, None, False),
+        (60, None, None, False),
+        (None, None, "no handshake yet", False),
+        (600, None, "last handshake 10 min ago", False),
+        (600, 0.01, None, True),  # its path answers: idle on purpose
+    ],
+)
+def test_an_old_handshake_is_a_problem_unless_the_path_answers(
+    age: float | None, latency: float | None, problem: str | None, idle: bool
+) -> None:
+    at = None if age is None else NOW - age
+    agent = make_agent(b"i" * 16, "pi\x1b", last_handshake_unix=at, latency_s=latency, direct=True)
+    found = describe_agent(agent, unix_now=NOW)
+    assert (found["problem"], found["idle"]) == (problem, idle)
+    assert found["name"] == "pi\\x1b"
+    assert found["direct"] == (None if latency is None else True)
+
+
+def test_three_deaths_within_a_minute_are_told_with_the_last_error() -> None:
+    backoff = Backoff()
+    now = time.monotonic()
+    for count in range(3):
+        assert describe_tunnel("starting", 7, backoff, "no key")["problem"] is None
+        backoff.on_death(started_at=now, now=now)
+        assert backoff.count == count + 1
+    found = describe_tunnel("running", 7, backoff, "no key")
+    assert found["problem"] == "the tunnel died 3 times within a minute: no key"
+
+
+def test_settings_in_force() -> None:
+    assert describe_settings(None, None) is None
+    found = describe_settings(Plan(1280, ("100.64.0.1/32",), dns=DnsPlan(("100.64.0.1",))), None)
+    assert found is not None
+    assert found["addresses"] == ["100.64.0.1/32"]
+    assert found["dns"]["by"] == "nobody (--no-dns)"
