@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -123,10 +123,11 @@ def mesh_lab(
     *,
     node_options: Sequence[str] = (),
     nodes: Sequence[str] = NODES,
+    prepare: Callable[[Lab], None] = lambda _lab: None,
 ) -> Iterator[MeshLab]:
     """Build a lab, start the public nodes, let the members join, all at once.
 
-    The first member makes the network. Skips where no lab can be had.
+    The first member makes the network; `prepare` is called before. Skips where no lab can be had.
     """
     lacking = requirements()
     if lacking:
@@ -135,6 +136,7 @@ def mesh_lab(
         mesh = MeshLab(lab, Scenario(lab, lambda _who, _text: None))
         mesh.scenario.say = _UpTimes(mesh.up_at)
         try:
+            prepare(lab)
             mesh.pristine = {name: network_state(lab.machine(name)) for name in members}
             for name in nodes:
                 mesh.scenario.start_node(name, *node_options)

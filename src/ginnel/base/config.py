@@ -39,6 +39,7 @@ _DURATIONS = {  # seconds, lowest and highest
     "ice_relay_acceptance_wait": (0.0, 60.0),
 }
 _LISTS = ("nodes", "interfaces", "interface_blacklist", "nat_1to1", "turn")
+PORT_MAPPINGS = ("auto", "pcp", "nat-pmp", "upnp", "off")
 _SECRETS = ("turn",)  # never taken from the environment
 TURN_PORT = 3478  # RFC 8656 section 4
 _TURN = re.compile(
@@ -65,6 +66,7 @@ _HELP = {
     "interfaces": "only addresses of these are offered (patterns); none: of all",
     "interface_blacklist": "addresses of these are never offered (patterns)",
     "nat_1to1": "outer addresses of a NAT that keeps ports (one to one)",
+    "port_mapping": "open a port at the router: auto, pcp, nat-pmp, upnp or off",
     "turn": "TURN servers over UDP: turn:HOST[:PORT] USER PASSWORD",
     "protocol_id": "`ginnel` is a DHT of Ginnel's own, `discv5` the public one",
     "nodes": "nodes to start from: enr:... or KEY-HEX@NAME:PORT",
@@ -94,6 +96,7 @@ class Settings:
     interfaces: tuple[str, ...] = ()
     interface_blacklist: tuple[str, ...] = ()
     nat_1to1: tuple[str, ...] = ()
+    port_mapping: str = "auto"
     turn: tuple[str, ...] = field(default=(), repr=False)  # with passwords
     protocol_id: str = "ginnel"
     nodes: tuple[str, ...] = ()
@@ -165,6 +168,8 @@ def _check(name: str, value: object) -> object:
         raise UsageError(f"{name}: a short text belongs here")
     if name == "protocol_id" and value not in ("ginnel", "discv5"):
         raise UsageError(f"protocol_id = {value!r}: ginnel or discv5")
+    if name == "port_mapping" and value not in PORT_MAPPINGS:
+        raise UsageError(f"port_mapping = {value!r}: one of {', '.join(PORT_MAPPINGS)}")
     if name == "ipv4_prefix" and value:
         _check_prefix(value)
     return value

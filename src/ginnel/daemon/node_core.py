@@ -163,6 +163,7 @@ class NodeCore:
         self._local: dict[int, tuple[_Asker, int]] = {}  # talks with ourselves, below zero
         self._last_local = 0
         self.outer_ips: tuple[str, ...] = ()  # of a NAT that keeps our port (one to one)
+        self._mapped: Address | None = None  # the outer address that a port mapping holds
         self._host_ips: tuple[str, ...] = ()
         self._port = 0
         self._events: deque[NodeEvent] = deque()
@@ -227,6 +228,13 @@ class NodeCore:
         if self.lan is not None:
             self.lan.set_links(links, now=now)
         self._settle(now)
+
+    def set_mapped(self, address: Address | None, *, now: float) -> None:
+        """Tell the outer address that a port mapping holds, or that there is none."""
+        if address != self._mapped:
+            self._mapped = address
+            self._offer_candidates(now)
+            self._settle(now)
 
     def on_engine_event(self, event: EngineEvent, *, now: float) -> None:
         """Take what the data plane tells."""
@@ -470,11 +478,13 @@ class NodeCore:
         if self.mesh is None or not self._port:
             return
         seen = [Address(ip, self._port) for ip in self.outer_ips]
+        seen += [] if self._mapped is None else [self._mapped]
         views = [event.address for event in self.reflexive.values()]
         seen += [address for address in views if address is not None and address not in seen]
         self.mesh.set_local_candidates(
             gather_candidates(self._host_ips, self._port, seen),
-            symmetric=any(event.symmetric for event in self.reflexive.values()),
+            symmetric=self._mapped is None
+            and any(event.symmetric for event in self.reflexive.values()),
             now=now,
             unix_now=self._clock.unix(now),
         )

@@ -59,6 +59,7 @@ class NodeShell:
         self.core = core
         self.port = port
         self.host_ips: tuple[str, ...] = ()
+        self.on_network: Callable[[], None] | None = None  # addresses or routes may have changed
         self._own_devices = tuple(own_devices)
         self._only_devices = tuple(only_devices)
         self._ipv6 = ipv6
@@ -160,6 +161,8 @@ class NodeShell:
             links = [Link(item.name, item.ip, item.prefix_len) for item in joined]
             self.core.set_links(links, now=self.now)
         self._driver.wake()
+        if self.on_network is not None:
+            self.on_network()
 
     async def _keep_clock(self) -> None:
         while True:

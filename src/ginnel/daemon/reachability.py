@@ -51,7 +51,7 @@ class Reachability:
     """
 
     def __init__(self, shell: NodeShell, protocol_id: str, advertised: Address | None) -> None:
-        self.behaviour = Behaviour()
+        self.behaviour = Behaviour()  # as tested, of NAT and filters without any mapped port
         self._shell = shell
         self._protocol_id = protocol_id
         self._advertised = advertised
@@ -66,10 +66,11 @@ class Reachability:
         """Return what is known now."""
         if self._advertised is not None:
             return Outside(f"yes (advertised as {self._advertised})", self._advertised)
+        seen = self._seen()
         if self._mapped is not None:
             protocol, address = self._mapped
-            return Outside(f"yes (mapped by {protocol}: {address})", address)
-        seen = self._seen()
+            if is_public(address.ip) and (seen is None or seen.ip == address.ip):
+                return Outside(f"yes (mapped by {protocol}: {address})", address)
         mapping, filtering = self.behaviour.mapping, self.behaviour.filtering
         if filtering is Filtering.UNKNOWN or seen is None:
             return Outside()

@@ -37,6 +37,7 @@ from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.name_service import NameService
 from ginnel.daemon.node_core import NodeCore, NodeEvent, WallClock
 from ginnel.daemon.node_shell import NodeShell, open_multicast, parse_advertised, record_fields
+from ginnel.daemon.port_mapping import PortMapping
 from ginnel.daemon.privileges import Separation
 from ginnel.daemon.reachability import Reachability
 from ginnel.daemon.tunnel_events import TunnelEvents
@@ -60,6 +61,7 @@ from ginnel.mesh.rendezvous import PROTOCOL, Tokens
 from ginnel.mesh.sealer import HpkeSealer
 from ginnel.mesh.signalling import MeshKeys
 from ginnel.mesh.storer import Storer
+from ginnel.net.portmap import Protocol
 from ginnel.net.tun import DEVICE_PREFIX
 from ginnel.storage.identity import NodeBundle
 
@@ -208,6 +210,8 @@ class _Running:
         signer = None if options.signer_fd is None else Channel.from_fd(options.signer_fd)
         self._events = TunnelEvents(self._shell, self._engine, state, rpc, signer)
         self._reach = Reachability(self._shell, settings.protocol_id, advertised)
+        self._ports = PortMapping(self._port, settings.port_mapping, self._on_mapped)
+        self._shell.on_network = self._ports.on_network_changed
         service = TunnelService(
             self._shell,
             self._engine,
@@ -247,7 +251,9 @@ class _Running:
             signing = tasks.create_task(self._events.serve_signer())
             telling = tasks.create_task(self._events.tell_often())
             reaching = tasks.create_task(self._reach.run())
+            mapping = tasks.create_task(self._ports.run())
             await self._shell.run()
+            mapping.cancel()
             reaching.cancel()
             saving.cancel()
             telling.cancel()
@@ -287,6 +293,11 @@ class _Running:
     def _on_event(self, event: NodeEvent) -> None:
         self._events.on_event(event)
         self._reach.on_event(event)
+
+    def _on_mapped(self, protocol: Protocol | None, address: Address | None) -> None:
+        self._core.set_mapped(address, now=self._shell.now)
+        self._reach.set_mapped("" if protocol is None else protocol.value, address)
+        self._shell.changed()
 
     def _send_relayed(self, transmit: Transmit) -> None:
         assert self._core.mesh is not None

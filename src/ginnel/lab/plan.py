@@ -142,10 +142,17 @@ def _plan_public(plan: LabPlan, site: PublicMachine, index: int, *, ipv6: bool) 
 
 
 def _connect_to_internet(
-    plan: LabPlan, node: NodePlan, device: str, link: Link, index: int, *, ipv6: bool
+    plan: LabPlan,
+    node: NodePlan,
+    device: str,
+    link: Link,
+    index: int,
+    *,
+    ipv6: bool,
+    outer: str | None = None,
 ) -> None:
     """Give a node its public addresses and the line, good or bad, that leads to them."""
-    prefix, prefix6, far = _site_prefix(index), f"2001:db8:{index:x}:", f"i{index}"
+    prefix, prefix6, far = outer or _site_prefix(index), f"2001:db8:{index:x}:", f"i{index}"
     internet = plan.nodes[INTERNET]
     node.addresses["ipv4"] = f"{prefix}.2"
     if ipv6:
@@ -189,7 +196,7 @@ def _plan_home(plan: LabPlan, home: Home, index: int, *, ipv6: bool) -> None:
         ipv6 = False  # carriers that do this give IPv6 too; a lab without it tests the hard case
         _plan_carrier(plan, home, router, index)
     else:
-        _connect_to_internet(plan, router, "wan", home.link, index, ipv6=ipv6)
+        _connect_to_internet(plan, router, "wan", home.link, index, ipv6=ipv6, outer=home.outer)
     router.ruleset = make_ruleset(
         home.kind,
         lan_prefix=f"{lan}.0/24",

@@ -69,6 +69,8 @@ class Home:
         link: the line between router and Internet.
         lan: prefix of the LAN as `192.168.7`; by default different in every home.
         udp_timeout_s: life of an idle UDP mapping; the kernel's 30/120 s if None.
+        outer: prefix of the router's line as `11.0.1`; by default one for documentation, which
+            some software of routers refuses to take for public.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Home:
     link: Link = field(default_factory=Link)
     lan: str | None = None
     udp_timeout_s: int | None = None
+    outer: str | None = None
 
     @property
     def machine_names(self) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 
 _IFLA_IFNAME = 3
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 6, 9, 15
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 5, 6, 9, 15
 _IFF_UP, _IFF_LOOPBACK, _IFF_POINTOPOINT, _IFF_RUNNING = 0x1, 0x8, 0x10, 0x40
 _IFA_F_TEMPORARY, _IFA_F_DADFAILED, _IFA_F_DEPRECATED, _IFA_F_TENTATIVE = 0x1, 0x8, 0x20, 0x40
 _RT_TABLE_MAIN = 254
@@ -78,6 +78,7 @@ class DefaultRoute:
     name: str
     is_ipv6: bool
     metric: int
+    gateway: str | None = None  # IP of the router; none on point-to-point lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +230,8 @@ def _parse_route(body: bytes, links: dict[int, _Link]) -> DefaultRoute | None:
     if index not in links:
         return None
     metric = _number(attributes.get(_RTA_PRIORITY), 0)
-    return DefaultRoute(links[index].name, family == socket.AF_INET6, metric)
+    gateway = _ip_text(family, attributes.get(_RTA_GATEWAY, b""))
+    return DefaultRoute(links[index].name, family == socket.AF_INET6, metric, gateway)
 
 
 def _links() -> dict[int, _Link]:

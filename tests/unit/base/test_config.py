@@ -36,6 +36,7 @@ def test_the_environment_wins() -> None:
         (MINIMAL + 'ipv4_prefix = "100.64.0.0/30"', "8 to 24"),
         (MINIMAL + 'ipv4_prefix = "203.0.113.0/24"', "private"),
         (MINIMAL + 'protocol_id = "eth"', "discv5"),
+        (MINIMAL + 'port_mapping = "maybe"', "nat-pmp"),
         (MINIMAL + "nodes = [1]", "nodes"),
         (MINIMAL + "debug = 1", "debug"),
         (MINIMAL + "advertise = 5", "advertise"),
