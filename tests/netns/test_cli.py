@@ -9,6 +9,7 @@ cleo           has no network at first, later two
 from __future__ import annotations
 
 import json
+import sys
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -169,3 +170,21 @@ def test_an_ordinary_user_may_look_but_not_touch(mesh: MeshLab) -> None:
     mode = mesh.machine("ben").run(["stat", "-c", "%a", "/run/ginnel/demo/manager.sock"]).stdout
     assert mode.strip() == "600"
     assert "key" not in json.loads(out)["self"]
+
+
+def test_wg_sees_the_mesh_and_changes_nothing(mesh: MeshLab) -> None:
+    """`wg show` asks the socket as done here; it gets peers and counters, no keys."""
+    program = """
+import socket, sys
+for request in ("get=1", "set=1\\nreplace_peers=true"):
+    with socket.socket(socket.AF_UNIX) as uapi:
+        uapi.connect("/var/run/wireguard/gn-demo.sock")
+        uapi.sendall(request.encode() + b"\\n\\n")
+        print(uapi.recv(65536).decode())
+"""
+    answer = mesh.machine("anna").run([sys.executable, "-c", program]).stdout.splitlines()
+    assert sum(line.startswith("public_key=") for line in answer) == 1
+    assert f"allowed_ip={mesh.addresses['ben'][0]}/32" in answer
+    assert any(line.startswith("endpoint=") for line in answer)
+    assert not any(line.startswith("private_key=") for line in answer)
+    assert [line for line in answer if "errno" in line] == ["errno=0", "errno=-1"]

@@ -165,6 +165,15 @@ impl DataPlane {
         self.command(py, |engine| engine.set_peer(config))
     }
 
+    fn set_mtu(&self, py: Python<'_>, mtu: u16) -> PyResult<()> {
+        py.detach(|| {
+            self.with(|engine| {
+                engine.set_mtu(mtu);
+                Ok(())
+            })
+        })
+    }
+
     fn remove_peer(&self, py: Python<'_>, public_key: Key) -> PyResult<()> {
         self.command(py, |engine| engine.remove_peer(&public_key))
     }

@@ -27,6 +27,7 @@ COMMANDS = {
     "service": "Start Ginnel at boot.",
     "node": "Run a public node that helps others meet and learns nothing.",
     "discv5": "Speak discv5: find nodes, ask them, be one.",
+    "engine": "Show the data plane, or run one alone as a WireGuard interface.",
     "codervpn": "Check programs that speak CoderVPN.",
     "demo": "Show machines behind NATs finding each other, in a lab on this machine.",
     "lab": "Make networks with NATs on this machine, to look around in.",

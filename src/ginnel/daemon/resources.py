@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import socket
 import stat
@@ -28,6 +29,7 @@ from ginnel.net.dns_upstream import UpstreamNote
 from ginnel.net.tun import TunDevice, device_name, open_tun
 
 SOCKET_BUFFER = 7 * 1024 * 1024  # bytes, each way; what wireguard-go asks for
+UAPI_FOLDER = Path("/var/run/wireguard")  # where `wg` looks for INTERFACE.sock
 PATIENCE = 2.0  # seconds until what a dying tunnel holds counts as somebody else's
 DNS_PORT = 53
 DNS_BACKLOG = 16  # connections that wait for accept
@@ -39,6 +41,8 @@ _BUFFERS = (  # what goes beyond net.core.{r,w}mem_max (needs CAP_NET_ADMIN), an
 )
 
 ValueT = TypeVar("ValueT")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Resources:
     tunnel_listener: socket.socket
     dns: tuple[socket.socket, ...] = ()  # on port 53 of our overlay addresses, UDP and TCP
     upstream: UpstreamNote | None = None  # the servers that other names are asked at
+    uapi_listener: socket.socket | None = None  # where `wg show` asks
 
 
 @contextlib.contextmanager
@@ -99,7 +104,26 @@ def open_resources(
             stack.callback(note.close)
         for opened in dns:
             stack.enter_context(opened)
-        yield Resources(device, udp4, udp6, listener, dns, note)
+        uapi = None if device is None else stack.enter_context(_listen_for_wg(device.name))
+        yield Resources(device, udp4, udp6, listener, dns, note, uapi)
+
+
+@contextlib.contextmanager
+def _listen_for_wg(device: str) -> Iterator[socket.socket | None]:
+    """Open the socket at which `wg show` asks root's questions; without it all else works."""
+    path = UAPI_FOLDER / f"{device}.sock"
+    try:
+        UAPI_FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
+        listener = listen_unix(path, mode=0o600)
+    except (OSError, SystemFailure) as error:
+        logger.warning("`wg show` will not see %s: %s", device, error)
+        yield None
+        return
+    try:
+        with listener:
+            yield listener
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def bind_udp(family: int, port: int) -> socket.socket:

@@ -42,6 +42,7 @@ from ginnel.daemon.privileges import Separation
 from ginnel.daemon.reachability import Reachability
 from ginnel.daemon.tunnel_events import TunnelEvents
 from ginnel.daemon.tunnel_service import TunnelService
+from ginnel.daemon.uapi_server import UapiServer, describe_mesh
 from ginnel.daemon.wire_settings import (
     overlay_prefixes,
     settings_for,
@@ -90,6 +91,7 @@ class TunnelOptions:
     dns_fds: tuple[int, ...] = ()  # on port 53 of our overlay addresses
     upstream_fd: int | None = None  # the system's name servers before ours (`dns_upstream`)
     resets_clock: bool = False  # believe this machine's clock, though it went back
+    uapi_fd: int | None = None  # where `wg show` asks
 
 
 def run_tunnel(options: TunnelOptions, separation: Separation) -> str | None:
@@ -221,6 +223,7 @@ class _Running:
             reach=self._reach,
         )
         self._control = ControlServer(service.handlers())
+        self._uapi = UapiServer(lambda: describe_mesh(self._engine, self._port))
         self._names: NameService | None = None
 
     def settings_request(self) -> pb.NetworkSettingsRequest:
@@ -237,6 +240,8 @@ class _Running:
         if self._options.listen_fd is not None:
             listener = socket.socket(fileno=os.dup(self._options.listen_fd))
             await self._control.start(listener)
+        if self._options.uapi_fd is not None:
+            await self._uapi.start(socket.socket(fileno=os.dup(self._options.uapi_fd)))
         if self._options.dns_fds:
             members = self._state.membership
             self._names = NameService(self._options.dns_fds, members, self._options.upstream_fd)
@@ -267,6 +272,7 @@ class _Running:
     def close(self) -> None:
         """End everything; harmless when partly begun."""
         self._control.close()
+        self._uapi.close()
         if self._names is not None:
             self._names.close()
         self._shell.stop()

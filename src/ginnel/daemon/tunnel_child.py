@@ -1,8 +1,8 @@
 """How a manager starts its tunnel: the command, and under which numbers it gets what.
 
 Ours gets the stream as 3, UDP as 5 and 6, the listener as 7, the signer's channel as 8, the list of
-other name servers as 9, port 53 from 10 on; any other program gets the stream only. The TUN comes
-along with Start, or as 4.
+other name servers as 9, port 53 from 10 on, `wg`'s listener as 20; any other program gets the stream
+only. The TUN comes along with Start, or as 4.
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ def start_tunnel(
     argv += sandbox_options(config)
     if config.resets_clock and is_first:
         argv.append("--reset-clock")
-    udp6, note = resources.udp6, resources.upstream
+    udp6, note, wg = resources.udp6, resources.upstream, resources.uapi_listener
     handed: list[tuple[str, int, int | None]] = [
         ("--udp4-fd", 5, resources.udp4.fileno()),
         ("--udp6-fd", 6, None if udp6 is None else udp6.fileno()),
         ("--listen-fd", 7, resources.tunnel_listener.fileno()),
+        ("--uapi-fd", 20, None if wg is None else wg.fileno()),
         ("--upstream-fd", 9, None if note is None else note.reader_fd),
         *(("--dns-fd", 10 + index, opened.fileno()) for index, opened in enumerate(resources.dns)),
     ]

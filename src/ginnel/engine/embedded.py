@@ -75,8 +75,7 @@ class EmbeddedEngine:
             SystemFailure: a descriptor or a thread is refused by the system.
         """
         _check_key(private_key.reveal(), "private key")
-        if not 576 <= mtu <= 65535:
-            raise UsageError(f"MTU {mtu} is not in 576..65535")
+        _check_mtu(mtu)
         self._unix_time = unix_time
         with _errors():
             self._plane = DataPlane(
@@ -103,6 +102,12 @@ class EmbeddedEngine:
                     self._plane.start_handshake(public_key)
                 case SendInner(public_key, packet):
                     self._plane.send_inner(public_key, packet)
+
+    def set_mtu(self, mtu: int) -> None:
+        """Follow the TUN's MTU, 576 to 65535 bytes: padding stays below it."""
+        _check_mtu(mtu)
+        with _errors():
+            self._plane.set_mtu(mtu)
 
     def _set_peer(self, command: SetPeer) -> None:
         endpoint = None
@@ -198,6 +203,11 @@ class EmbeddedEngine:
 def _check_key(key: bytes, name: str) -> None:
     if len(key) != KEY_SIZE:
         raise UsageError(f"a {name} has {KEY_SIZE} bytes, not {len(key)}")
+
+
+def _check_mtu(mtu: int) -> None:
+    if not 576 <= mtu <= 65535:
+        raise UsageError(f"MTU {mtu} is not in 576..65535")
 
 
 @contextmanager

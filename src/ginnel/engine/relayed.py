@@ -25,6 +25,7 @@ from ginnel.base.dataplane import (
     EngineEvent,
     HandshakeCompleted,
     PeerStats,
+    RemovePeer,
     SetPeer,
 )
 from ginnel.base.types import Address, Datagram, Transmit
@@ -55,6 +56,7 @@ class RelayedEngine:
         self._proxies: OrderedDict[tuple[Address, Address], socket.socket] = OrderedDict()
         self._keys: dict[int, tuple[Address, Address]] = {}  # by the proxy's port
         self._by_fd: dict[int, tuple[Address, Address]] = {}
+        self._peers: dict[bytes, SetPeer] = {}
         self._drops = 0
         self._is_closed = False
         self._epoll = select.epoll()
@@ -76,11 +78,21 @@ class RelayedEngine:
             if relayed is not None and (relayed, command.endpoint.address) in self._proxies:
                 self._close_proxy((relayed, command.endpoint.address))
             return
+        wanted = command
         endpoint = command.endpoint if isinstance(command, SetPeer) else None
         if isinstance(command, SetPeer) and endpoint is not None and endpoint.relayed_from:
             proxy = self._proxy(endpoint.relayed_from, endpoint.address)
             command = replace(command, endpoint=Endpoint(_address(proxy), LOOPBACK))
         self._engine.apply(command)
+        if isinstance(wanted, SetPeer):
+            self._peers[wanted.public_key] = wanted
+        elif isinstance(wanted, RemovePeer):
+            self._peers.pop(wanted.public_key, None)
+
+    @property
+    def peers(self) -> Mapping[bytes, SetPeer]:
+        """The peers as they were last set."""
+        return self._peers
 
     def fileno(self) -> int:
         """Return the descriptor that is readable while datagrams, events or packets wait."""

@@ -166,6 +166,11 @@ impl Engine {
         lock(&self.shared.machine).set_peer(config, clock())
     }
 
+    /// Follows the MTU of the TUN.
+    pub fn set_mtu(&self, mtu: u16) {
+        lock(&self.shared.machine).set_mtu(mtu);
+    }
+
     /// Removes a peer and its keys.
     pub fn remove_peer(&self, public_key: &[u8; 32]) -> Result<(), CommandError> {
         lock(&self.shared.machine).remove_peer(public_key)

@@ -271,6 +271,12 @@ impl Machine {
         self.public_key.to_bytes()
     }
 
+    /// Changes the largest inner packet: padding stays below it.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
+        self.padding_mtu = MtuWatcher::new(mtu);
+    }
+
     /// Adds a peer or changes it as a whole.
     pub fn set_peer(&mut self, config: PeerConfig, now: Instant) -> Result<(), CommandError> {
         if config.public_key == self.public_key.to_bytes() {

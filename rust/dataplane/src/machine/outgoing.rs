@@ -17,7 +17,8 @@ impl Machine {
             self.counters.count(Counter::DropBadTunPacket);
             return;
         };
-        if parsed.udp_port == Some(CONTROL_PORT) {
+        // Without an overlay address of ours there is no control port either.
+        if parsed.udp_port == Some(CONTROL_PORT) && !self.control_ips.is_empty() {
             self.counters.count(Counter::DropControlFromTun);
             return;
         }

@@ -26,6 +26,7 @@ class Given(TypedDict):
     udp4_fd: int | None
     udp6_fd: int | None
     listen_fd: int | None
+    uapi_fd: int | None
     signer_fd: int | None
     dns_fds: tuple[int, ...]
     upstream_fd: int | None
@@ -44,6 +45,7 @@ class Given(TypedDict):
 @click.option("--udp4-fd", type=int)
 @click.option("--udp6-fd", type=int)
 @click.option("--listen-fd", type=int)
+@click.option("--uapi-fd", type=int)
 @click.option("--signer-fd", type=int)
 @click.option("--dns-fd", "dns_fds", type=int, multiple=True)
 @click.option("--upstream-fd", type=int)
@@ -113,6 +115,7 @@ def _options(network: str | None, given: Given) -> tuple[TunnelOptions, int]:
         udp4_fd=udp4_fd,
         udp6_fd=udp6_fd,
         listen_fd=listen_fd,
+        uapi_fd=given["uapi_fd"],
         signer_fd=given["signer_fd"],
         dns_fds=given["dns_fds"],
         upstream_fd=given["upstream_fd"],
