@@ -9,9 +9,9 @@ cleo           has no network at first, later two
 from __future__ import annotations
 
 import json
-import sys
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pytest
 
 from ginnel.base.errors import SystemFailure
 from ginnel.lab import Lab, LabTopology, Machine, PublicMachine, requirements
+from ginnel.lab.scenario import Scenario
 
 pytestmark = [
     pytest.mark.netns,
@@ -36,22 +36,12 @@ OTHERS = {
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+def scenario() -> Iterator[Scenario]:
     lacking = requirements()
     if lacking:
         pytest.skip(f"no lab with a TUN on this machine: {'; '.join(lacking)}")
     with Lab.create(LabTopology(public=(PublicMachine(LEFT), PublicMachine(RIGHT)))) as made:
-        yield made
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float) -> bool:
-    """Look again and again until the condition holds; return whether it did in time."""
-    ends_at = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() >= ends_at:
-            return False
-        time.sleep(0.1)
-    return True
+        yield Scenario(made, lambda *_: None)
 
 
 @dataclass
@@ -86,8 +76,8 @@ class Node:
         return self.machine.run(command, check=False).returncode == 0
 
 
-def node_of(lab: Lab, name: str) -> Node:
-    machine = lab.machine(name)
+def node_of(scenario: Scenario, name: str) -> Node:
+    machine = scenario.machine(name)
     private = machine.run(["wg", "genkey"]).stdout
     public = machine.run(["wg", "pubkey"], text=private).stdout.strip()
     return Node(machine, [LEFT, RIGHT].index(name) + 1, private, public)
@@ -98,14 +88,14 @@ def has_socket(machine: Machine) -> Callable[[], bool]:
 
 
 @contextmanager
-def device(node: Node, implementation: str) -> Iterator[None]:
+def device(scenario: Scenario, node: Node, implementation: str) -> Iterator[None]:
     """Run a program with its own key, port and address until the block ends."""
     argv = OTHERS[implementation]
     if argv[0] != "ginnel" and not Path(argv[0]).exists():
         pytest.skip(f"{implementation}: scripts/bench-peers tunnel")
     with node.machine.popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            assert wait_until(has_socket(node.machine), 30)
+            assert scenario.wait_until(has_socket(node.machine), 30)
             key = ("private-key", "/dev/stdin")
             node.wg("set", DEVICE, *key, "listen-port", str(PORT), text=node.private_key)
             node.machine.run(["ip", "address", "add", f"{node.overlay}/24", "dev", DEVICE])
@@ -128,42 +118,42 @@ def introduce(node: Node, other: Node, preshared: str, *, with_endpoint: bool) -
 
 @pytest.mark.parametrize("implementation", list(OTHERS))
 @pytest.mark.parametrize("ours_begins", [True, False])
-def test_both_roles(lab: Lab, implementation: str, ours_begins: bool) -> None:
-    ours, theirs = node_of(lab, LEFT), node_of(lab, RIGHT)
+def test_both_roles(scenario: Scenario, implementation: str, ours_begins: bool) -> None:
+    ours, theirs = node_of(scenario, LEFT), node_of(scenario, RIGHT)
     preshared = ours.wg("genpsk")
     first, second = (ours, theirs) if ours_begins else (theirs, ours)
     with ExitStack() as stack:
-        stack.enter_context(device(ours, "ginnel"))
-        stack.enter_context(device(theirs, implementation))
+        stack.enter_context(device(scenario, ours, "ginnel"))
+        stack.enter_context(device(scenario, theirs, implementation))
         introduce(second, first, preshared, with_endpoint=False)
         introduce(first, second, preshared, with_endpoint=True)
-        assert wait_until(lambda: first.pings(second), 30)
+        assert scenario.wait_until(lambda: first.pings(second), 30)
         assert ours.has_handshake()
         assert theirs.has_handshake()
         assert second.pings(first)
         # Who moves is followed as soon as it says something.
         theirs.wg("set", DEVICE, "listen-port", str(PORT + 1))
-        assert wait_until(lambda: theirs.pings(ours), 30)
+        assert scenario.wait_until(lambda: theirs.pings(ours), 30)
         assert ours.endpoint() == f"{theirs.machine.address}:{PORT + 1}"
         assert ours.pings(theirs)
 
 
 @pytest.mark.parametrize("implementation", list(OTHERS))
-def test_keepalive_begins_without_data(lab: Lab, implementation: str) -> None:
-    ours, theirs = node_of(lab, LEFT), node_of(lab, RIGHT)
+def test_keepalive_begins_without_data(scenario: Scenario, implementation: str) -> None:
+    ours, theirs = node_of(scenario, LEFT), node_of(scenario, RIGHT)
     preshared = ours.wg("genpsk")
-    with device(ours, "ginnel"), device(theirs, implementation):
+    with device(scenario, ours, "ginnel"), device(scenario, theirs, implementation):
         introduce(theirs, ours, preshared, with_endpoint=False)
         introduce(ours, theirs, preshared, with_endpoint=True)
         ours.wg("set", DEVICE, "peer", theirs.public_key, "persistent-keepalive", "1")
-        assert wait_until(ours.has_handshake, 30)
+        assert scenario.wait_until(ours.has_handshake, 30)
         if implementation == "wireguard-go":  # which counts the bytes of keepalives
             before = int(theirs.peer()[5])
-            assert wait_until(lambda: int(theirs.peer()[5]) > before, 30)
+            assert scenario.wait_until(lambda: int(theirs.peer()[5]) > before, 30)
 
 
-def test_wg_quick_brings_it_up_and_down(lab: Lab) -> None:
-    ours, theirs = node_of(lab, LEFT), node_of(lab, RIGHT)
+def test_wg_quick_brings_it_up_and_down(scenario: Scenario) -> None:
+    ours, theirs = node_of(scenario, LEFT), node_of(scenario, RIGHT)
     text = (
         f"[Interface]\nPrivateKey = {ours.private_key}Address = {ours.overlay}/24\nMTU = {MTU}\n"
         f"[Peer]\nPublicKey = {theirs.public_key}\nAllowedIPs = {theirs.overlay}/32\n"
@@ -171,7 +161,7 @@ def test_wg_quick_brings_it_up_and_down(lab: Lab) -> None:
     )
     quick = "export WG_QUICK_USERSPACE_IMPLEMENTATION=ginnel-wireguard; wg-quick"
     file = f"/etc/ginnel/{DEVICE}.conf"
-    with device(theirs, "ginnel"):
+    with device(scenario, theirs, "ginnel"):
         ours.machine.run(["sh", "-c", f"umask 077; cat > {file}"], text=text)
         probe = ["ip", "link", "add", "gwx", "type", "wireguard"]
         if ours.machine.run(probe, check=False).returncode == 0:
@@ -179,6 +169,6 @@ def test_wg_quick_brings_it_up_and_down(lab: Lab) -> None:
             pytest.skip("the kernel's WireGuard is what wg-quick takes")
         ours.machine.run(["sh", "-c", f"{quick} up {file}"])
         theirs.wg("set", DEVICE, "peer", ours.public_key, "allowed-ips", f"{ours.overlay}/32")
-        assert wait_until(lambda: ours.pings(theirs), 30)
+        assert scenario.wait_until(lambda: ours.pings(theirs), 30)
         ours.machine.run(["sh", "-c", f"{quick} down {file}"])
-    assert wait_until(lambda: not has_socket(ours.machine)(), 30)
+    assert scenario.wait_until(lambda: not has_socket(ours.machine)(), 30)

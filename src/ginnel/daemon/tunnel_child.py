@@ -1,8 +1,8 @@
 """How a manager starts its tunnel: the command, and under which numbers it gets what.
 
 Ours gets the stream as 3, UDP as 5 and 6, the listener as 7, the signer's channel as 8, the list of
-other name servers as 9, port 53 from 10 on, `wg`'s listener as 20; any other program gets the stream
-only. The TUN comes along with Start, or as 4.
+other name servers as 9, port 53 from 10 on, `wg`'s listener as 20; any other program gets the
+stream only. The TUN comes along with Start, or as 4.
 """
 
 from __future__ import annotations
