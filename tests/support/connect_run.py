@@ -23,7 +23,7 @@ from ginnel.lab import Lab, Machine
 
 PORT = 3478
 USER, PASSWORD, REALM = "bench", "bench-word", "lab"
-START_S = 10.0  # seconds until coturn answers
+START_S = 60.0  # seconds until coturn answers
 END = Path(__file__).parent / "connect_end.py"
 
 _ASK = """
@@ -150,7 +150,8 @@ class Pipe:
             elif "connected" in got:
                 self.connected[number] = got["connected"]
             elif "reason" in got:
-                self.reasons[number] = got["reason"]
+                if got["reason"]:  # an empty one says that it is over
+                    self.reasons[number] = got["reason"]
             elif "ready" in got:
                 self.ready.add(number)
             elif "failed" in got:
