@@ -1,8 +1,9 @@
 """One iterative lookup as a value: whom to ask next, and when it is done.
 
 It asks the nodes closest to its target first, `alpha` at a time, and is done when the `k` closest
-that answer have answered. A slow node soon frees its place for another one. Where fewer than `k`
-answered, the closest ones are asked once more, for all the other distances.
+that answer have answered. A slow node soon frees its place for another one. In the end the closest
+ones are asked once more: for the distances at which the farthest of the `k` are, which their first
+answers left out; where fewer than `k` answered, for all the other distances.
 
 Source: discv5-theory.md, "Lookup"; Kademlia, section 2.3.
 """
@@ -21,7 +22,7 @@ from ginnel.discv5.keys import NODE_ID_BITS, log_distance
 STALLED_AFTER = 1.0  # seconds without answer until another node is asked besides
 PATIENCE = 4.1  # seconds a lookup with nothing else to do waits: a request has ended by then
 MAX_CANDIDATES = 128  # nodes kept of one lookup; the farthest go first
-WIDE_REQUESTS = 3  # closest nodes asked for more distances where few nodes answered
+WIDE_REQUESTS = 3  # closest nodes asked once more in the end, for other distances
 WIDE_DISTANCES = 16  # distances of such a request
 
 
@@ -38,6 +39,7 @@ class _Candidate:
     record: Enr
     state: _State = _State.NEW
     asked_at: float = 0.0
+    has_answered: bool = False
     was_widened: bool = False
 
 
@@ -108,12 +110,16 @@ class Lookup:
         for candidate in window:
             if candidate.state is _State.NEW:
                 return self._ask(candidate, now, self._near(candidate.record.node_id))
-        if active or sum(c.state is _State.ANSWERED for c in window) >= self._count:
+        if any(
+            now < c.asked_at + STALLED_AFTER for c in self._waiting.values() if not c.was_widened
+        ):
             return None
+        is_full = sum(c.has_answered for c in window) >= self._count
         for candidate in window[:WIDE_REQUESTS]:
-            if not candidate.was_widened:
+            if candidate.has_answered and not candidate.was_widened:
                 candidate.was_widened = True
-                distances = self._wide(candidate.record.node_id)
+                near = self._near(candidate.record.node_id)
+                distances = self._between(near, window[-1]) if is_full else self._others(near)
                 if distances:
                     return self._ask(candidate, now, distances)
         return None
@@ -123,14 +129,15 @@ class Lookup:
         candidate = self._known.get(node_id)
         if candidate is not None:
             candidate.state = _State.ANSWERED
+            candidate.has_answered = True
             self._waiting.pop(node_id, None)
             self.add(nodes)
 
     def on_failure(self, node_id: NodeId) -> None:
-        """Note that a node did not answer."""
+        """Note that a node did not answer; one that has answered before is found all the same."""
         candidate = self._known.get(node_id)
         if candidate is not None:
-            candidate.state = _State.FAILED
+            candidate.state = _State.ANSWERED if candidate.has_answered else _State.FAILED
             self._waiting.pop(node_id, None)
 
     def is_done(self, now: float) -> bool:
@@ -154,7 +161,7 @@ class Lookup:
 
     def result(self) -> tuple[Enr, ...]:
         """Return the nodes that answered, closest first, at most the wanted number."""
-        found = [c.record for c in self._sorted if c.state is _State.ANSWERED]
+        found = [c.record for c in self._sorted if c.has_answered]
         return tuple(found[: self._count])
 
     def _window(self, now: float) -> list[_Candidate]:
@@ -165,7 +172,7 @@ class Lookup:
         window: list[_Candidate] = []
         for candidate in self._sorted:
             slow = candidate.state is _State.WAITING and now >= candidate.asked_at + STALLED_AFTER
-            if candidate.state is not _State.FAILED and not slow:
+            if candidate.has_answered or (candidate.state is not _State.FAILED and not slow):
                 window.append(candidate)
                 if len(window) >= self._count:
                     break
@@ -180,8 +187,15 @@ class Lookup:
     def _near(self, node_id: NodeId) -> tuple[int, ...]:
         return lookup_distances(self.target, node_id, self._distances)
 
-    def _wide(self, node_id: NodeId) -> tuple[int, ...]:
-        near = self._near(node_id)
+    def _between(self, near: tuple[int, ...], farthest: _Candidate) -> tuple[int, ...]:
+        """Return the distances beyond the near ones as far as the farthest wanted node.
+
+        What is farther from the target than a node is as far from that node as from the target.
+        """
+        beyond = range(farthest.closeness.bit_length(), near[0], -1)
+        return tuple([d for d in beyond if d not in near][:WIDE_DISTANCES])
+
+    def _others(self, near: tuple[int, ...]) -> tuple[int, ...]:
         top = [d for d in range(NODE_ID_BITS, 0, -1) if d not in near]
         return tuple(sorted(top[:WIDE_DISTANCES]))
 

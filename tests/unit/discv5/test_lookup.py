@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 from ginnel.base.types import Address, NodeId
 from ginnel.discv5.enr import Enr, address_fields, sign_enr
@@ -111,3 +112,46 @@ def test_a_node_that_failed_is_asked_again_where_it_has_moved() -> None:
     again = lookup.next(0.0)
     assert again is not None
     assert again.record == moved
+
+
+def fair_answer(rng: random.Random, known: list[Enr], ask: Ask) -> list[Enr]:
+    """Return what a node answers: at most 16 of those it knows, of each distance in turns."""
+    columns = [
+        [r for r in known if log_distance(r.node_id, ask.record.node_id) == distance]
+        for distance in ask.distances
+    ]
+    for column in columns:
+        rng.shuffle(column)
+    rows = max(map(len, columns))
+    turns = [column[row] for row in range(rows) for column in columns if row < len(column)]
+    return turns[:16]
+
+
+def test_the_farthest_of_the_closest_are_found_too() -> None:
+    rng = random.Random(1)
+    half = {record.node_id: rng.sample(RECORDS, 50) for record in RECORDS}  # what each one knows
+    for _ in range(60):
+        target = NodeId(rng.randbytes(32))
+        number = int.from_bytes(target, "big")
+        lookup = Lookup(target, OWN, rng.sample(RECORDS, 1))
+        while asks := list(iter(partial(lookup.next, 0.0), None)):
+            for ask in asks:
+                known = half[ask.record.node_id]
+                lookup.on_answer(ask.record.node_id, fair_answer(rng, known, ask))
+        true = sorted(RECORDS, key=lambda enr: int.from_bytes(enr.node_id, "big") ^ number)[:16]
+        assert list(lookup.result()) == true
+
+
+def test_who_answered_once_is_found_even_if_silent_then() -> None:
+    lookup = Lookup(TARGET, OWN, RECORDS[:20])
+    asked: dict[bytes, int] = {}
+    while asks := list(iter(lambda: lookup.next(0.0), None)):
+        for ask in asks:
+            node_id = ask.record.node_id
+            asked[node_id] = asked.get(node_id, 0) + 1
+            if asked[node_id] == 1:
+                lookup.on_answer(node_id, [])
+            else:
+                lookup.on_failure(node_id)
+    assert max(asked.values()) == 2
+    assert list(lookup.result()) == closest(RECORDS[:20])

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ginnel.base.types import Address, NodeId
+from ginnel.discv5.enr import address_fields, sign_enr
 from ginnel.discv5.events import LookupDone, NodeAdded, NodeRemoved
+from ginnel.discv5.lookup import lookup_distances
+from ginnel.discv5.messages import (
+    FindNode,
+    Message,
+    Nodes,
+    Ping,
+    Pong,
+    decode_message,
+    encode_message,
+)
 from ginnel.discv5.protocol import Contact
 from support.discv5_net import Host, Net
+from support.discv5_peer import RawPeer
 
 
 def test_nodes_that_start_together_find_each_other() -> None:
@@ -124,3 +138,108 @@ def test_a_node_that_moved_is_looked_up_where_it_is_now() -> None:
     net.run_until(lambda: any(e.lookup == number for e in asker.of(LookupDone)))
     (done,) = (e for e in asker.of(LookupDone) if e.lookup == number)
     assert mover.core.record in done.nodes
+
+
+class Watched:
+    """A host with one neighbour that answers everything and notes what it is asked, and when."""
+
+    def __init__(self, net: Net, **config: object) -> None:
+        self.net = net
+        self.host = net.add(0, config=config, start=False)
+        self.peer = RawPeer(self.host, Address("203.9.9.9", 1234))
+        self.asked: list[tuple[float, Message]] = []
+
+    def run(self, seconds: float) -> None:
+        end = self.net.now + seconds
+        while True:
+            self.answer()
+            deadline = self.host.core.poll_deadline()
+            if deadline is None or deadline.at > end:
+                break
+            self.net.now = max(self.net.now, deadline.at)
+            self.host.core.handle_timeout(now=self.net.now)
+        self.net.now = end
+
+    def answer(self) -> None:
+        while plains := self.peer.receive():
+            for plain in plains:
+                message = decode_message(plain)
+                self.asked.append((self.net.now, message))
+                answer: Message
+                match message:
+                    case Ping():
+                        answer = Pong(message.request_id, 1, self.host.address)
+                    case FindNode():
+                        answer = Nodes(message.request_id, 1, ())
+                    case _:
+                        continue
+                self.peer.send(encode_message(answer), now=self.net.now)
+
+    def at(self, kind: type) -> list[float]:
+        return [at for at, message in self.asked if isinstance(message, kind)]
+
+
+def test_a_node_met_by_its_handshake_is_pinged_within_five_seconds() -> None:
+    watched = Watched(Net(67))
+    watched.peer.connect(watched.net.now)
+    met_at = watched.net.now
+    watched.run(20)
+    assert watched.at(Ping)[0] <= met_at + 5
+    assert watched.host.core.closest(watched.peer.node_id, 1) == [watched.peer.record]
+
+
+def test_the_record_of_a_handshake_counts_only_if_its_address_fits() -> None:
+    watched = Watched(Net(68))
+    fields = address_fields(Address("203.9.9.9", 1235))
+    watched.peer.record = sign_enr(watched.peer.key, 1, fields)
+    watched.peer.connect(watched.net.now)
+    watched.run(20)
+    assert watched.host.core.has_session(watched.peer.node_id, watched.peer.address)
+    assert watched.host.core.nodes() == []
+    assert watched.at(Ping) == []
+
+
+def test_an_older_record_of_a_handshake_changes_nothing() -> None:
+    watched = Watched(Net(69))
+    peer, core = watched.peer, watched.host.core
+    newer = sign_enr(peer.key, 3, address_fields(peer.address))
+    core.add_node(newer, watched.net.now)
+    challenge = peer.knock(watched.net.now)
+    assert challenge.enr_seq == 3
+    data = peer.handshake(challenge, encode_message(Ping(b"a", 1)), peer.record.raw)
+    core.handle_datagram(data, peer.address, now=watched.net.now)
+    assert core.has_session(peer.node_id, peer.address)
+    watched.run(10)
+    assert core.nodes() == [newer]
+
+
+def test_nodes_are_revalidated_every_zero_to_ten_seconds() -> None:
+    watched = Watched(Net(70))
+    watched.peer.connect(watched.net.now)
+    watched.host.core.start(watched.net.now)
+    watched.run(1000)
+    pings = watched.at(Ping)
+    assert 140 <= len(pings) <= 260
+    assert max(after - before for before, after in pairwise(pings)) <= 10.01
+
+
+def test_the_table_is_populated_and_refreshed_only_if_no_query_ran() -> None:
+    net = Net(72)
+    watched = Watched(net, bucket_size=1)  # so that one node is enough for it
+    watched.peer.connect(net.now)
+    core, began = watched.host.core, net.now
+    core.start(net.now)
+    watched.run(299)
+    own, at_random, *more = [m for _, m in watched.asked if isinstance(m, FindNode)]
+    assert own.distances == lookup_distances(watched.host.core.node_id, watched.peer.node_id)
+    assert at_random.distances != own.distances
+    assert more == []
+    watched.run(2)
+    first = watched.at(FindNode)[2:]
+    assert [round(at - began) for at in first] == [300]
+    watched.run(199)
+    core.query_random(now=net.now)  # at 500: the refresh of 600 is not needed
+    watched.run(290)
+    assert [round(at - began) for at in watched.at(FindNode)[3:]] == [500]
+    watched.run(20)
+    assert [round(at - began) for at in watched.at(FindNode)[4:]] == [800]
