@@ -163,6 +163,7 @@ class NodeCore:
         self._local: dict[int, tuple[_Asker, int]] = {}  # talks with ourselves, below zero
         self._last_local = 0
         self.outer_ips: tuple[str, ...] = ()  # of a NAT that keeps our port (one to one)
+        self._restricted = False  # only addresses and ports that we wrote to get in, as observed
         self._mapped: Address | None = None  # the outer address that a port mapping holds
         self._host_ips: tuple[str, ...] = ()
         self._port = 0
@@ -229,10 +230,13 @@ class NodeCore:
             self.lan.set_links(links, now=now)
         self._settle(now)
 
-    def set_mapped(self, address: Address | None, *, now: float) -> None:
-        """Tell the outer address that a port mapping holds, or that there is none."""
-        if address != self._mapped:
-            self._mapped = address
+    def set_nat(self, mapped: Address | None, restricted: bool, *, now: float) -> None:
+        """Tell the outer address that a port mapping holds, and how the NAT filters.
+
+        `restricted`: only addresses and ports that we wrote to get in; offers say so.
+        """
+        if (mapped, restricted) != (self._mapped, self._restricted):
+            self._mapped, self._restricted = mapped, restricted
             self._offer_candidates(now)
             self._settle(now)
 
@@ -485,6 +489,7 @@ class NodeCore:
             gather_candidates(self._host_ips, self._port, seen),
             symmetric=self._mapped is None
             and any(event.symmetric for event in self.reflexive.values()),
+            restricted=self._mapped is None and self._restricted,
             now=now,
             unix_now=self._clock.unix(now),
         )

@@ -138,12 +138,13 @@ class Reachability:
             self._tell_core()
 
     def _tell_core(self) -> None:
-        before = self._shell.core.discovery.record.address()
-        address = self.outside.address
-        if address != before:
+        core, now, address = self._shell.core, self._shell.now, self.outside.address
+        is_restricted = self.behaviour.filtering is Filtering.ADDRESS_AND_PORT
+        core.set_nat(None if self._mapped is None else self._mapped[1], is_restricted, now=now)
+        if address != core.discovery.record.address():
             logger.info("reachable from outside: %s", self.outside.text)
-            self._shell.core.set_outside(address, now=self._shell.now)
-            self._shell.changed()
+            core.set_outside(address, now=now)
+        self._shell.changed()
 
     def _network(self) -> tuple[object, ...]:
         """Return what a test depends on."""

@@ -301,9 +301,7 @@ class _Running:
         self._reach.on_event(event)
 
     def _on_mapped(self, protocol: Protocol | None, address: Address | None) -> None:
-        self._core.set_mapped(address, now=self._shell.now)
         self._reach.set_mapped("" if protocol is None else protocol.value, address)
-        self._shell.changed()
 
     def _send_relayed(self, transmit: Transmit) -> None:
         assert self._core.mesh is not None

@@ -1,6 +1,6 @@
-"""How a NAT or firewall maps and filters, and whether two such sides can be direct.
+"""How a NAT or firewall maps and filters, in the terms of RFC 5780.
 
-The numbers are those on the wire of offers.
+Offers carry what follows from it as one number (`reasons.NatKind`).
 
 Source: RFC 4787 sections 4.1 and 5; RFC 5780 section 2.
 """
@@ -8,10 +8,10 @@ Source: RFC 4787 sections 4.1 and 5; RFC 5780 section 2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum
 
 
-class Mapping(IntEnum):
+class Mapping(Enum):
     """Which outer port a NAT takes for further destinations (RFC 4787 section 4.1)."""
 
     UNKNOWN = 0
@@ -27,7 +27,7 @@ class Mapping(IntEnum):
         return self in (Mapping.NONE, Mapping.INDEPENDENT)
 
 
-class Filtering(IntEnum):
+class Filtering(Enum):
     """Whose packets a NAT or firewall lets in (RFC 4787 section 5)."""
 
     UNKNOWN = 0
@@ -70,27 +70,3 @@ def format_mapping(mapping: Mapping) -> str:
 def format_filtering(filtering: Filtering) -> str:
     """Return the term of RFC 5780."""
     return _FILTERING_TEXT[filtering]
-
-
-def can_be_direct(one: Behaviour, other: Behaviour) -> bool:
-    """Say whether two sides can meet by addresses that observers told; unknown counts as yes.
-
-    With one port for all on both sides each opens its filter towards the other's. A side that
-    takes another port for us is heard only where filters don't look at ports; if both take other
-    ports, one must let in anybody besides, because neither knows where to write to.
-    """
-    if one.mapping.keeps_port and other.mapping.keeps_port:
-        return True
-    if Mapping.UNKNOWN in (one.mapping, other.mapping):
-        return True
-    if not one.mapping.keeps_port and not other.mapping.keeps_port:
-        keeps_out = [_keeps_out_ports(side) for side in (one, other)]
-        lets_anybody = [
-            side.filtering in (Filtering.INDEPENDENT, Filtering.UNKNOWN) for side in (one, other)
-        ]
-        return not any(keeps_out) and any(lets_anybody)
-    return not _keeps_out_ports(one if one.mapping.keeps_port else other)
-
-
-def _keeps_out_ports(side: Behaviour) -> bool:
-    return side.filtering is Filtering.ADDRESS_AND_PORT

@@ -37,7 +37,7 @@ def guess_nat(
     if any(c.kind is CandidateKind.SRFLX and c.address != c.base for c in candidates):
         return NatKind.RESTRICTED if restricted else NatKind.CONE
     if any(is_public(c.address.ip) and c.kind is not CandidateKind.RELAY for c in candidates):
-        return NatKind.OPEN
+        return NatKind.RESTRICTED if restricted else NatKind.OPEN  # a firewall, without NAT
     return NatKind.UNKNOWN
 
 

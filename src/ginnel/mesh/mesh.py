@@ -133,12 +133,23 @@ class Mesh(PeerTable):
         self._drain(now, unix_now)
 
     def set_local_candidates(
-        self, candidates: Sequence[Candidate], *, symmetric: bool, now: float, unix_now: float
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        symmetric: bool,
+        restricted: bool = False,
+        now: float,
+        unix_now: float,
     ) -> None:
-        """Tell our addresses as they are now; all connections use them."""
-        if (tuple(candidates), symmetric) == (self._candidates, self._symmetric):
+        """Tell our addresses as they are now; all connections use them.
+
+        `symmetric` and `restricted` say how our NAT maps and filters, as observed.
+        """
+        before = (self._candidates, self._symmetric, self._restricted)
+        if (tuple(candidates), symmetric, restricted) == before:
             return
         self._candidates, self._symmetric = tuple(candidates), symmetric
+        self._restricted = restricted
         self.relays.set_own_addresses(self._candidates)
         self._serve_as_relay(now)  # it begins with our first address
         self._tell_candidates(now, unix_now)

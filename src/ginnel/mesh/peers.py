@@ -128,7 +128,8 @@ class PeerTable:
         self.relays = Relays(random_bytes=random_bytes, rng=rng)
         self._control: ControlPort | None = None
         self._candidates: tuple[Candidate, ...] = ()
-        self._symmetric = False
+        self._symmetric = False  # our NAT takes another port for each destination
+        self._restricted = False  # it lets in only addresses and ports that were written to
         self._public: tuple[Address, ...] = ()
         self._suspected_at = float("-inf")
         self._fresh: deque[bytes] = deque(maxlen=MAX_FRESH)
@@ -181,9 +182,16 @@ class PeerTable:
 
     def _tell_candidates(self, now: float, unix_now: float) -> None:
         for peer in list(self._peers.values()):
-            candidates = self._local_for(peer)
-            peer.conn.set_local_candidates(candidates, now=now, symmetric=self._symmetric)
+            self._set_candidates(peer, now)
             self._drain_conn(peer, now, unix_now)
+
+    def _set_candidates(self, peer: Peer, now: float) -> None:
+        peer.conn.set_local_candidates(
+            self._local_for(peer),
+            now=now,
+            symmetric=self._symmetric,
+            restricted=self._restricted,
+        )
 
     def _drain_relays(self, now: float, unix_now: float) -> bool:
         """Take what the relaying part tells; return whether there was anything."""
@@ -347,8 +355,7 @@ class PeerTable:
 
     def _open(self, peer: Peer, now: float, unix_now: float) -> None:
         peer.open_at, peer.is_open = None, True
-        candidates = self._local_for(peer)
-        peer.conn.set_local_candidates(candidates, now=now, symmetric=self._symmetric)
+        self._set_candidates(peer, now)
         peer.conn.open(now)
         self._drain_conn(peer, now, unix_now)
 

@@ -98,8 +98,11 @@ def test_the_answer_and_the_record(
 
 
 def test_what_was_given_and_what_is_mapped_need_no_test() -> None:
-    text, address = outcome(Behaviour(), mapped=GIVEN)
-    assert (text, address) == (f"yes (mapped by PCP: {GIVEN})", GIVEN)
+    mapped = Address(SEEN.ip, 7)
+    text, address = outcome(Behaviour(), mapped=mapped)
+    assert (text, address) == (f"yes (mapped by PCP: {mapped})", mapped)
+    for behind_another in (GIVEN, Address("10.0.0.5", 7)):
+        assert outcome(Behaviour(), mapped=behind_another) == ("unknown yet", None)
     text, _ = outcome(Behaviour(), advertised=GIVEN)
     assert text == f"yes (advertised as {GIVEN})"
 

@@ -1,51 +1,17 @@
-"""Which behaviours of two sides let them be direct (RFC 4787)."""
+"""Every behaviour has its term."""
 
 from __future__ import annotations
 
-import pytest
-
-from ginnel.ice.nat import (
-    Behaviour,
-    Filtering,
-    Mapping,
-    can_be_direct,
-    format_filtering,
-    format_mapping,
-)
-
-PUBLIC = Behaviour(Mapping.NONE, Filtering.INDEPENDENT)
-FULL_CONE = Behaviour(Mapping.INDEPENDENT, Filtering.INDEPENDENT)
-ADDRESS = Behaviour(Mapping.INDEPENDENT, Filtering.ADDRESS)
-PORT = Behaviour(Mapping.INDEPENDENT, Filtering.ADDRESS_AND_PORT)
-SYMMETRIC = Behaviour(Mapping.ADDRESS_AND_PORT, Filtering.ADDRESS_AND_PORT)
-LOOSE = Behaviour(Mapping.ADDRESS, Filtering.ADDRESS)
-UNKNOWN = Behaviour()
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "can"),
-    [
-        (PORT, PORT, True),
-        (SYMMETRIC, PUBLIC, True),
-        (SYMMETRIC, FULL_CONE, True),
-        (SYMMETRIC, ADDRESS, True),
-        (SYMMETRIC, PORT, False),
-        (SYMMETRIC, SYMMETRIC, False),
-        (SYMMETRIC, LOOSE, False),
-        (LOOSE, LOOSE, False),
-        (LOOSE, Behaviour(Mapping.ADDRESS, Filtering.INDEPENDENT), True),
-        (LOOSE, PORT, False),
-        (UNKNOWN, SYMMETRIC, True),
-        (UNKNOWN, UNKNOWN, True),
-        (Behaviour(Mapping.INDEPENDENT), SYMMETRIC, True),
-    ],
-)
-def test_who_can_be_direct(one: Behaviour, other: Behaviour, can: bool) -> None:
-    assert can_be_direct(one, other) is can
-    assert can_be_direct(other, one) is can
+from ginnel.ice.nat import Behaviour, Filtering, Mapping, format_filtering, format_mapping
 
 
 def test_every_kind_has_its_term() -> None:
     assert format_mapping(Mapping.INDEPENDENT) == "endpoint-independent"
+    assert format_filtering(Filtering.ADDRESS_AND_PORT) == "address- and port-dependent"
     assert all(format_mapping(kind) for kind in Mapping)
     assert all(format_filtering(kind) for kind in Filtering)
+
+
+def test_who_keeps_a_port() -> None:
+    assert [kind for kind in Mapping if kind.keeps_port] == [Mapping.NONE, Mapping.INDEPENDENT]
+    assert Behaviour() == Behaviour(Mapping.UNKNOWN, Filtering.UNKNOWN)
