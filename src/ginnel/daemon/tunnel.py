@@ -180,7 +180,6 @@ class _Running:
             unix_now=time.time(),
             resets_clock=options.resets_clock,
         )
-        own = state.certificate
         self._port = _port_of(options.udp4_fd)
         advertised = parse_advertised(settings.advertise, self._port)
         plane = EmbeddedEngine(
@@ -188,7 +187,7 @@ class _Running:
             udp6_fd=options.udp6_fd,
             tun_fd=start.file_descriptor if start.file_descriptor >= 0 else None,
             private_key=bundle.keys.wireguard,
-            control_ips=overlay_addresses(own),
+            control_ips=overlay_addresses(state.certificate),
             mtu=settings.mtu,
         )
         self._engine = RelayedEngine(plane, port=self._port, send=self._send_relayed)
@@ -214,17 +213,19 @@ class _Running:
         self._reach = Reachability(self._shell, settings.protocol_id, advertised)
         self._ports = PortMapping(self._port, settings.port_mapping, self._on_mapped)
         self._shell.on_network = self._ports.on_network_changed
-        service = TunnelService(
+        self._control = ControlServer(self._service(separation).handlers())
+        self._uapi = UapiServer(lambda: describe_mesh(self._engine, self._port))
+        self._names: NameService | None = None
+
+    def _service(self, separation: Separation) -> TunnelService:
+        return TunnelService(
             self._shell,
             self._engine,
-            state,
+            self._state,
             self._events,
             separation=separation.describe(),
             reach=self._reach,
         )
-        self._control = ControlServer(service.handlers())
-        self._uapi = UapiServer(lambda: describe_mesh(self._engine, self._port))
-        self._names: NameService | None = None
 
     def settings_request(self) -> pb.NetworkSettingsRequest:
         """Return what the manager is asked to set up."""
