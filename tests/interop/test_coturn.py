@@ -26,6 +26,7 @@ from ginnel.ice.turn_events import (
     TurnConfig,
     TurnEvent,
 )
+from support.coturn import coturn_argv
 
 pytestmark = [
     pytest.mark.interop,
@@ -33,11 +34,7 @@ pytestmark = [
 ]
 
 LIMIT_S = 10.0  # seconds until coturn has answered
-OPTIONS = (
-    "--lt-cred-mech --user=user:pass --user=other:word --realm=example.org --no-tls --no-dtls "
-    "--no-cli --no-multicast-peers --allow-loopback-peers --user-quota=3 "
-    "--min-port=49200 --max-port=49299 --log-file=stdout --simple-log"
-)
+OPTIONS = "--no-multicast-peers --allow-loopback-peers --user-quota=3"
 
 
 def free_port() -> int:
@@ -51,9 +48,7 @@ def free_port() -> int:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
     folder: Path = tmp_path_factory.mktemp("coturn")
     address = Address("127.0.0.1", free_port())
-    argv = ["turnserver", "-n", f"--listening-ip={address.ip}", f"--relay-ip={address.ip}"]
-    argv += [f"--listening-port={address.port}", *OPTIONS.split()]
-    argv += [f"--pidfile={folder}/pid", f"--userdb={folder}/db"]
+    argv = coturn_argv(folder, address.ip, address.port, more=OPTIONS)
     with (
         open(folder / "log", "w") as log,
         subprocess.Popen(argv, stdout=log, stderr=log, cwd=folder) as process,

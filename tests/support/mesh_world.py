@@ -47,6 +47,7 @@ from support.sim import Host, World
 PORT = 41640
 HOME_PORT = 33_333
 INITIATION, RESPONSE, DATA = (bytes((kind, 0, 0, 0)) + b"TOYW" for kind in (1, 2, 4))
+SIZES = {INITIATION: 148, RESPONSE: 92}  # bytes, as WireGuard's
 HANDSHAKE_RETRY = 5.0
 
 EventT = TypeVar("EventT")
@@ -117,7 +118,7 @@ class ToyEngine:
     def _send(self, kind: bytes, key: bytes, body: bytes = b"") -> None:
         endpoint = self.endpoints.get(key)
         if endpoint is not None and not self.is_dead:
-            data = kind + self.key + self._psk(key) + body
+            data = (kind + self.key + self._psk(key) + body).ljust(SIZES.get(kind, 0), b"\0")
             way = (endpoint.address, endpoint.source_ip, endpoint.relayed_from)
             self.out.append(Transmit(data, *way))
 

@@ -16,6 +16,7 @@ from ipaddress import IPv4Network
 
 from ginnel.base.addresses import is_private_prefix
 from ginnel.base.errors import UsageError
+from ginnel.base.servers import parse_turn
 from ginnel.base.types import make_address
 
 FIRST_PORT = 20_000  # the UDP port is drawn from here ...
@@ -41,11 +42,6 @@ _DURATIONS = {  # seconds, lowest and highest
 _LISTS = ("nodes", "interfaces", "interface_blacklist", "nat_1to1", "turn")
 PORT_MAPPINGS = ("auto", "pcp", "nat-pmp", "upnp", "off")
 _SECRETS = ("turn",)  # never taken from the environment
-TURN_PORT = 3478  # RFC 8656 section 4
-_TURN = re.compile(
-    r"turn:(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253})(?::(?P<port>[0-9]{1,5}))?"
-    r"(?:\?transport=udp)? (?P<user>\S{1,128}) (?P<password>\S{1,128})"
-)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}  # seconds
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
 _HELP = {
@@ -67,7 +63,11 @@ _HELP = {
     "interface_blacklist": "addresses of these are never offered (patterns)",
     "nat_1to1": "outer addresses of a NAT that keeps ports (one to one)",
     "port_mapping": "open a port at the router: auto, pcp, nat-pmp, upnp or off",
-    "turn": "TURN servers over UDP: turn:HOST[:PORT] USER PASSWORD",
+    "turn": (
+        "TURN servers: turn:HOST[:PORT][?transport=tcp] USER PASSWORD, turns:HOST[:PORT] USER "
+        "PASSWORD"
+    ),
+    "turn_ca": "PEM file of an authority for turns: servers, besides the system's",
     "protocol_id": "`ginnel` is a DHT of Ginnel's own, `discv5` the public one",
     "nodes": "nodes to start from: enr:... or KEY-HEX@NAME:PORT",
     "dns": "tell this machine's resolver of the network's names",
@@ -98,6 +98,7 @@ class Settings:
     nat_1to1: tuple[str, ...] = ()
     port_mapping: str = "auto"
     turn: tuple[str, ...] = field(default=(), repr=False)  # with passwords
+    turn_ca: str = ""
     protocol_id: str = "ginnel"
     nodes: tuple[str, ...] = ()
     dns: bool = True
@@ -175,21 +176,6 @@ def _check(name: str, value: object) -> object:
     return value
 
 
-def parse_turn(text: str) -> tuple[str, int, str, str]:
-    """Return host, port, user and password of `turn:HOST[:PORT] USER PASSWORD`.
-
-    Raises:
-        UsageError: another form, or a transport that is not served; it shows no password.
-    """
-    match = _TURN.fullmatch(text)
-    if match is None:
-        raise UsageError("turn: write turn:HOST[:PORT][?transport=udp] USER PASSWORD")
-    port = int(match["port"] or TURN_PORT)
-    if not 0 < port < 65_536:
-        raise UsageError(f"turn: {port} is no port")
-    return match["host"].strip("[]"), port, match["user"], match["password"]
-
-
 def _check_list(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
         raise UsageError(f"{name}: a list of texts belongs here")
@@ -197,7 +183,10 @@ def _check_list(name: str, value: object) -> tuple[str, ...]:
         raise UsageError(f"{name}: at most {MAX_HINTS}")
     if name == "turn":
         for text in value:
-            parse_turn(text)
+            try:
+                parse_turn(text)
+            except UsageError as error:
+                raise UsageError(f"turn: {error}") from None
     if name == "nat_1to1":
         return tuple(make_address(text, 0).ip for text in value)
     return tuple(value)

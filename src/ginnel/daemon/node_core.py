@@ -16,13 +16,16 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
+from ginnel.base.addresses import is_public
 from ginnel.base.core import earliest
 from ginnel.base.dataplane import DatagramKind, EngineEvent
 from ginnel.base.demux import classify
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Address, Deadline, NodeId, Transmit
+from ginnel.daemon.blocked_udp import BlockedUdp
+from ginnel.daemon.party import Party
 from ginnel.discv5.events import (
     DiscoveryEvent,
     LookupDone,
@@ -85,30 +88,6 @@ class _Asker(Enum):
     STORER = 2
 
 
-class _Party(Protocol):
-    """What the mesh and a courier have in common."""
-
-    def on_lookup_done(
-        self, token: int, nodes: Sequence[Node], *, now: float, unix_now: float
-    ) -> None: ...
-
-    def on_talk_answered(
-        self, token: int, payload: bytes | None, *, now: float, unix_now: float
-    ) -> None: ...
-
-    def on_pong(self, token: int, address: Address | None, *, now: float) -> None: ...
-
-    def on_push(
-        self, talk_token: int, contact: Contact, payload: bytes, *, now: float, unix_now: float
-    ) -> None: ...
-
-    def handle_timeout(self, *, now: float, unix_now: float) -> None: ...
-
-    def poll_command(self) -> RdvCommand | None: ...
-
-    def poll_deadline(self) -> Deadline | None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class WallClock:
     """Wall time as a function of monotonic time; replace it when the system's clock is set."""
@@ -156,7 +135,7 @@ class NodeCore:
         self.lan = lan
         self.drops: dict[NodeDrop, int] = {}
         self.reflexive: dict[bool, ReflexiveChanged] = {}  # by whether it is IPv6
-        self._party: _Party | None = mesh or courier
+        self._party: Party | None = mesh or courier
         self._clock = clock
         self._asked: dict[int, tuple[_Asker, int]] = {}  # by discovery's number
         self._looked_up: dict[int, int] = {}
@@ -167,6 +146,8 @@ class NodeCore:
         self._mapped: Address | None = None  # the outer address that a port mapping holds
         self._host_ips: tuple[str, ...] = ()
         self._port = 0
+        self._blocked = BlockedUdp()
+        self._out: deque[Transmit] = deque()
         self._events: deque[NodeEvent] = deque()
 
     # --- commands ------------------------------------------------------------------------------
@@ -174,6 +155,7 @@ class NodeCore:
     def start(self, *, now: float) -> None:
         """Join the DHT and look for the members."""
         self.discovery.start(now)
+        self._blocked.heard(now)
         if self.mesh is not None:
             endpoint = self.discovery.record.address() or self.discovery.record.address(ipv6=True)
             if endpoint is not None:
@@ -278,6 +260,8 @@ class NodeCore:
             case _:
                 owned = False
         if not owned:
+            if is_public(source.ip):
+                self._blocked.heard(now)
             self.discovery.handle_datagram(data, source, now=now, local_ip=local_ip)
         self._settle(now)
 
@@ -294,6 +278,8 @@ class NodeCore:
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send."""
+        if self._out:
+            return self._out.popleft()
         transmit = self.mesh.poll_transmit() if self.mesh is not None else None
         transmit = transmit or self.discovery.poll_transmit()
         if transmit is None and self.lan is not None:
@@ -326,6 +312,9 @@ class NodeCore:
             if not self._move_one(now):
                 if self.lan is not None:
                     self.lan.set_record(self.discovery.record, now=now)
+                sent, notices = self._blocked.act(self.discovery, self.mesh, now=now)
+                self._out.extend(sent)
+                self._events.extend(notices)
                 return
         raise AssertionError("the cores of this node never come to rest")
 
@@ -333,6 +322,10 @@ class NodeCore:
         event = self.discovery.poll_event()
         if event is not None:
             self._on_discovery(event, now)
+            return True
+        foreign = self.mesh.poll_foreign() if self.mesh is not None else None
+        if foreign is not None:
+            self.discovery.handle_datagram(*foreign, now=now)
             return True
         command = self._party.poll_command() if self._party is not None else None
         if command is not None:
@@ -484,7 +477,8 @@ class NodeCore:
         seen = [Address(ip, self._port) for ip in self.outer_ips]
         seen += [] if self._mapped is None else [self._mapped]
         views = [event.address for event in self.reflexive.values()]
-        seen += [address for address in views if address is not None and address not in seen]
+        seen_at_relays = [candidate.address for candidate in self.mesh.relays.candidates()]
+        seen += [a for a in views if a is not None and a not in (*seen, *seen_at_relays)]
         self.mesh.set_local_candidates(
             gather_candidates(self._host_ips, self._port, seen),
             symmetric=self._mapped is None

@@ -17,6 +17,7 @@ import logging
 import os
 import random
 import socket
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from ginnel import __version__
-from ginnel.base.config import Settings, parse_turn
+from ginnel.base.config import Settings
 from ginnel.base.errors import GinnelError, UsageError
-from ginnel.base.types import Address, Secret, Transmit, make_address
+from ginnel.base.servers import parse_turn
+from ginnel.base.types import Address, Transmit, make_address
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.aio import Tunnel as Rpc
 from ginnel.codervpn.messages import Start
@@ -42,6 +44,7 @@ from ginnel.daemon.privileges import Separation
 from ginnel.daemon.reachability import Reachability
 from ginnel.daemon.tunnel_events import TunnelEvents
 from ginnel.daemon.tunnel_service import TunnelService
+from ginnel.daemon.turn_links import TurnLinks
 from ginnel.daemon.uapi_server import UapiServer, describe_mesh
 from ginnel.daemon.wire_settings import (
     overlay_prefixes,
@@ -55,6 +58,7 @@ from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.ice.events import AgentConfig
 from ginnel.ice.turn_events import TurnConfig
+from ginnel.mesh.events import LinkEvent
 from ginnel.mesh.lan import LanCore
 from ginnel.mesh.mesh import Mesh, MeshConfig
 from ginnel.mesh.names import overlay_addresses
@@ -90,6 +94,7 @@ class TunnelOptions:
     signer_fd: int | None
     dns_fds: tuple[int, ...] = ()  # on port 53 of our overlay addresses
     upstream_fd: int | None = None  # the system's name servers before ours (`dns_upstream`)
+    tls: ssl.SSLContext | None = None  # for TURN servers over TLS; read before the rights went
     resets_clock: bool = False  # believe this machine's clock, though it went back
     uapi_fd: int | None = None  # where `wg show` asks
 
@@ -193,9 +198,8 @@ class _Running:
         self._engine = RelayedEngine(plane, port=self._port, send=self._send_relayed)
         self._core = _make_core(options, state, bundle, advertised)
         self._rpc = rpc
-        multicast = None
-        if settings.lan:
-            multicast = open_multicast(self._engine, options.udp4_fd, options.udp6_fd)
+        fds = (options.udp4_fd, options.udp6_fd)
+        multicast = open_multicast(self._engine, *fds) if settings.lan else None
         self._shell = NodeShell(
             self._core,
             self._engine,
@@ -209,7 +213,8 @@ class _Running:
             after_receive=self._take_engine_events,
         )
         signer = None if options.signer_fd is None else Channel.from_fd(options.signer_fd)
-        self._events = TunnelEvents(self._shell, self._engine, state, rpc, signer)
+        self._links = links = TurnLinks(options.tls, self._on_link)
+        self._events = TunnelEvents(self._shell, self._engine, state, rpc, signer, links=links)
         self._reach = Reachability(self._shell, settings.protocol_id, advertised)
         self._ports = PortMapping(self._port, settings.port_mapping, self._on_mapped)
         self._shell.on_network = self._ports.on_network_changed
@@ -258,13 +263,10 @@ class _Running:
             telling = tasks.create_task(self._events.tell_often())
             reaching = tasks.create_task(self._reach.run())
             mapping = tasks.create_task(self._ports.run())
+            linking = tasks.create_task(self._links.run())
             await self._shell.run()
-            mapping.cancel()
-            reaching.cancel()
-            saving.cancel()
-            telling.cancel()
-            relaying.cancel()
-            signing.cancel()
+            for task in (saving, telling, relaying, signing, reaching, mapping, linking):
+                task.cancel()
 
     def wake(self) -> None:
         """Look at addresses and registrations at once."""
@@ -277,6 +279,7 @@ class _Running:
         if self._names is not None:
             self._names.close()
         self._shell.stop()
+        self._links.close()
         self._events.close()
         self._state.save()
         self._state.database.close()
@@ -288,11 +291,17 @@ class _Running:
         waiting = list(self._settings.turn)
         while waiting and mesh is not None:
             for text in list(waiting):
-                host, port, user, password = parse_turn(text)
-                address = await resolve(host, port)
+                server = parse_turn(text)
+                address = await resolve(server.host, server.port)
                 if address is not None:
                     waiting.remove(text)
-                    config = TurnConfig(address, user, Secret(password.encode()))
+                    config = TurnConfig(
+                        address,
+                        server.username,
+                        server.password,
+                        transport=server.transport,
+                        host=server.host,
+                    )
                     mesh.relays.add_server(config, now=self._shell.now)
                     self._shell.changed()
             await asyncio.sleep(RESOLVE_AGAIN_S)
@@ -303,6 +312,12 @@ class _Running:
 
     def _on_mapped(self, protocol: Protocol | None, address: Address | None) -> None:
         self._reach.set_mapped("" if protocol is None else protocol.value, address)
+
+    def _on_link(self, event: LinkEvent) -> None:
+        assert self._core.mesh is not None
+        now = self._shell.now
+        self._core.mesh.on_link(event, now=now, unix_now=self._shell.unix_now)
+        self._shell.changed()
 
     def _send_relayed(self, transmit: Transmit) -> None:
         assert self._core.mesh is not None

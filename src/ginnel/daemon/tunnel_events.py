@@ -18,18 +18,22 @@ from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.node_core import NodeEvent
 from ginnel.daemon.node_shell import NodeShell
 from ginnel.daemon.signer_port import SignerPort
+from ginnel.daemon.turn_links import TurnLinks
 from ginnel.daemon.wire_settings import agent_for
 from ginnel.discv5.events import NodeAdded, ReflexiveChanged
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.mesh.events import (
+    CloseLink,
     Engine,
     MemberFound,
     Notice,
+    OpenLink,
     PeerChanged,
     PingResult,
     PointRegistered,
     RelayedPacket,
     RosterChanged,
+    SendLink,
 )
 from ginnel.peer.status import ConnStatus
 from ginnel.storage.state import KnownNode
@@ -50,6 +54,8 @@ class TunnelEvents:
         state: MemberState,
         rpc: Rpc,
         signer: Channel | None,
+        *,
+        links: TurnLinks,
     ) -> None:
         self.peers: dict[MemberId, PeerChanged] = {}
         self.notices: dict[str, str] = {}
@@ -57,6 +63,7 @@ class TunnelEvents:
         self._engine = engine
         self._state = state
         self._rpc = rpc
+        self._links = links
         self._pings: dict[int, asyncio.Future[float | None]] = {}
         self._stages: dict[MemberId, str] = {}
         self._port: SignerPort | None = None
@@ -110,6 +117,9 @@ class TunnelEvents:
                 self._command(event)
             case RelayedPacket(relayed, peer, data):
                 self._engine.deliver(relayed, peer, data)
+                return
+            case OpenLink() | SendLink() | CloseLink():
+                self._links.on_command(event)
                 return
             case PeerChanged():
                 self._on_peer(event)

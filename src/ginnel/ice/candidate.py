@@ -84,9 +84,11 @@ def make_server_reflexive(
     return make_local(CandidateKind.SRFLX, address, base, local_preference)
 
 
-def make_relayed(address: Address, related: Address | None = None) -> Candidate:
+def make_relayed(
+    address: Address, related: Address | None = None, local_preference: int = 65535
+) -> Candidate:
     """Return the candidate of our address at a relay; related: what the relay sees us as."""
-    candidate = make_local(CandidateKind.RELAY, address, address, 65535)
+    candidate = make_local(CandidateKind.RELAY, address, address, local_preference)
     return replace(candidate, related=related)
 
 

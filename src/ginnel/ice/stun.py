@@ -23,6 +23,8 @@ _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
 HEADER_SIZE = 20  # bytes (section 5)
 TRANSACTION_ID_SIZE = 12  # bytes
 INTEGRITY_SIZE = 20  # bytes of HMAC-SHA1 (section 14.5)
+SHA256_SIZE = 32  # bytes of HMAC-SHA256; may be cut to 16 or more (section 14.6)
+MIN_SHA256_SIZE = 16  # bytes
 FINGERPRINT_XOR = 0x5354554E  # section 14.7
 MAX_MESSAGE_SIZE = 1500  # bytes; ours stay below 200, TURN's below an Ethernet frame
 MAX_ATTRIBUTES = 32  # a check has 7
@@ -61,9 +63,13 @@ class Attribute(IntEnum):
     NONCE = 0x0015
     XOR_RELAYED_ADDRESS = 0x0016
     REQUESTED_TRANSPORT = 0x0019
+    MESSAGE_INTEGRITY_SHA256 = 0x001C
+    PASSWORD_ALGORITHM = 0x001D
+    USERHASH = 0x001E
     XOR_MAPPED_ADDRESS = 0x0020
     PRIORITY = 0x0024
     USE_CANDIDATE = 0x0025
+    PASSWORD_ALGORITHMS = 0x8002
     SOFTWARE = 0x8022
     FINGERPRINT = 0x8028
     ICE_CONTROLLED = 0x8029
@@ -71,6 +77,7 @@ class Attribute(IntEnum):
 
 
 _KNOWN = frozenset(int(attribute) for attribute in Attribute)
+_SEALS = (Attribute.MESSAGE_INTEGRITY, Attribute.MESSAGE_INTEGRITY_SHA256)
 
 
 class StunError(RemoteProtocolError):
@@ -81,8 +88,8 @@ class StunError(RemoteProtocolError):
 class Message:
     """One STUN message; `attributes` in their order, `raw` as received (or encoded).
 
-    `covered` is the offset of MESSAGE-INTEGRITY, 0 without; what follows it was dropped but for
-    the fingerprint.
+    `covered` is the offset of MESSAGE-INTEGRITY, `covered_sha256` that of its successor, 0 without;
+    what follows them was dropped but for the fingerprint.
     """
 
     method: int
@@ -91,6 +98,7 @@ class Message:
     attributes: tuple[tuple[int, bytes], ...]
     raw: bytes = b""
     covered: int = 0
+    covered_sha256: int = 0
 
     def get(self, attribute: Attribute) -> bytes | None:
         """Return the value of the first attribute of this type, or None."""
@@ -146,7 +154,8 @@ def decode_message(data: bytes) -> Message:
     """Decode one STUN message; checks the fingerprint if there is one.
 
     Shape: type 2, length 2, cookie 4, transaction id 12, then attributes (type 2, length 2, value
-    padded to 4). Attributes after MESSAGE-INTEGRITY are ignored but for FINGERPRINT.
+    padded to 4). Of attributes after MESSAGE-INTEGRITY only MESSAGE-INTEGRITY-SHA256 and
+    FINGERPRINT are taken, after MESSAGE-INTEGRITY-SHA256 only FINGERPRINT (sections 14.5, 14.6).
 
     Raises:
         StunError: malformed, cut short, too long or with a wrong fingerprint.
@@ -158,7 +167,7 @@ def decode_message(data: bytes) -> Message:
         raise StunError("length field and size differ")
     kind = int.from_bytes(data[:2], "big")
     attributes: list[tuple[int, bytes]] = []
-    covered = 0
+    covered = {kind: 0 for kind in _SEALS}
     at = HEADER_SIZE
     while at < size:
         attribute = int.from_bytes(data[at : at + 2], "big")
@@ -169,16 +178,19 @@ def decode_message(data: bytes) -> Message:
         if attribute == Attribute.FINGERPRINT:
             if at + 8 != size or value != _fingerprint(data[:at]):
                 raise StunError("wrong fingerprint")
-        elif attribute == Attribute.MESSAGE_INTEGRITY and not covered:
-            if length != INTEGRITY_SIZE:
+            attributes.append((attribute, value))
+        elif attribute in _SEALS and not any(covered[seal] for seal in _seals_from(attribute)):
+            if not _is_seal_size(attribute, length):
                 raise StunError("integrity of another size")
-            covered = at
-        if not covered or attribute in (Attribute.FINGERPRINT, Attribute.MESSAGE_INTEGRITY):
+            covered[Attribute(attribute)] = at
+            attributes.append((attribute, value))
+        elif not any(covered.values()):
             attributes.append((attribute, value))
         at += 4 + length + (-length % 4)
     method = (kind & 0x000F) | (kind & 0x00E0) >> 1 | (kind & 0x3E00) >> 2
     message_class = MessageClass(kind & 0x0110)
-    return Message(method, message_class, data[8:20], tuple(attributes), data, covered)
+    offsets = (covered[seal] for seal in _SEALS)
+    return Message(method, message_class, data[8:20], tuple(attributes), data, *offsets)
 
 
 def encode_message(
@@ -189,8 +201,12 @@ def encode_message(
     key: bytes | None = None,
     method: int = BINDING,
     fingerprint: bool = True,
+    sha256: bool = False,
 ) -> bytes:
-    """Encode one message; with a key MESSAGE-INTEGRITY is added, then the fingerprint."""
+    """Encode one message; with a key MESSAGE-INTEGRITY is added, then the fingerprint.
+
+    `sha256`: MESSAGE-INTEGRITY-SHA256 in its place.
+    """
     if len(transaction_id) != TRANSACTION_ID_SIZE:
         raise UsageError(f"a transaction id of {len(transaction_id)} bytes")
     kind = (method & 0xF) | (method & 0x70) << 1 | (method & 0xF80) << 2 | message_class
@@ -200,9 +216,9 @@ def encode_message(
         return kind.to_bytes(2, "big") + size.to_bytes(2, "big") + _COOKIE + transaction_id
 
     if key is not None:
-        covered = header(len(body) + 24) + body
-        mac = hmac.digest(key, covered, hashlib.sha1)
-        body += _attribute(Attribute.MESSAGE_INTEGRITY, mac)
+        seal, size, method_of = _SHA256 if sha256 else _SHA1
+        covered = header(len(body) + 4 + size) + body
+        body += _attribute(seal, hmac.digest(key, covered, method_of))
     if fingerprint:
         value = _fingerprint(header(len(body) + 8) + body)
         body += _attribute(Attribute.FINGERPRINT, value)
@@ -211,13 +227,17 @@ def encode_message(
 
 def check_integrity(message: Message, key: bytes) -> bool:
     """Say whether MESSAGE-INTEGRITY is there and right (short-term credentials, section 9.1)."""
-    if not message.covered:
-        return False
-    length = message.covered + 24 - HEADER_SIZE
-    raw = message.raw
-    covered = raw[:2] + length.to_bytes(2, "big") + raw[4 : message.covered]
-    value = raw[message.covered + 4 : message.covered + 24]
-    return hmac.compare_digest(hmac.digest(key, covered, hashlib.sha1), value)
+    return _check_seal(message, key, message.covered, "sha1")
+
+
+def check_integrity_sha256(message: Message, key: bytes) -> bool:
+    """Say whether MESSAGE-INTEGRITY-SHA256 is there and right, be it cut (section 14.6)."""
+    return _check_seal(message, key, message.covered_sha256, "sha256")
+
+
+def user_hash(username: str, realm: str) -> bytes:
+    """Return the value of USERHASH (section 14.4)."""
+    return hashlib.sha256(f"{username}:{realm}".encode()).digest()
 
 
 def long_term_key(username: str, realm: str, password: str) -> bytes:
@@ -250,6 +270,32 @@ def decode_address(value: bytes, transaction_id: bytes | None) -> Address | None
 def encode_error(code: int, reason: str) -> bytes:
     """Return the value of ERROR-CODE (section 14.8)."""
     return bytes((0, 0, code // 100, code % 100)) + reason.encode()
+
+
+_SHA1 = (Attribute.MESSAGE_INTEGRITY, INTEGRITY_SIZE, "sha1")
+_SHA256 = (Attribute.MESSAGE_INTEGRITY_SHA256, SHA256_SIZE, "sha256")
+
+
+def _check_seal(message: Message, key: bytes, at: int, method: str) -> bool:
+    if not at:
+        return False
+    raw = message.raw
+    size = int.from_bytes(raw[at + 2 : at + 4], "big")
+    length = at + 4 + size - HEADER_SIZE
+    covered = raw[:2] + length.to_bytes(2, "big") + raw[4:at]
+    value = raw[at + 4 : at + 4 + size]
+    return hmac.compare_digest(hmac.digest(key, covered, method)[:size], value)
+
+
+def _seals_from(kind: int) -> tuple[Attribute, ...]:
+    """Return the seals after which this one is ignored: itself and stronger ones."""
+    return _SEALS if kind == Attribute.MESSAGE_INTEGRITY else _SEALS[1:]
+
+
+def _is_seal_size(kind: int, length: int) -> bool:
+    if kind == Attribute.MESSAGE_INTEGRITY:
+        return length == INTEGRITY_SIZE
+    return MIN_SHA256_SIZE <= length <= SHA256_SIZE and length % 4 == 0
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

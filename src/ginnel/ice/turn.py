@@ -1,8 +1,9 @@
-"""CORE: a TURN client: one allocation at one server, from one socket, over UDP.
+"""CORE: a TURN client: one allocation at one server, from one socket or over one connection.
 
 It allocates, keeps allocation, permissions and channels alive, and wraps what goes to a peer. When
 the server has lost the allocation it makes a new one, with back-off. Which servers there are, and
-what a relayed datagram means, is for others.
+what a relayed datagram means, is for others. Over TCP and TLS the same messages go: `framing` cuts
+the stream, and the owner connects when `ConnectionWanted` asks for it.
 
 Invariants:
 - `relayed` is set exactly while an allocation is in force.
@@ -15,9 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
@@ -28,48 +27,27 @@ from ginnel.ice.stun import Attribute, Message, MessageClass
 from ginnel.ice.turn_events import (
     Allocated,
     AllocationLost,
+    ConnectionOver,
+    ConnectionWanted,
     PeerRefused,
     RelayReceived,
     TurnConfig,
     TurnDrop,
     TurnEvent,
-    explain,
 )
+from ginnel.ice.turn_requests import Request, Timer, TurnAsker, credentials_of
 
-RTO = 0.5  # s until a request is sent again, doubled each time (RFC 8489 section 6.2.1)
-MAX_SENDS = 6  # at 0, 0.5, 1.5, 3.5, 7.5, 15.5 s
-MAX_CHALLENGES = 3  # 401 or 438 in a row to one request; more is a server that refuses us
 LIFETIME = 600  # s asked for (RFC 8656 section 7.2)
 REFRESH_MARGIN = 60.0  # s before the end (section 8)
 BIND_AGAIN = 240.0  # s; permissions live 300 s, channels 600 s (sections 9, 12)
 UNUSED_AFTER = 600.0  # s without anything sent to a peer: its channel is not kept alive
 MAX_PEERS = 256  # peers of one allocation; channels would allow 4096
 MAX_EARLY = 8  # datagrams kept for each peer until its permission is there
+CONNECT_TIMEOUT = 15.0  # s for TCP and TLS
 RETRY_FIRST, RETRY_LAST = 2.0, 60.0  # s until allocating is tried again
 UDP_TRANSPORT = b"\x11\0\0\0"  # REQUESTED-TRANSPORT (section 18.6)
 
 log = logging.getLogger(__name__)
-
-
-class Timer(Enum):
-    """The timers of a client."""
-
-    RETRANSMIT = "retransmit"
-    REFRESH = "refresh"
-    BIND = "bind"
-    RETRY = "retry"
-
-
-@dataclass(eq=False, slots=True)
-class _Request:
-    method: int
-    attributes: tuple[tuple[int, bytes], ...]
-    peer: Address | None
-    data: bytes = b""
-    key: bytes = b""
-    next_at: float = 0.0
-    sends: int = 0
-    challenges: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -83,47 +61,61 @@ class _Peer:
     early: deque[bytes] = field(default_factory=lambda: deque(maxlen=MAX_EARLY))
 
 
-class TurnClient:
+class TurnClient(TurnAsker):
     """One allocation; see the module's text."""
 
     def __init__(self, config: TurnConfig, *, random_bytes: RandomBytes, rng: Rng) -> None:
-        self.config = config
+        super().__init__(config, random_bytes=random_bytes)
         self.relayed: Address | None = None
         self.mapped: Address | None = None
         self.failure = ""  # why there is no allocation, in words
-        self.drops: dict[TurnDrop, int] = {}
-        self._random_bytes = random_bytes
         self._rng = rng
-        self._realm, self._nonce = config.realm, config.nonce
-        self._key = self._make_key() if config.realm else b""
-        self._requests: dict[bytes, _Request] = {}
         self._peers: dict[Address, _Peer] = {}
         self._channels: dict[int, _Peer] = {}
         self._next_channel = FIRST_CHANNEL
         self._failures = 0
         self._is_closed = False
-        self._timers: TimerTable[Timer] = TimerTable()
-        self._out: deque[Transmit] = deque()
-        self._events: deque[TurnEvent] = deque()
+        self._is_connected = not config.transport.is_stream
 
     # Commands
 
     def start(self, *, now: float) -> None:
-        """Ask for an allocation."""
+        """Ask for an allocation; over a stream: for a connection first."""
+        if not self._is_connected:
+            self._timers.set(Timer.CONNECT, now + CONNECT_TIMEOUT)
+            self._events.append(ConnectionWanted())
+            return
         attributes = [(Attribute.REQUESTED_TRANSPORT, UDP_TRANSPORT), _lifetime(LIFETIME)]
         self._ask(stun.ALLOCATE, attributes, now)
+
+    def on_connected(self, *, now: float) -> None:
+        """The connection that was wanted is there."""
+        if self._is_closed or self._is_connected:
+            return
+        self._is_connected = True
+        self._timers.stop(Timer.CONNECT)
+        self.start(now=now)
+
+    def on_disconnected(self, reason: str, *, now: float) -> None:
+        """There is no connection (any more), or none could be made: `reason` says why."""
+        if self._is_closed or not self.config.transport.is_stream:
+            return
+        is_waiting = self._timers.get(Timer.CONNECT) is not None
+        if self._is_connected or is_waiting:
+            self._is_connected = False
+            self._lose(reason, now)
 
     def renew(self, config: TurnConfig) -> None:
         """Use new credentials of the same server from now on, where it lets them follow."""
         self.config = config
-        self._realm, self._nonce = config.realm, config.nonce
-        self._key = self._make_key() if config.realm else b""
+        self._credentials = credentials_of(config)
 
     def close(self, *, now: float) -> None:
         """Give the allocation back; harmless when repeated."""
         if self.relayed is not None:
             self._requests.clear()
             self._ask(stun.REFRESH, [_lifetime(0)], now)  # once; the answer is not waited for
+        self._disconnect()
         self._is_closed = True
         self.relayed = None
         self._requests.clear()
@@ -194,6 +186,8 @@ class TurnClient:
         for timer in self._timers.expire(now):
             if timer is Timer.RETRANSMIT:
                 self._retransmit(now)
+            elif timer is Timer.CONNECT:
+                self._lose("the relay can't be reached", now)
             elif timer is Timer.REFRESH:
                 self._ask(stun.REFRESH, [_lifetime(LIFETIME)], now)
             elif timer is Timer.BIND:
@@ -214,98 +208,9 @@ class TurnClient:
         """Return when `handle_timeout` is wanted, or None."""
         return self._timers.deadline()
 
-    # Requests
-
-    def _ask(
-        self,
-        method: int,
-        attributes: Sequence[tuple[int, bytes]],
-        now: float,
-        peer: Address | None = None,
-    ) -> None:
-        request = _Request(method, tuple(attributes), peer)
-        self._send_request(request, now)
-
-    def _send_request(self, request: _Request, now: float, transaction_id: bytes = b"") -> None:
-        """Send a request for the first time, or anew with the nonce of now."""
-        transaction_id = transaction_id or self._random_bytes(stun.TRANSACTION_ID_SIZE)
-        attributes = list(request.attributes)
-        if request.peer is not None:
-            value = stun.encode_address(request.peer, transaction_id)
-            attributes.append((Attribute.XOR_PEER_ADDRESS, value))
-        request.key = self._key
-        if self._key:
-            attributes += [
-                (Attribute.USERNAME, self.config.username.encode()),
-                (Attribute.REALM, self._realm.encode()),
-                (Attribute.NONCE, self._nonce),
-            ]
-        request.data = stun.encode_message(
-            MessageClass.REQUEST,
-            transaction_id,
-            attributes,
-            key=self._key or None,
-            method=request.method,
-        )
-        request.sends, request.next_at = 1, now + RTO
-        self._requests[transaction_id] = request
-        self._transmit(request.data)
-        self._rearm()
-
-    def _retransmit(self, now: float) -> None:
-        for transaction_id, request in list(self._requests.items()):
-            if request.next_at > now or self._requests.get(transaction_id) is not request:
-                continue
-            if request.sends >= MAX_SENDS:
-                del self._requests[transaction_id]
-                self._on_failed(request, 0, "the relay does not answer", now)
-                continue
-            request.next_at = now + RTO * 2**request.sends
-            request.sends += 1
-            self._transmit(request.data)
-
-    def _on_response(self, message: Message, now: float) -> None:
-        request = self._requests.get(message.transaction_id)
-        if request is None or request.method != message.method:
-            self._drop(TurnDrop.FOREIGN)
-            return
-        is_success = message.message_class is MessageClass.SUCCESS
-        code = None if is_success else message.error_code
-        # Errors may come unsigned: the server may not know our key (RFC 8489 section 9.2.4).
-        if is_success and not (request.key and stun.check_integrity(message, request.key)):
-            self._drop(TurnDrop.BAD_INTEGRITY)
-            return
-        del self._requests[message.transaction_id]
-        if is_success:
-            self._on_success(request, message, now)
-        elif (
-            code in (401, 438) and request.challenges < MAX_CHALLENGES and self._take_nonce(message)
-        ):
-            request.challenges += 1
-            self._send_request(request, now)
-        else:
-            self._on_failed(request, code or 0, explain(code or 0), now)
-
-    def _take_nonce(self, message: Message) -> bool:
-        """Take realm and nonce of a challenge; False if it says nothing that we don't know."""
-        realm, nonce = message.get(Attribute.REALM), message.get(Attribute.NONCE)
-        if nonce is None or len(nonce) > 763:
-            return False
-        known = (self._realm, self._nonce, bool(self._key))
-        if realm is not None:
-            self._realm = realm.decode("utf-8", "replace")
-        self._nonce = nonce
-        self._key = self._make_key()
-        return (self._realm, self._nonce, True) != known
-
-    def _make_key(self) -> bytes:
-        config = self.config
-        password = config.password.reveal().decode()
-        return stun.long_term_key(config.username, self._realm, password)
-
     # What answers mean
 
-    def _on_success(self, request: _Request, message: Message, now: float) -> None:
+    def _on_success(self, request: Request, message: Message, now: float) -> None:
         if request.method == stun.ALLOCATE:
             self._on_allocated(message, now)
         elif request.method == stun.REFRESH:
@@ -342,9 +247,9 @@ class TurnClient:
         while peer.early:
             self._indicate(peer.address, peer.early.popleft())
 
-    def _on_failed(self, request: _Request, code: int, reason: str, now: float) -> None:
+    def _on_failed(self, request: Request, code: int, reason: str, now: float) -> None:
         if request.method == stun.ALLOCATE:
-            if code == 437:  # the server still has one of this port's: end that first
+            if code == 437 and not self.config.transport.is_stream:  # end this port's first
                 self._ask(stun.REFRESH, [_lifetime(0)], now)
             self._lose(reason, now)
         elif request.method == stun.REFRESH:
@@ -366,8 +271,9 @@ class TurnClient:
         self._peers.clear()
         self._channels.clear()
         self._requests = {k: r for k, r in self._requests.items() if r.method == stun.REFRESH}
-        for timer in (Timer.REFRESH, Timer.BIND):
+        for timer in (Timer.REFRESH, Timer.BIND, Timer.CONNECT):
             self._timers.stop(timer)
+        self._disconnect()
         if self._is_closed:
             return
         wait = min(RETRY_LAST, RETRY_FIRST * 2 ** min(self._failures, 10))
@@ -378,6 +284,13 @@ class TurnClient:
         self.failure = reason
         self._timers.set(Timer.RETRY, now + wait)
         self._events.append(AllocationLost(relayed, reason, wait))
+
+    def _disconnect(self) -> None:
+        """Each allocation over a stream has a connection of its own."""
+        if self.config.transport.is_stream:
+            self._is_connected = False
+            self._requests.clear()
+            self._events.append(ConnectionOver())
 
     # Peers
 
@@ -451,23 +364,6 @@ class TurnClient:
             self._drop(TurnDrop.NO_PERMISSION)
         else:
             self._events.append(RelayReceived(peer.address, data))
-
-    # Small things
-
-    def _transmit(self, data: bytes) -> None:
-        self._out.append(Transmit(data, self.config.server, self.config.source_ip))
-
-    def _rearm(self) -> None:
-        next_at = min((r.next_at for r in self._requests.values()), default=None)
-        if next_at is None:
-            self._timers.stop(Timer.RETRANSMIT)
-        else:
-            self._timers.set(Timer.RETRANSMIT, next_at)
-
-    def _drop(self, reason: TurnDrop, detail: str = "") -> bool:
-        self.drops[reason] = self.drops.get(reason, 0) + 1
-        log.debug("dropped a datagram: %s %s", reason.value, detail)
-        return False
 
 
 def _lifetime(seconds: int) -> tuple[int, bytes]:

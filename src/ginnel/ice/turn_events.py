@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
+from ginnel.base.servers import Transport
 from ginnel.base.types import Address, Secret
 
 
@@ -16,7 +17,8 @@ from ginnel.base.types import Address, Secret
 class TurnConfig:
     """One server and how it knows us.
 
-    `realm` and `nonce` save a round trip where the server told them with the credentials.
+    `realm` and `nonce` save a round trip where the server told them with the credentials. `host`:
+    the server's name, which its TLS certificate must show.
     """
 
     server: Address
@@ -25,6 +27,18 @@ class TurnConfig:
     source_ip: str | None = None
     realm: str = ""
     nonce: bytes = b""
+    transport: Transport = Transport.UDP
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionWanted:
+    """Connect to the server (a new connection), then call `on_connected`; not over UDP."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOver:
+    """Send what is to be sent, then close the connection, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +74,9 @@ class RelayReceived:
     data: bytes
 
 
-TurnEvent: TypeAlias = Allocated | AllocationLost | PeerRefused | RelayReceived
+TurnEvent: TypeAlias = (
+    ConnectionWanted | ConnectionOver | Allocated | AllocationLost | PeerRefused | RelayReceived
+)
 
 
 class TurnDrop(Enum):

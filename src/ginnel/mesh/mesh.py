@@ -33,6 +33,7 @@ from ginnel.mesh.derive import Point
 from ginnel.mesh.envelope import EnvelopeDrop, Kind, Opened
 from ginnel.mesh.events import (
     Engine,
+    LinkEvent,
     MeshEvent,
     NoticeKind,
     PeerChanged,
@@ -277,6 +278,11 @@ class Mesh(PeerTable):
         if self._drain_relays(now, unix_now):
             self._drain(now, unix_now)
 
+    def on_link(self, event: LinkEvent, *, now: float, unix_now: float) -> None:
+        """Take what became of a connection to a TURN server."""
+        self.relays.on_link(event, now=now)
+        self._drain(now, unix_now)
+
     def handle_timeout(self, *, now: float, unix_now: float) -> None:
         """Do what is due."""
         self.relays.handle_timeout(now=now)
@@ -307,7 +313,11 @@ class Mesh(PeerTable):
 
     def poll_event(self) -> MeshEvent | None:
         """Return the next event; call until None."""
-        return self._events.popleft() if self._events else None
+        return self._events.popleft() if self._events else self.relays.poll_link()
+
+    def poll_foreign(self) -> tuple[bytes, Address] | None:
+        """Return the next datagram (with its source) that came through a relay for the DHT."""
+        return self._foreign.popleft() if self._foreign else None
 
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted."""

@@ -3,7 +3,8 @@
 A member whose certificate has the relay bit serves the others on its shared port. Who has a direct
 path to such a member asks it for credentials (a sealed message of kind relay), allocates there over
 the same path, and offers the address to all other peers. All take the same relays, those of the
-lowest member ids, so both ends of a pair meet at one. TURN servers from the settings add to these.
+lowest member ids, so both ends of a pair meet at one. TURN servers from the settings add to these;
+to those over TCP and TLS there are links, which others make (`poll_link`, `on_link`).
 
 Shape: the payload is [1, 0] (asks), [1, 1, username, password, realm, nonce, seconds] (grants) or
 [1, 2] (refuses).
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ginnel.base import rlp
@@ -23,18 +24,31 @@ from ginnel.base.addresses import is_public
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable, earliest
 from ginnel.base.errors import RemoteProtocolError
+from ginnel.base.servers import Transport
 from ginnel.base.types import Address, Deadline, MemberId, Secret, Transmit
 from ginnel.ice.candidate import Candidate, make_relayed
+from ginnel.ice.framing import FramingError, StreamSplitter, frame
 from ginnel.ice.stun import Message
 from ginnel.ice.turn import TurnClient
 from ginnel.ice.turn_events import (
     Allocated,
     AllocationLost,
+    ConnectionOver,
+    ConnectionWanted,
     PeerRefused,
     RelayReceived,
     TurnConfig,
 )
 from ginnel.ice.turn_server import TurnServer
+from ginnel.mesh.events import (
+    CloseLink,
+    LinkBytes,
+    LinkCommand,
+    LinkEvent,
+    LinkLost,
+    OpenLink,
+    SendLink,
+)
 
 MAX_RELAYS = 2  # used at once; a second so that the first may go down
 ASK_AGAIN_S = 5.0  # seconds until an unanswered question is asked again
@@ -44,7 +58,9 @@ MAX_SERVERS = 4  # configured ones
 MAX_NAME = 64  # bytes of username, password and realm
 MAX_NONCE = 128  # bytes (RFC 8489 section 14.10)
 
+_PREFERENCES = {Transport.UDP: 65535, Transport.TCP: 65534, Transport.TLS: 65533}  # of candidates
 _NOBODY = MemberId(b"")  # in the place of a member, for a configured server
+_SEND = b"\x00\x16"  # type of a Send indication
 _ASKS, _GRANTS, _REFUSES = 0, 1, 2
 
 
@@ -97,6 +113,13 @@ class _Relay:
     ask_at: float
     config: TurnConfig | None = None
     client: TurnClient | None = None
+    link: int = 0  # the connection in use; 0: none
+    splitter: StreamSplitter = field(default_factory=StreamSplitter)
+
+    @property
+    def is_datagram(self) -> bool:
+        """Say whether it is reached over UDP, from the shared port."""
+        return self.config is None or not self.config.transport.is_stream
 
 
 class Relays:
@@ -112,6 +135,8 @@ class Relays:
         self._timers: TimerTable[str] = TimerTable()
         self._out: deque[Transmit] = deque()
         self._events: deque[RelaysEvent] = deque()
+        self._links: deque[LinkCommand] = deque()
+        self._last_link = 0
 
     # Serving
 
@@ -144,7 +169,11 @@ class Relays:
     def add_server(self, config: TurnConfig, *, now: float) -> None:
         """Use a TURN server that is no member, whatever members relay; peers are offered it too."""
         path = RelayPath(_NOBODY, config.server, config.source_ip)
-        if len(self._servers) < MAX_SERVERS and all(s.path != path for s in self._servers):
+        is_new = all(
+            (s.path, s.config and s.config.transport) != (path, config.transport)
+            for s in self._servers
+        )
+        if len(self._servers) < MAX_SERVERS and is_new:
             server = _Relay(path, float("inf"))
             self._servers.append(server)
             self._connect(server, config, now)
@@ -172,7 +201,8 @@ class Relays:
         for relay in self._all():
             client, member_id = relay.client, relay.path.member_id
             if client is not None and client.relayed is not None and member_id != besides:
-                found.append(make_relayed(client.relayed, client.mapped))
+                preference = _PREFERENCES[client.config.transport]
+                found.append(make_relayed(client.relayed, client.mapped, preference))
         return tuple(found)
 
     def send(self, transmit: Transmit, *, now: float) -> bool:
@@ -225,7 +255,8 @@ class Relays:
             self._drain_server()
             return True
         for relay in self._all():
-            if relay.client is not None and relay.client.owns(message, source):
+            is_there = relay.client is not None and relay.is_datagram
+            if is_there and relay.client is not None and relay.client.owns(message, source):
                 relay.client.handle_message(message, now=now)
                 self._drain(relay, now)
                 return True
@@ -240,10 +271,51 @@ class Relays:
             self._drain_server()
             return
         for relay in self._all():
-            if relay.client is not None and relay.path.address == source:
+            is_there = relay.is_datagram and relay.path.address == source
+            if relay.client is not None and is_there:
                 relay.client.handle_datagram(data, source, now=now)
                 self._drain(relay, now)
                 return
+
+    # Connections to servers over TCP and TLS
+
+    def stream_address(self, *, ipv6: bool) -> Address | None:
+        """Return an address of ours at a relay that is reached without UDP, or None."""
+        for relay in self._all():
+            relayed = relay.client.relayed if relay.client is not None else None
+            if relayed is not None and not relay.is_datagram and relayed.is_ipv6 == ipv6:
+                return relayed
+        return None
+
+    def why_no_address(self) -> str:
+        """Return in words why servers of the settings gave us no address; empty if they did."""
+        clients = [(s.path.address, s.client) for s in self._servers if s.client is not None]
+        failed = [f"{at}: {c.failure}" for at, c in clients if c.relayed is None and c.failure]
+        return "; ".join(failed)
+
+    def on_link(self, event: LinkEvent, *, now: float) -> None:
+        """Take what became of a connection; what comes late is ignored."""
+        relay = next((r for r in self._servers if r.link == event.link), None)
+        if relay is None or relay.client is None:
+            return
+        if isinstance(event, LinkBytes):
+            try:
+                items = relay.splitter.feed(event.data)
+            except FramingError as error:
+                relay.client.on_disconnected(f"the relay speaks no TURN: {error}", now=now)
+                items = []
+            for item in items:
+                relay.client.handle_datagram(item, relay.path.address, now=now)
+        elif isinstance(event, LinkLost):
+            relay.link = 0
+            relay.client.on_disconnected(event.reason, now=now)
+        else:
+            relay.client.on_connected(now=now)
+        self._drain(relay, now)
+
+    def poll_link(self) -> LinkCommand | None:
+        """Return the next command for connections; call until None."""
+        return self._links.popleft() if self._links else None
 
     def handle_timeout(self, *, now: float) -> None:
         """Do what is due."""
@@ -342,8 +414,8 @@ class Relays:
             return
         had_address = client.relayed is not None
         client.close(now=now)
-        while (transmit := client.poll_transmit()) is not None:
-            self._out.append(transmit)
+        self._send_all(relay, client)
+        self._end_link(relay)
         if had_address:
             self._events.append(AddressesChanged())
 
@@ -366,7 +438,7 @@ class Relays:
 
     def _client_of(self, source: Address) -> TurnClient | None:
         for relay in self._all():
-            if relay.path.address == source:
+            if relay.path.address == source and relay.is_datagram:
                 return relay.client
         return None
 
@@ -374,25 +446,43 @@ class Relays:
         while self.server is not None and (out := self.server.poll_transmit()) is not None:
             self._out.append(out)
 
+    def _send_all(self, relay: _Relay, client: TurnClient) -> None:
+        while (transmit := client.poll_transmit()) is not None:
+            if relay.is_datagram:
+                self._out.append(transmit)
+            elif relay.link:
+                may_drop = bool(transmit.data[0] & 0xC0) or transmit.data[:2] == _SEND
+                self._links.append(SendLink(relay.link, frame(transmit.data), may_drop))
+
+    def _end_link(self, relay: _Relay) -> None:
+        if relay.link:
+            self._links.append(CloseLink(relay.link))
+            relay.link = 0
+
     def _drain(self, relay: _Relay, now: float) -> None:
         client = relay.client
         if client is None:
             return
-        while (transmit := client.poll_transmit()) is not None:
-            self._out.append(transmit)
+        self._send_all(relay, client)
         while (event := client.poll_event()) is not None:
             match event:
-                case RelayReceived(peer, data):
-                    if client.relayed is not None:
-                        self._events.append(Arrived(client.relayed, peer, data))
-                case PeerRefused(peer, reason):
-                    if client.relayed is not None:
-                        self._events.append(Refused(client.relayed, peer, reason))
-                case Allocated():
-                    self._events.append(AddressesChanged())
-                case AllocationLost(relayed):
-                    if relayed is not None:
-                        self._events.append(AddressesChanged())
-                    if relay.path.member_id:  # it may have restarted
-                        relay.ask_at = min(relay.ask_at, now + ASK_AGAIN_S)
-                        self._arm()
+                case RelayReceived(peer, data) if client.relayed is not None:
+                    self._events.append(Arrived(client.relayed, peer, data))
+                case PeerRefused(peer, reason) if client.relayed is not None:
+                    self._events.append(Refused(client.relayed, peer, reason))
+                case ConnectionWanted():
+                    self._end_link(relay)
+                    self._last_link += 1
+                    relay.link, relay.splitter = self._last_link, StreamSplitter()
+                    self._links.append(OpenLink(relay.link, client.config))
+                case ConnectionOver():
+                    self._end_link(relay)
+                case Allocated() | AllocationLost():
+                    self._on_allocation(relay, event, now)
+
+    def _on_allocation(self, relay: _Relay, event: Allocated | AllocationLost, now: float) -> None:
+        if event.relayed is not None:
+            self._events.append(AddressesChanged())
+        if isinstance(event, AllocationLost) and relay.path.member_id:  # it may have restarted
+            relay.ask_at = min(relay.ask_at, now + ASK_AGAIN_S)
+            self._arm()

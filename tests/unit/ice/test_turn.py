@@ -5,7 +5,7 @@ import random
 from ginnel.base.types import Address, Secret
 from ginnel.ice import stun
 from ginnel.ice.stun import Attribute, MessageClass
-from ginnel.ice.turn import MAX_EARLY, MAX_PEERS, MAX_SENDS, TurnClient
+from ginnel.ice.turn import MAX_EARLY, MAX_PEERS, TurnClient
 from ginnel.ice.turn_events import (
     Allocated,
     AllocationLost,
@@ -14,6 +14,7 @@ from ginnel.ice.turn_events import (
     TurnConfig,
     TurnDrop,
 )
+from ginnel.ice.turn_requests import MAX_SENDS
 from support.turn_world import SERVER, TurnWorld
 
 

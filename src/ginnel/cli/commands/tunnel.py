@@ -85,6 +85,7 @@ def _options(network: str | None, given: Given) -> tuple[TunnelOptions, int]:
     from ginnel.daemon.node_shell import read_hints
     from ginnel.daemon.signer import read_settings
     from ginnel.daemon.tunnel import TunnelOptions
+    from ginnel.daemon.turn_links import tls_for
 
     rpc_read_fd, rpc_write_fd = given["rpc_read_fd"], given["rpc_write_fd"]
     if rpc_read_fd is None or rpc_write_fd is None:
@@ -119,6 +120,7 @@ def _options(network: str | None, given: Given) -> tuple[TunnelOptions, int]:
         signer_fd=given["signer_fd"],
         dns_fds=given["dns_fds"],
         upstream_fd=given["upstream_fd"],
+        tls=tls_for(settings),
         resets_clock=given["reset_clock"],
     )
     return options, uid
