@@ -118,6 +118,11 @@ def host_preferences(ips: Sequence[str]) -> dict[str, int]:
     return result
 
 
+def network_of(address: Address) -> bytes:
+    """Return what stays when a host or its NAT changes ports: the IPv4 address, the IPv6 /64."""
+    return address.packed_ip[:8]
+
+
 def with_kind(candidate: Candidate, kind: CandidateKind) -> Candidate:
     """Return the candidate with another kind and nothing else changed."""
     return replace(candidate, kind=kind)

@@ -23,6 +23,7 @@ from ginnel.ice.candidate import (
     CandidateKind,
     compute_priority,
     make_local,
+    network_of,
     refusal,
 )
 from ginnel.ice.checklist import Checklist
@@ -285,7 +286,7 @@ class Checker:
                 sent_at = now if pair.first_sent_at is None else pair.first_sent_at
                 wait_until = max(wait_until, sent_at + patience)
         wait_until = min(wait_until, self._first_valid_at + MAX_NOMINATION_WAIT)
-        if best.is_relayed:
+        if self._may_be_relayed(best):
             wait_until = self._relay_wait(now)
         if wait_until > now:
             self._timers.set(Timer.NOMINATE, wait_until)
@@ -304,7 +305,7 @@ class Checker:
         Where none can come it does not wait: all have failed, or the NATs keep each other out and
         the two are not in one home.
         """
-        direct = [pair for pair in self._checklist if not pair.is_relayed]
+        direct = [pair for pair in self._checklist if not self._may_be_relayed(pair)]
         ours, theirs = (
             {c.address.ip for c in side if c.kind is CandidateKind.SRFLX}
             for side in (self._local, self._remote)
@@ -313,6 +314,17 @@ class Checker:
         if none_can_come or all(pair.state is PairState.FAILED for pair in direct):
             return now
         return self._began_at + self._config.relay_acceptance_wait
+
+    def _may_be_relayed(self, pair: CandidatePair) -> bool:
+        """Say whether a pair is relayed, or its far end may be a relay that was not signalled yet.
+
+        A NAT shows the IP of a signalled candidate (RFC 4787, REQ-2), only its port is new.
+        """
+        remote = pair.remote
+        if pair.is_relayed or remote.kind is not CandidateKind.PRFLX:
+            return pair.is_relayed
+        signalled = (c.address for c in self._remote if c.kind is not CandidateKind.PRFLX)
+        return all(network_of(address) != network_of(remote.address) for address in signalled)
 
     def _select(self, pair: CandidatePair, now: float, *, is_confirmed: bool = True) -> None:
         """Make the pair the path (section 8.1.1); the controlled side follows later changes."""

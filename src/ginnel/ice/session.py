@@ -36,6 +36,7 @@ from ginnel.ice.events import (
     Drop,
     IceEvent,
     IceState,
+    PairSelected,
 )
 from ginnel.ice.pair import CandidatePair, PairState
 from ginnel.ice.reasons import NatKind, explain_failure
@@ -170,7 +171,7 @@ class SessionCore(Checker):
             if known.address == candidate.address:
                 if known.kind is CandidateKind.PRFLX:
                     self._remote[self._remote.index(known)] = candidate
-                    self._checklist.replace_remote(known, candidate)
+                    self._on_signalled(known, candidate, now)
                 return False
         signalled = sum(1 for c in self._remote if c.kind is not CandidateKind.PRFLX)
         if signalled >= MAX_REMOTE_CANDIDATES:
@@ -180,7 +181,17 @@ class SessionCore(Checker):
             for local in self._bases():
                 self._checklist.add(local, candidate)
             self._pace(now)
+            self._nominate(now)
         return True
+
+    def _on_signalled(self, known: Candidate, candidate: Candidate, now: float) -> None:
+        """An address that a check showed is signalled: now it is known what it is."""
+        self._checklist.replace_remote(known, candidate)
+        pair = self._selected
+        if pair is not None and pair.remote is candidate:
+            self._events.append(PairSelected(pair.mapped or pair.local, candidate))
+        self._nominate(now)
+        self._rearm(now)
 
     def remove_relay(self, relayed: Address, reason: str, *, now: float) -> None:
         """An address of ours at a relay is gone: nothing is sent from there any more."""

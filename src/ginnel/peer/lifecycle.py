@@ -359,6 +359,7 @@ class Lifecycle:
         if attempt is self._live:
             self._set_peer(attempt.endpoint)
             self._show_path(attempt, now)
+            self._arm_upgrade(attempt, now)
         elif attempt.handshake_from == attempt.remote_address:
             self._promote(attempt, now)
         elif self._live is None or not self._live.is_healthy:
@@ -402,15 +403,18 @@ class Lifecycle:
         self._timers.set(Timer.WATCH, now + HANDSHAKE_TIMEOUT)
         self._backoff.reset()
         self._show_path(attempt, now)
+        self._arm_upgrade(attempt, now)
+        if is_first:
+            self._events.append(attempt.connected(self.config))
+        if Feature.DIRECT_CHECK in self._features and attempt.path is not None:
+            self._events.append(SendMessage(ModeMessage(not attempt.path[0].is_relayed)))
+
+    def _arm_upgrade(self, attempt: Attempt, now: float) -> None:
         self._timers.stop(Timer.UPGRADE)
         may_be_direct = self.config.is_controlling and not self.config.ice.force_relay
         if attempt.is_relayed and may_be_direct:
             self._upgrades = 1
             self._timers.set(Timer.UPGRADE, now + UPGRADE_FIRST)
-        if is_first:
-            self._events.append(attempt.connected(self.config))
-        if Feature.DIRECT_CHECK in self._features and attempt.path is not None:
-            self._events.append(SendMessage(ModeMessage(not attempt.path[0].is_relayed)))
 
     def _fail(self, reason: str, now: float) -> None:
         """The attempt found no path: say why, and try again later."""

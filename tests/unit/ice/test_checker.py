@@ -7,7 +7,7 @@ from ginnel.ice import stun
 from ginnel.ice.agent import AgentCore
 from ginnel.ice.candidate import CandidateKind, make_host, make_remote
 from ginnel.ice.checker import NOMINATION_PATIENCE
-from ginnel.ice.events import AgentConfig, IceEvent, PairUsable
+from ginnel.ice.events import AgentConfig, IceEvent, PairSelected, PairUsable
 from ginnel.ice.limiter import UNANSWERED_PER_MINUTE, CheckLimiter
 from ginnel.ice.reasons import NatKind
 from ginnel.ice.stun import Attribute, MessageClass
@@ -43,6 +43,26 @@ def answer(agent: AgentCore, transmit: Transmit, now: float) -> None:
         key=PWD.encode(),
     )
     agent.handle_datagram(data, transmit.destination, now=now)
+
+
+def check_from(agent: AgentCore, source: Address, now: float) -> None:
+    """Let the other side check from an address."""
+    attributes = [
+        (Attribute.USERNAME, f"{agent.ufrag}:them".encode()),
+        (Attribute.PRIORITY, (1000).to_bytes(4, "big")),
+        (Attribute.ICE_CONTROLLED, bytes(8)),
+    ]
+    data = stun.encode_message(MessageClass.REQUEST, bytes(12), attributes, key=agent.pwd.encode())
+    agent.handle_datagram(data, source, now=now, local_ip=LOCAL.ip)
+
+
+def take_until(agent: AgentCore, until: float) -> list[Transmit]:
+    """Let time pass and return what was sent, unanswered."""
+    found = take(agent)
+    while (deadline := agent.poll_deadline()) is not None and deadline.at <= until:
+        agent.handle_timeout(now=deadline.at)
+        found += take(agent)
+    return found
 
 
 def events(agent: AgentCore) -> list[IceEvent]:
@@ -129,3 +149,40 @@ def test_checks_beyond_the_limit_are_not_sent() -> None:
             break
     assert [transmit.destination for transmit in found] == [GOOD]
     assert 1.2 <= deadline.at <= 2.0
+
+
+def test_an_unknown_address_that_may_be_a_relay_waits_until_it_is_signalled() -> None:
+    for kind, nominated in ((CandidateKind.HOST, [GOOD]), (CandidateKind.RELAY, [])):
+        agent = make_agent()
+        agent.add_remote_candidate(make_remote(CandidateKind.SRFLX, BAD, 99, "b"), now=0.0)
+        take(agent)
+        check_from(agent, GOOD, 0.02)
+        *_, check = (each for each in take_until(agent, 0.1) if each.destination == GOOD)
+        answer(agent, check, 0.12)
+        assert nominations(take(agent)) == []
+        agent.add_remote_candidate(make_remote(kind, GOOD, 9, "g"), now=0.2)
+        assert nominations(take_until(agent, 0.5)) == nominated
+
+
+def test_a_symmetric_nat_shows_another_port_and_need_not_wait() -> None:
+    agent = make_agent()
+    agent.add_remote_candidate(make_remote(CandidateKind.SRFLX, BAD, 99, "b"), now=0.0)
+    take(agent)
+    other = Address(BAD.ip, 6000)
+    check_from(agent, other, 0.02)
+    *_, check = (each for each in take_until(agent, 0.1) if each.destination == other)
+    answer(agent, check, 0.12)
+    assert nominations(take_until(agent, 0.5)) == [other]
+
+
+def test_a_selected_address_that_turns_out_to_be_a_relay_is_told_again() -> None:
+    agent = make_agent()
+    check_from(agent, GOOD, 0.02)
+    *_, check = (each for each in take_until(agent, 0.1) if each.destination == GOOD)
+    answer(agent, check, 0.12)
+    take_until(agent, 2.5)
+    assert agent.selected is not None
+    events(agent)
+    agent.add_remote_candidate(make_remote(CandidateKind.RELAY, GOOD, 9, "g"), now=2.6)
+    (told,) = (event for event in events(agent) if isinstance(event, PairSelected))
+    assert told.remote.kind is CandidateKind.RELAY
