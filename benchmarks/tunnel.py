@@ -1,9 +1,10 @@
-"""`make bench-tunnel`: Ginnel's tunnel beside wireguard-go, each as users start it.
+"""`make bench-tunnel`: Ginnel's tunnel beside wireguard-go, gotatun and boringtun.
 
 Two public machines of a lab, `anna` and `ben`, run a whole Ginnel network (manager, signer, tunnel;
-found, joined and connected as always) and wireguard-go on the same wire, both with an MTU of 1420
-and their defaults else. iperf3 and ping measure them in turns; who is not measured is idle.
-The wire is veth, which carries GSO trains whole: a real network card narrows the gap.
+found, joined and connected as always) and the others on the same wire, all as users start them with
+an MTU of 1420 (boringtun's defaults are its quickest: four threads, several queues). iperf3 and
+ping measure them in turns; who is not measured is idle. The wire is veth, which carries GSO trains
+whole: a real network card narrows the gap.
 """
 
 from __future__ import annotations
@@ -32,10 +33,15 @@ from ginnel.lab.scenario import Scenario
 from ginnel.lab.topology import LabTopology, PublicMachine
 
 ROOT = Path(__file__).parents[1]
-WIREGUARD_GO = ROOT / "target" / "bench-peers" / "wireguard"
+PEERS = ROOT / "target" / "bench-peers"
+OTHERS = {  # the first is the one that targets are set against
+    "wireguard-go": ("wireguard", "-f"),
+    "gotatun": ("bin/gotatun", "--disable-drop-privileges", "-f"),
+    "boringtun": ("bin/boringtun-cli", "--disable-drop-privileges", "-f"),
+}
 NETWORK = "bench"
-DEVICE = "wgbench"
-WG_PORT = 51999
+WG_PORT = 51900  # and the next ones
+REKEY_S = 130.0  # seconds of a run in which keys change (whitepaper 6.1: after 120)
 MTU = 1420  # bytes; what a path of 1500 takes: WireGuard's usual one
 UDP_PAYLOAD = 1372  # bytes; fills the MTU over IPv4
 UDP_BUFFER = "4M"  # of iperf3's sockets: so that it is the tunnel that is measured
@@ -50,7 +56,7 @@ import socket, sys
 with socket.socket(socket.AF_UNIX) as uapi:
     uapi.connect(sys.argv[1])
     uapi.sendall(sys.stdin.read().encode())
-    assert uapi.recv(100).startswith(b"errno=0"), "wireguard-go refused its settings"
+    assert uapi.recv(100).startswith(b"errno=0"), "settings were refused"
 """
 
 
@@ -119,38 +125,41 @@ def ginnel_tunnel(lab: Lab) -> Iterator[Side]:
 
 
 @contextmanager
-def wireguard_go(lab: Lab) -> Iterator[Side]:
-    """Run wireguard-go on both machines, told what it needs by its own socket."""
+def other_tunnel(lab: Lab, number: int, name: str) -> Iterator[Side]:
+    """Run another implementation on both machines, told what it needs by its own socket."""
     machines = [lab.machine("anna"), lab.machine("ben")]
     keys = [X25519PrivateKey.generate() for _ in machines]
+    device, subnet, port = f"wgbench{number}", f"10.77.{number}", WG_PORT + number
     with ExitStack() as stack:
-        for number, machine in enumerate(machines):
-            other = machines[1 - number]
-            process = machine.popen([str(WIREGUARD_GO), "-f", DEVICE], stderr=subprocess.DEVNULL)
+        for place, machine in enumerate(machines):
+            other = machines[1 - place]
+            argv = [str(PEERS / OTHERS[name][0]), *OTHERS[name][1:], device]
+            silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            process = machine.popen(argv, **silent)
             stack.callback(process.wait)
             stack.callback(process.terminate)
             settings = {
-                "private_key": keys[number].private_bytes_raw().hex(),
-                "listen_port": WG_PORT,
-                "public_key": keys[1 - number].public_key().public_bytes_raw().hex(),
-                "endpoint": f"{other.address}:{WG_PORT}",
-                "allowed_ip": f"10.77.0.{2 - number}/32",
+                "private_key": keys[place].private_bytes_raw().hex(),
+                "listen_port": port,
+                "public_key": keys[1 - place].public_key().public_bytes_raw().hex(),
+                "endpoint": f"{other.address}:{port}",
+                "allowed_ip": f"{subnet}.{2 - place}/32",
             }
             text = "set=1\n" + "".join(f"{k}={v}\n" for k, v in settings.items()) + "\n"
-            configure(machine, f"10.77.0.{number + 1}/24", text)
-        yield Side("wireguard-go", "10.77.0.2", find_processes("-f", DEVICE))
+            configure(machine, device, f"{subnet}.{place + 1}/24", text)
+        yield Side(name, f"{subnet}.2", find_processes("-f", device))
 
 
-def configure(machine: Machine, address: str, settings: str) -> None:
-    """Give a wireguard-go that has just been started its settings."""
-    path = f"/var/run/wireguard/{DEVICE}.sock"
+def configure(machine: Machine, device: str, address: str, settings: str) -> None:
+    """Give an implementation that has just been started its settings."""
+    path = f"/var/run/wireguard/{device}.sock"
     for _ in range(50):
         argv = [sys.executable, "-c", SETUP, path]
         if machine.run(argv, text=settings, check=False).returncode == 0:
             break
         time.sleep(0.1)
-    machine.run(["ip", "address", "add", address, "dev", DEVICE])
-    machine.run(["ip", "link", "set", DEVICE, "mtu", str(MTU), "up"])
+    machine.run(["ip", "address", "add", address, "dev", device])
+    machine.run(["ip", "link", "set", device, "mtu", str(MTU), "up"])
 
 
 class Load:
@@ -163,11 +172,17 @@ class Load:
 
     def iperf(self, side: Side, *options: str) -> dict[str, Any]:
         """Run iperf3 once and return what the receiver saw."""
+        end: dict[str, Any] = self.answer(side, *options)["end"]
+        found: dict[str, Any] = end.get("sum_received") or end["sum"]
+        return found
+
+    def answer(self, side: Side, *options: str) -> dict[str, Any]:
+        """Run iperf3 once, a later `-t` winning, and return all that it says."""
         with self._ben.popen(["iperf3", "-s", "-1", "-J"], stdout=subprocess.DEVNULL) as server:
             try:
                 argv = ["iperf3", "-c", side.address, "-t", str(self._seconds), "-J", *options]
                 for _ in range(20):
-                    result = self._anna.run(argv, check=False)
+                    result = self._anna.run(argv, check=False, timeout=REKEY_S + 60)
                     answer = json.loads(result.stdout)
                     if "Connection refused" not in answer.get("error", ""):
                         break
@@ -176,9 +191,8 @@ class Load:
                 server.terminate()
         if "error" in answer:
             raise RuntimeError(f"iperf3 {' '.join(options)}: {answer['error']}")
-        end: dict[str, Any] = answer["end"]
-        found: dict[str, Any] = end.get("sum_received") or end["sum"]
-        return found
+        said: dict[str, Any] = answer
+        return said
 
     async def tcp(self, options: tuple[str, ...], side: Side) -> float:
         """Return Gbit/s of payload; note the CPU time that a GB costs."""
@@ -202,9 +216,8 @@ class Load:
         )
 
 
-def measure(load: Load, sides: tuple[Side, Side], rounds: int) -> list[Row]:
-    """Measure everything in turns and compare."""
-    ours, theirs = sides
+def measure(load: Load, sides: tuple[Side, ...], rounds: int) -> list[Row]:
+    """Measure everything in turns and compare ours, the first, with each other."""
     rows = []
     forms: dict[str, tuple[str, ...]] = {
         "TCP, 1 stream": (),
@@ -213,11 +226,41 @@ def measure(load: Load, sides: tuple[Side, Side], rounds: int) -> list[Row]:
     }
     for name, options in forms.items():
         found = run(rounds, sides, partial(load.tcp, options))
-        rows.append(compare(name, "Gbit/s", found[0], theirs.name, found[1], target=TCP_TARGET))
+        rows += beside(name, "Gbit/s", sides, found, target=TCP_TARGET)
     found = run(rounds, sides, load.udp)
-    rows.append(
-        compare("UDP received", "packets/s", found[0], theirs.name, found[1], target=UDP_TARGET)
-    )
+    rows += beside("UDP received", "packets/s", sides, found, target=UDP_TARGET)
+    rows += ping_rows(load, sides, rounds)
+    cpu = [side.cpu_per_gb for side in sides]
+    rows += beside("CPU for a GB, both ends", "s", sides, cpu, less_is_better=True)
+    return rows + memory_rows(sides)
+
+
+def beside(
+    name: str,
+    unit: str,
+    sides: tuple[Side, ...],
+    found: list[list[float]],
+    *,
+    target: float | None = None,
+    less_is_better: bool = False,
+) -> list[Row]:
+    """Compare ours with each other; only the first of them bears the target."""
+    return [
+        compare(
+            name,
+            unit,
+            found[0],
+            side.name,
+            values,
+            target=target if place == 0 else None,
+            less_is_better=less_is_better,
+        )
+        for place, (side, values) in enumerate(zip(sides[1:], found[1:], strict=True))
+    ]
+
+
+def ping_rows(load: Load, sides: tuple[Side, ...], rounds: int) -> list[Row]:
+    """Compare round trips; the target is against the best of the others."""
     trips: dict[str, list[list[float]]] = {side.name: [] for side in sides}
 
     async def ping(side: Side) -> float:
@@ -225,42 +268,46 @@ def measure(load: Load, sides: tuple[Side, Side], rounds: int) -> list[Row]:
         return 0.0
 
     run(rounds, sides, ping)
+    rows = []
     for name, share in (("ping, median", 0.5), ("ping, p99", 0.99)):
-        mine, other = (
-            [sample[int(len(sample) * share)] for sample in trips[side.name]] for side in sides
-        )
-        limit = statistics.median(other) / (statistics.median(other) * 1.05 + PING_SLACK_US)
-        rows.append(
-            compare(
-                name, "us", mine, theirs.name, other, target=round(limit, 3), less_is_better=True
+        found = [[sample[int(len(sample) * share)] for sample in trips[x.name]] for x in sides]
+        best = min(statistics.median(values) for values in found[1:])
+        for side, values in zip(sides[1:], found[1:], strict=True):
+            limit = best / (best * 1.05 + PING_SLACK_US)
+            is_best = statistics.median(values) == best
+            target = round(limit, 3) if is_best else None
+            rows.append(
+                compare(name, "us", found[0], side.name, values, target=target, less_is_better=True)
             )
-        )
-    rows.append(
-        compare(
-            "CPU for a GB, both ends",
-            "s",
-            ours.cpu_per_gb,
-            theirs.name,
-            theirs.cpu_per_gb,
-            less_is_better=True,
-        )
-    )
-    return rows + memory_rows(ours, theirs)
+    return rows
 
 
-def memory_rows(ours: Side, theirs: Side) -> list[Row]:
+def memory_rows(sides: tuple[Side, ...]) -> list[Row]:
     """Compare what the processes hold when idle and at their peak."""
-    peaks = [side.memory_mb("VmHWM") for side in (ours, theirs)]
-    idle = ([ours.idle_mb], [theirs.idle_mb])
+    peaks = [[side.memory_mb("VmHWM")] for side in sides]
+    idle = [[side.idle_mb] for side in sides]
+    grown = peaks[0][0] - sides[0].idle_mb
     return [
-        compare("memory, idle", "MB", idle[0], theirs.name, idle[1], less_is_better=True),
-        compare("memory, peak", "MB", peaks[:1], theirs.name, peaks[1:], less_is_better=True),
-        below("growth under load", "MB", [peaks[0] - ours.idle_mb], PEAK_LIMIT_MB, "our limit"),
+        *beside("memory, idle", "MB", sides, idle, less_is_better=True),
+        *beside("memory, peak", "MB", sides, peaks, less_is_better=True),
+        below("growth under load", "MB", [grown], PEAK_LIMIT_MB, "our limit"),
     ]
 
 
-def run(rounds: int, sides: tuple[Side, Side], measurement: Measurement) -> list[list[float]]:
-    """Measure both sides in turns; return the values of each."""
+def rekey_rows(load: Load, sides: tuple[Side, ...]) -> list[Row]:
+    """Compare the slowest second of a run in which keys change with the whole run."""
+    rows = []
+    for side in sides[:2]:
+        answer = load.answer(side, "-t", str(REKEY_S))
+        seconds = [item["sum"]["bits_per_second"] / 1e9 for item in answer["intervals"]]
+        middle = statistics.median(seconds)
+        name = f"slowest second of {REKEY_S:.0f}, a rekey in it"
+        rows.append(compare(name, "Gbit/s", [min(seconds)], f"{side.name}: median", [middle]))
+    return rows
+
+
+def run(rounds: int, sides: tuple[Side, ...], measurement: Measurement) -> list[list[float]]:
+    """Measure all sides in turns; return the values of each."""
     wanted = {side.name: partial(measurement, side) for side in sides}
     found = asyncio.run(in_turns(rounds, wanted))
     return [found[side.name] for side in sides]
@@ -269,14 +316,23 @@ def run(rounds: int, sides: tuple[Side, Side], measurement: Measurement) -> list
 def notes(lab: Lab, load_seconds: float, rounds: int, busy: float) -> list[str]:
     """Say what was measured with what."""
     version = subprocess.run(
-        ["go", "version", "-m", str(WIREGUARD_GO)], capture_output=True, text=True, check=False
+        ["go", "version", "-m", str(PEERS / "wireguard")],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout
     module = [line.split()[1:3] for line in version.splitlines() if "\tmod\t" in line]
+    rust = [
+        subprocess.run(
+            [str(PEERS / OTHERS[name][0]), "--version"], capture_output=True, text=True, check=False
+        ).stdout.splitlines()[0]
+        for name in ("gotatun", "boringtun")
+    ]
     iperf = lab.machine("anna").run(["iperf3", "--version"]).stdout.splitlines()[0]
     offloads = Scenario(lab, lambda *_: None, NETWORK).status("anna")["offloads"]
     return [
-        f"wireguard-go: {' '.join(module[0]) if module else 'version unknown'}; {iperf}; "
-        f"Linux {platform.release()}",
+        f"wireguard-go: {' '.join(module[0]) if module else 'version unknown'}; {'; '.join(rust)}; "
+        f"{iperf}; Linux {platform.release()}",
         f"{rounds} rounds of {load_seconds:g} s; MTU {MTU}; veth; all processes on this machine's "
         f"{os.cpu_count()} cores, which others may use: load {busy:.1f} "
         f"before the start, {os.getloadavg()[0]:.1f} at the end",
@@ -292,18 +348,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each iperf3 run")
     parser.add_argument("--print", action="store_true", help="write no JSON")
+    parser.add_argument("--long", action="store_true", help="also 130 s with a rekey")
     options = parser.parse_args()
     busy = os.getloadavg()[0]
     os.environ["GINNEL_MTU"] = str(MTU)  # of both machines, which are started from here
     topology = LabTopology(public=tuple(PublicMachine(name) for name in ("node1", "anna", "ben")))
-    with Lab.create(topology) as lab, ginnel_tunnel(lab) as ours, wireguard_go(lab) as theirs:
+    with Lab.create(topology) as lab, ExitStack() as stack:
+        tunnels = [ginnel_tunnel(lab)]
+        tunnels += [other_tunnel(lab, number, name) for number, name in enumerate(OTHERS)]
+        sides = tuple(stack.enter_context(tunnel) for tunnel in tunnels)
         load = Load(lab, options.seconds)
-        for side in (ours, theirs):
+        for side in sides:
             load.ping(side)
             side.idle_mb = side.memory_mb("VmRSS")
-        rows = measure(load, (ours, theirs), options.rounds)
+        rows = measure(load, sides, options.rounds)
+        if options.long:
+            rows += rekey_rows(load, sides)
         text = notes(lab, options.seconds, options.rounds, busy)
-        publish("tunnel", "Tunnel: Ginnel beside wireguard-go", rows, text, options.print)
+        title = "Tunnel: Ginnel beside wireguard-go, gotatun and boringtun"
+        publish("tunnel", title, rows, text, options.print)
 
 
 if __name__ == "__main__":
