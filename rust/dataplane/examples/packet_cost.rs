@@ -1,7 +1,8 @@
 //! What one packet costs in user mode: `cargo run --release --example packet_cost`.
 //!
 //! Trains of TCP segments go through two machines over memory: split, sealed and planned on one
-//! side, opened and merged on the other. Of system calls nothing is seen.
+//! side, opened and merged on the other. Then one node talks with one peer and with a thousand, in
+//! turns, packet by packet. Of system calls nothing is seen.
 #![expect(clippy::unwrap_used, reason = "a benchmark may stop anywhere")]
 
 use std::hint::black_box;
@@ -27,15 +28,21 @@ struct Side {
 
 impl Side {
     fn new(number: u8, now: Instant) -> Self {
+        Self::at([192, 0, 2, number], now)
+    }
+
+    fn at(ip: [u8; 4], now: Instant) -> Self {
+        let mut private_key = [7; 32];
+        private_key[..4].copy_from_slice(&ip);
         let config = Config {
-            private_key: [number; 32],
-            control_ips: vec![IpAddr::from([100, 64, 0, number])],
+            private_key,
+            control_ips: vec![IpAddr::from([100, 64, ip[2], ip[3]])],
             mtu: MTU,
         };
         Self {
             machine: Machine::new(config, Arc::new(Counters::new()), now),
             path: Path {
-                remote: SocketAddr::from(([192, 0, 2, number], 51820)),
+                remote: SocketAddr::from((ip, 51820)),
                 local: None,
             },
             out: Output::default(),
@@ -102,6 +109,98 @@ fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
 }
 
 fn main() {
+    trains_of_one_flow();
+    let [one, thousand] = [1, 1000].map(many_peers);
+    println!(
+        "a thousand peers reach {:.0} % of one's packets",
+        100.0 * one / thousand
+    );
+}
+
+/// An IPv4 packet of the MTU's size without a transport's header.
+fn whole_packet(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
+    let mut packet = vec![0; MTU.into()];
+    packet[0] = 0x45;
+    packet[2..4].copy_from_slice(&MTU.to_be_bytes());
+    packet[9] = 255;
+    packet[12..16].copy_from_slice(&from);
+    packet[16..20].copy_from_slice(&to);
+    packet
+}
+
+/// Sends to and receives from so many peers in turns; returns the ns that a packet costs.
+fn many_peers(count: u16) -> f64 {
+    #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
+    let now = Instant::now();
+    let mut hub = Side::new(1, now);
+    let mut peers = Vec::new();
+    let mut adding = Duration::ZERO;
+    for number in 0..count {
+        // As slowly as it passes without cookies.
+        let now = now + Duration::from_millis(10) * number.into();
+        let mut peer = Side::at([10, 7, (number >> 8) as u8, number as u8], now);
+        timed(&mut adding, || hub.add(&peer, now));
+        peer.add(&hub, now);
+        let key = peer.machine.public_key();
+        hub.machine.start_handshake(&key, &mut hub.out).unwrap();
+        settle(&mut hub, &mut peer, now);
+        peers.push(peer);
+    }
+    let (mut sending, mut receiving) = (Duration::ZERO, Duration::ZERO);
+    let batch = 100;
+    let rounds = 200_000 / batch;
+    let mut next = 0;
+    for _ in 0..rounds {
+        let turn: Vec<usize> = (next..next + batch)
+            .map(|place| place % peers.len())
+            .collect();
+        next += batch;
+        let mut packets = Vec::new();
+        let mut datagrams = Vec::new();
+        for place in &turn {
+            let peer = &mut peers[*place];
+            let IpAddr::V4(ip) = peer.path.remote.ip() else {
+                continue;
+            };
+            packets.push(Packet::copy_from(
+                whole_packet([192, 0, 2, 1], ip.octets()).as_slice(),
+            ));
+            let answer = Packet::copy_from(whole_packet(ip.octets(), [192, 0, 2, 1]).as_slice());
+            peer.machine.handle_inner(answer, now, &mut peer.out);
+            datagrams.extend(
+                peer.out
+                    .transmits
+                    .drain(..)
+                    .map(|sent| (sent.data, peer.path)),
+            );
+        }
+        timed(&mut sending, || {
+            for packet in packets {
+                hub.machine.handle_inner(packet, now, &mut hub.out);
+            }
+        });
+        assert_eq!(hub.out.transmits.len(), batch);
+        hub.out.transmits.clear();
+        timed(&mut receiving, || {
+            for (data, path) in datagrams {
+                hub.machine.handle_datagram(data, path, now, &mut hub.out);
+            }
+        });
+        assert_eq!(hub.out.inner.len(), batch);
+        hub.out.inner.clear();
+    }
+    let total = (rounds * batch) as f64;
+    let cost = |spent: Duration| spent.as_nanos() as f64 / total;
+    println!(
+        "{count:5} peers: sent {:.0}, received {:.0} ns a packet; {:.0} us to add one",
+        cost(sending),
+        cost(receiving),
+        adding.as_micros() as f64 / f64::from(count),
+    );
+    cost(sending) + cost(receiving)
+}
+
+fn trains_of_one_flow() {
     #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
     let now = Instant::now();
     let (mut left, mut right) = (Side::new(1, now), Side::new(2, now));
