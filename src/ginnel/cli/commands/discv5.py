@@ -85,6 +85,9 @@ def listen(options: NodeOptions, echo: tuple[str, ...], as_json: bool) -> None:
     from ginnel.cli.discv5_node import running_node
 
     async def main() -> None:
+        ended = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, ended.set)
         default = Address(ANY_PORT.ip, NODE_PORT)
         protocols = [name.encode() for name in echo]
         async with running_node(options, default, protocols) as node:
@@ -93,9 +96,6 @@ def listen(options: NodeOptions, echo: tuple[str, ...], as_json: bool) -> None:
             sys.stdout.flush()
             if not node.record.addresses:
                 click.echo(NO_ADDRESS, err=True)
-            ended = asyncio.Event()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, ended.set)
             await ended.wait()
 
     asyncio.run(main())
