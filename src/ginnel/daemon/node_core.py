@@ -323,7 +323,7 @@ class NodeCore:
         if event is not None:
             self._on_discovery(event, now)
             return True
-        foreign = self.mesh.poll_foreign() if self.mesh is not None else None
+        foreign = self.mesh.relays.poll_foreign() if self.mesh is not None else None
         if foreign is not None:
             self.discovery.handle_datagram(*foreign, now=now)
             return True

@@ -275,8 +275,7 @@ class Mesh(PeerTable):
     ) -> None:
         """Take ChannelData that `relays.knows_channel` said is ours."""
         self.relays.handle_channel_data(data, source, now=now)
-        if self._drain_relays(now, unix_now):
-            self._drain(now, unix_now)
+        self._drain(now, unix_now)
 
     def on_link(self, event: LinkEvent, *, now: float, unix_now: float) -> None:
         """Take what became of a connection to a TURN server."""
@@ -314,10 +313,6 @@ class Mesh(PeerTable):
     def poll_event(self) -> MeshEvent | None:
         """Return the next event; call until None."""
         return self._events.popleft() if self._events else self.relays.poll_link()
-
-    def poll_foreign(self) -> tuple[bytes, Address] | None:
-        """Return the next datagram (with its source) that came through a relay for the DHT."""
-        return self._foreign.popleft() if self._foreign else None
 
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted."""

@@ -70,7 +70,6 @@ GREETING_S = 1.5  # seconds that the greeting of a member gets before we offer a
 SPREAD_S = 0.3  # seconds that news are gathered before they are spread
 DISTRUST_S = 8.0  # seconds without answer to an offer until the presence is looked up anew
 SUSPECT_GAP_S = 5.0  # seconds between two looks at our own address because a path is suspect
-MAX_FOREIGN = 256  # datagrams that came through a relay and are not ours, until they are taken
 MAX_FRESH = 4  # newest certificates that a greeting may hold whole
 
 log = logging.getLogger(__name__)
@@ -127,7 +126,6 @@ class PeerTable:
         self._by_key: dict[bytes, Peer] = {}
         self._by_location: dict[NodeId, Peer] = {}
         self.relays = Relays(random_bytes=random_bytes, rng=rng)
-        self._foreign: deque[tuple[bytes, Address]] = deque(maxlen=MAX_FOREIGN)
         self._control: ControlPort | None = None
         self._candidates: tuple[Candidate, ...] = ()
         self._symmetric = False  # our NAT takes another port for each destination
@@ -218,7 +216,7 @@ class PeerTable:
     def _on_relayed(self, event: Arrived, now: float, unix_now: float) -> None:
         kind = classify(event.data)
         if kind is DatagramKind.DISCV5:
-            self._foreign.append((event.data, event.peer))
+            self.relays.keep_foreign(event)
             return
         if kind is not DatagramKind.STUN:
             self._events.append(RelayedPacket(event.relayed, event.peer, event.data))

@@ -55,6 +55,7 @@ ASK_AGAIN_S = 5.0  # seconds until an unanswered question is asked again
 REFUSED_AGAIN_S = 600.0  # seconds until a relay that refused is asked again
 RENEW_S = 11 * 3600.0  # seconds until new credentials are asked for; they live 12 h
 MAX_SERVERS = 4  # configured ones
+MAX_FOREIGN = 256  # datagrams of the DHT that came through a relay, until they are taken
 MAX_NAME = 64  # bytes of username, password and realm
 MAX_NONCE = 128  # bytes (RFC 8489 section 14.10)
 
@@ -137,6 +138,7 @@ class Relays:
         self._events: deque[RelaysEvent] = deque()
         self._links: deque[LinkCommand] = deque()
         self._last_link = 0
+        self._foreign: deque[tuple[bytes, Address]] = deque(maxlen=MAX_FOREIGN)
 
     # Serving
 
@@ -312,6 +314,14 @@ class Relays:
         else:
             relay.client.on_connected(now=now)
         self._drain(relay, now)
+
+    def keep_foreign(self, arrived: Arrived) -> None:
+        """Keep a datagram of the DHT until it is taken."""
+        self._foreign.append((arrived.data, arrived.peer))
+
+    def poll_foreign(self) -> tuple[bytes, Address] | None:
+        """Return the next datagram (with its source) that came through a relay for the DHT."""
+        return self._foreign.popleft() if self._foreign else None
 
     def poll_link(self) -> LinkCommand | None:
         """Return the next command for connections; call until None."""
