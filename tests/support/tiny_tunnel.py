@@ -72,7 +72,9 @@ async def serve_tunnel(found: dict[str, object]) -> None:
 def run_signer() -> None:
     with socket.socket(fileno=3) as manager:
         while request := manager.recv(4096):
-            manager.send(json.dumps({"asked": json.loads(request)}).encode())
+            asked = json.loads(request)
+            number = asked.pop("id")
+            manager.send(json.dumps({"asked": asked, "id": number}).encode())
 
 
 def main() -> None:

@@ -163,6 +163,7 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
         self._socket = end
+        self._sending = asyncio.Lock()  # a loop has room for one writer per descriptor
 
     @classmethod
     def from_fd(cls, descriptor: int) -> Channel:
@@ -184,7 +185,8 @@ class Channel:
         """
         data = encode_message(message)
         try:
-            await asyncio.get_running_loop().sock_sendall(self._socket, data)
+            async with self._sending:
+                await asyncio.get_running_loop().sock_sendall(self._socket, data)
         except OSError as error:
             raise SystemFailure(f"the other process is gone: {error.strerror}") from None
 

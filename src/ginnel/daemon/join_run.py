@@ -18,7 +18,7 @@ from ginnel.base.config import Settings, check_settings
 from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.daemon.channel import Channel
 from ginnel.daemon.hints import parse_hint
-from ginnel.daemon.joiner import Joiner, join_and_store
+from ginnel.daemon.joiner import Joiner, JoinRefused, join_and_store
 from ginnel.daemon.logs import escape_control
 from ginnel.daemon.node_shell import parse_advertised
 from ginnel.daemon.paths import ETC_ROOT, NetworkPaths, known_networks
@@ -55,8 +55,8 @@ def run_join(options: JoinOptions, show: ShowStage) -> Granted:
     """Join; `show` gets each stage, the code to compare, and whether a person is waited for.
 
     Raises:
-        UsageError: the invite or an option is of no use, or the join was refused.
-        SystemFailure: no answer, or something that is needed can't be had.
+        UsageError: the invite or an option is of no use.
+        SystemFailure: the join was refused, no answer, or something that is needed can't be had.
     """
     return asyncio.run(_run(options, show))
 
@@ -113,6 +113,8 @@ async def _run(options: JoinOptions, show: ShowStage) -> Granted:
     show("searching for a node", attempt.code, False)
     try:
         return await join_and_store(joiner, keys, settings, NetworkPaths)
+    except JoinRefused:
+        raise
     except SystemFailure as error:
         if not child.is_running:
             raise SystemFailure(escape_control(child.describe_end())) from error

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ginnel.base.config import Settings
-from ginnel.base.errors import RemoteProtocolError, SystemFailure, UsageError
+from ginnel.base.errors import RemoteProtocolError, SystemFailure
 from ginnel.base.types import NodeId
 from ginnel.daemon.channel import (
     Channel,
@@ -64,6 +64,10 @@ class JoinTimes:
     unix: Callable[[], float] = time.time
 
 
+class JoinRefused(SystemFailure):
+    """The admin's side said no; asking again is of no use."""
+
+
 class Joiner:
     """One join: `run` ends with what was granted.
 
@@ -96,7 +100,7 @@ class Joiner:
         """Ask until the request is answered.
 
         Raises:
-            UsageError: refused, used, or the answer does not verify; the text says why.
+            JoinRefused: refused, used, or the answer does not verify; the text says why.
             SystemFailure: no answer in time, or the tunnel ended; the text says what to do.
         """
         try:
@@ -124,7 +128,7 @@ class Joiner:
             await asyncio.gather(asking, return_exceptions=True)
         if self._attempt.granted is None:
             reason = self._attempt.reason or "no reason was given"
-            raise UsageError(f"the join was {_OUTCOMES[self._attempt.state]}: {reason}")
+            raise JoinRefused(f"the join was {_OUTCOMES[self._attempt.state]}: {reason}")
         self._tell("granted")
         return self._attempt.granted
 

@@ -125,6 +125,7 @@ class Confinement:
     write_paths: Sequence[Path]
     read_paths: Sequence[Path] = ()  # besides those that every process needs
     has_sandbox: bool = True  # False: neither Landlock nor seccomp, to debug
+    dies_with_parent: bool = True  # False: it may be started in the background
     has_network: bool = True  # False: a network namespace of its own, empty, and no TCP
 
 
@@ -152,7 +153,8 @@ def drop(confinement: Confinement) -> Separation:
     _drop_capabilities()
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     forbid_inspection()
-    die_with_parent()  # a change of uid cleared it
+    if confinement.dies_with_parent:
+        die_with_parent()  # a change of uid cleared it
     _check_dropped(uid)
     if abi:
         _restrict(confinement, abi)  # late: it also hides /proc

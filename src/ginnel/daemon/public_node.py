@@ -1,7 +1,8 @@
 """`ginnel node`: a node of the DHT that stores for others, without keys of any network.
 
 It holds one key of its own (discv5's), kept in its state folder, so that its record stays the same
-over restarts. As root it gives up every right before it reads a byte.
+over restarts. It gives up every right before it reads a byte: as root always, as an ordinary user
+where the kernel has Landlock.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ def run_public_node(config: PublicNodeConfig, on_ready: Callable[[Enr], None]) -
         ipv6 = bind_udp(socket.AF_INET6, config.port)
     except (OSError, SystemFailure):
         ipv6 = None  # no IPv6 here
-    if os.geteuid() == 0:
-        privileges.drop(privileges.Confinement(uid, uid, [config.state]))
+    if os.geteuid() == 0 or privileges.landlock_abi():
+        privileges.drop(privileges.Confinement(uid, uid, [config.state], dies_with_parent=False))
     source = DualSocket(UdpSocket(ipv4), None if ipv6 is None else UdpSocket(ipv6))
     asyncio.run(_run(config, key, hints, source, on_ready))
 

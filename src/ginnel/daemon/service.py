@@ -25,7 +25,7 @@ SYSTEMD_RUNS = Path("/run/systemd/system")  # there if systemd is process 1 (sd_
 TOOL_TIMEOUT = 60.0  # seconds for one systemctl; a start waits for READY
 _WANTED_BY = "multi-user.target"
 # What the manager needs, and what its children have before they drop all.
-_CAPABILITIES = (
+CAPABILITIES = (
     "CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_SETUID CAP_SETGID CAP_SETPCAP CAP_KILL CAP_CHOWN "
     "CAP_FOWNER CAP_DAC_OVERRIDE CAP_SYS_ADMIN"
 )
@@ -57,7 +57,7 @@ Restart=on-failure
 RestartSec=2
 TimeoutStopSec=30
 KillMode=mixed
-CapabilityBoundingSet={_CAPABILITIES}
+CapabilityBoundingSet={CAPABILITIES}
 DevicePolicy=closed
 DeviceAllow=/dev/net/tun rw
 LockPersonality=yes

@@ -27,6 +27,7 @@ from ginnel.base.limits import TokenBucket
 from ginnel.daemon import privileges
 from ginnel.daemon.channel import (
     Channel,
+    ChannelMessage,
     DeliverTo,
     Envelope,
     NewObjects,
@@ -49,6 +50,7 @@ POINTS_INTERVAL = 600.0  # seconds; the points sent reach one period ahead
 RECORDS_TIMEOUT = 1.5  # seconds; a tunnel tells its nodes within one of its start
 DEFAULT_LIFE_S = 86_400  # seconds an invite is valid
 MAX_REQUEST = 4096  # bytes of a request of the manager's
+MAX_OUTBOX = 256  # answers that wait for a tunnel; to a stuck one only root's approvals add
 
 Json: TypeAlias = dict[str, Any]
 
@@ -129,6 +131,7 @@ class Signer:
         self._rate = TokenBucket(REQUESTS_PER_SECOND, REQUESTS_BURST, now=self._clock.monotonic())
         self._wake = asyncio.Event()
         self._signed_at = 0
+        self._outbox: asyncio.Queue[ChannelMessage] = asyncio.Queue(MAX_OUTBOX)
         self.book = InviteBook(
             authority,
             sealer=HpkeSealer(),
@@ -159,7 +162,8 @@ class Signer:
         """Serve until one of the channels closes."""
         manager.setblocking(False)
         tasks = [
-            asyncio.ensure_future(self._serve_manager(manager, tunnel)),
+            asyncio.ensure_future(self._serve_manager(manager)),
+            asyncio.ensure_future(self._send_outbox(tunnel)),
             asyncio.ensure_future(self._serve_tunnel(tunnel)),
             asyncio.ensure_future(self._send_points(tunnel)),
         ]
@@ -176,18 +180,21 @@ class Signer:
             manager.close()
             tunnel.close()
 
-    async def _serve_manager(self, manager: socket.socket, tunnel: Channel) -> None:
+    async def _serve_manager(self, manager: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while data := await loop.sock_recv(manager, MAX_REQUEST + 1):
-            handled = Handled()
+            handled, number = Handled(), None
             try:
                 request = _parse_request(data)
+                number = request.pop("id", None)
                 if request.get("verb") == "invite":
                     await self._wait_for_records()
                 answer, handled = self.answer(request)
             except GinnelError as error:
                 answer = {"error": str(error)}
-            await self._act(handled, tunnel)
+            self._act(handled)
+            if number is not None:
+                answer["id"] = number
             await loop.sock_sendall(manager, json.dumps(answer).encode())
 
     async def _wait_for_records(self) -> None:
@@ -235,7 +242,7 @@ class Signer:
                 log.debug("signer: the tunnel sent nonsense: %s", error)
                 continue
             if isinstance(message, Envelope):
-                await self._act(self.take_envelope(message), tunnel)
+                self._act(self.take_envelope(message))
             elif isinstance(message, Nodes):
                 self._records = _verified(message)
                 self._has_records.set()
@@ -254,15 +261,26 @@ class Signer:
             log.info("signer: a machine waits for approval")
         return handled
 
-    async def _act(self, handled: Handled, tunnel: Channel) -> None:
+    def _act(self, handled: Handled) -> None:
+        """Store what came of a request and queue it: a stuck tunnel keeps nobody waiting."""
         for raw in handled.new_objects:
             try:
                 self._store.add_certificate(raw)
             except SystemFailure as error:  # the invite's file holds it too
                 log.error("signer: %s", error)
-            await tunnel.send(NewObjects((raw,)))
+            self._queue(NewObjects((raw,)))
         for reply in handled.replies:
-            await tunnel.send(DeliverTo(reply.point, reply.envelope))
+            self._queue(DeliverTo(reply.point, reply.envelope))
+
+    def _queue(self, message: ChannelMessage) -> None:
+        try:
+            self._outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            log.error("signer: the tunnel does not read: an answer to a joining machine is lost")
+
+    async def _send_outbox(self, tunnel: Channel) -> None:
+        while True:
+            await tunnel.send(await self._outbox.get())
 
     async def _send_points(self, tunnel: Channel) -> None:
         while True:

@@ -44,6 +44,7 @@ class SignerLink:
         self._requests: socket.socket | None = None
         self._one_request = asyncio.Lock()
         self._last_error: str | None = None
+        self._last_id = 0
 
     def renew(self) -> socket.socket:
         """Make a new channel and return the tunnel's end; the signer starts anew with the other."""
@@ -92,22 +93,22 @@ class SignerLink:
         }
 
     async def _exchange(self, channel: socket.socket, request: Json) -> Json:
+        """Ask, and wait for the answer with this request's id: a late one has another."""
+        self._last_id += 1
+        asked = json.dumps({**request, "id": self._last_id}).encode()
+        await self._loop.sock_sendall(channel, asked)
         while True:
+            raw = await self._loop.sock_recv(channel, MAX_ANSWER)
+            if not raw:
+                raise ConnectionResetError(errno.ECONNRESET, "it closed the channel")
             try:
-                channel.recv(MAX_ANSWER)  # the answer to a request that was given up
-            except BlockingIOError:
-                break
-        await self._loop.sock_sendall(channel, json.dumps(request).encode())
-        raw = await self._loop.sock_recv(channel, MAX_ANSWER)
-        if not raw:
-            raise ConnectionResetError(errno.ECONNRESET, "it closed the channel")
-        try:
-            answer = json.loads(raw)
-        except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
-            raise SystemFailure("the signer gave no answer")
-        return answer
+                answer = json.loads(raw)
+            except (ValueError, RecursionError):
+                answer = None
+            if not isinstance(answer, dict):
+                raise SystemFailure("the signer gave no answer")
+            if answer.pop("id", None) == self._last_id:
+                return answer
 
     async def _why_gone(self, ended: asyncio.Event, error: str) -> str:
         """Return what a signer said that ended in mid-request, once its end is known."""

@@ -31,7 +31,6 @@ from ginnel.base.types import MemberId, NodeId, Secret
 PERIOD_S = 3600  # seconds a location lives (Rendezvous)
 BORDER_S = 600  # seconds around a border in which both periods' points are published
 CLOCK_TOLERANCE_S = 600  # seconds a remote clock may differ (Ground rules)
-REPLICAS = (0,)  # copies of a member's point; 1 is added later (Rendezvous)
 PAD_TO = 64  # bytes; inner text is padded to a multiple of it
 MAC_SIZE = 16  # bytes of a truncated HMAC-SHA256
 TAG_SIZE = 16  # bytes

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ginnel.base.chance import RandomBytes
-from ginnel.base.errors import RemoteProtocolError, UsageError
+from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.types import Secret
 from ginnel.mesh import derive, join
 from ginnel.mesh.envelope import Kind, Outer, split_envelope
@@ -253,14 +253,3 @@ class JoinAttempt:
         )
         self.state = JoinState.GRANTED
         return None
-
-
-def require_granted(attempt: JoinAttempt) -> Granted:
-    """Return what was granted.
-
-    Raises:
-        UsageError: the join ended otherwise; the text says how.
-    """
-    if attempt.granted is None:
-        raise UsageError(f"not joined: {attempt.state.value}. {attempt.reason}".rstrip(". "))
-    return attempt.granted

@@ -115,11 +115,6 @@ def default_routes() -> list[DefaultRoute]:
     return sorted(found, key=lambda route: route.metric)
 
 
-def default_interface(*, ipv6: bool = False) -> str | None:
-    """Return the interface of the preferred default route, or None."""
-    return next((route.name for route in default_routes() if route.is_ipv6 is ipv6), None)
-
-
 def host_addresses(exclude_names: Sequence[str] = ()) -> list[InterfaceAddress]:
     """Return the addresses that peers may be told of; those of default routes come first.
 

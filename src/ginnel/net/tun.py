@@ -84,7 +84,7 @@ def _explain_open(path: Path, error: OSError) -> str:
     if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTDIR):
         return (
             f"no {path}: load the module (`modprobe tun`), or give the container the device "
-            f"(`--device {path}`)"
+            f"(`--device {path}`); `ginnel up --no-tun` does without"
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return (

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from ginnel.base.config import Settings
-from ginnel.base.errors import GinnelError, SystemFailure, UsageError
+from ginnel.base.errors import GinnelError, SystemFailure
 from ginnel.base.types import NodeId
 from ginnel.daemon.channel import Channel, Delivered, DeliverTo, Envelope, Nodes, Points, Stage
 from ginnel.daemon.joiner import (
     MAX_STAGES,
     NO_NODE_HELP,
     Joiner,
+    JoinRefused,
     JoinTimes,
     join_and_store,
 )
@@ -124,7 +125,7 @@ def test_the_code_is_shown_while_a_person_decides() -> None:
 def test_a_refusal_says_why() -> None:
     admin = AdminSide(NET, MemberKeys("another-machine"))
     outcome, _, _ = run_join(admin, admin.invite(is_auto=True), name="another-machine")
-    assert isinstance(outcome, UsageError)
+    assert isinstance(outcome, JoinRefused)
     assert "already" in str(outcome) or "taken" in str(outcome)
 
 
@@ -133,7 +134,7 @@ def test_a_used_invite_says_so() -> None:
     text = admin.invite(is_auto=True)
     run_join(admin, text)
     outcome, _, _ = run_join(admin, text, name="second-machine")
-    assert isinstance(outcome, UsageError)
+    assert isinstance(outcome, JoinRefused)
     assert "used this invite" in str(outcome)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import socket
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from ginnel.cli.main import cli
 from ginnel.daemon import service
 from ginnel.daemon.paths import NetworkPaths
 
@@ -69,3 +74,29 @@ def test_ready_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_abstr
     service.notify("STOPPING=1")  # nobody listens any more
     monkeypatch.delenv("NOTIFY_SOCKET")
     service.notify("READY=1")
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_containerfile_names_what_is_there_and_runs_what_the_unit_runs() -> None:
+    """No container engine here: files, options, rights and the command are compared instead."""
+    text = (ROOT / "Containerfile").read_text()
+    steps = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    copied = [words[1:-1] for words in steps if words[0] == "COPY" and "--from" not in words[1]]
+    for source in chain.from_iterable(copied):
+        assert (ROOT / source).exists(), source
+    for name in re.findall(r"-r (\S+)", text):
+        assert "--hash=sha256" in (ROOT / name).read_text(), name
+    assert re.search("^maturin==", (ROOT / "requirements/dev.txt").read_text(), re.MULTILINE)
+    granted = re.search("--cap-add (\\S+)", text)
+    assert granted is not None
+    assert {f"CAP_{name}" for name in granted[1].split(",")} == set(service.CAPABILITIES.split())
+    entry, command = (json.loads(" ".join(words[1:])) for words in steps[-2:])
+    started = re.search("^ExecStart=(.*)$", service.unit_text("home", entry), re.MULTILINE)
+    assert started is not None
+    assert started[1].split() == [*entry, command[0], "home", *command[1:]]
+    help_text = CliRunner().invoke(cli, [command[0], "--help"]).output
+    assert all(option in help_text for option in (*command[1:], "--no-dns"))
+    for package in ("python3", "nftables"):  # and no other tool is called by Ginnel
+        assert package in text

@@ -88,6 +88,27 @@ def with_signer(served: Signer, use: Callable[[Ends], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
+def test_a_tunnel_that_reads_nothing_keeps_root_waiting_for_nothing(tmp_path: Path) -> None:
+    paths = network(tmp_path)
+
+    async def use(ends: Ends) -> None:
+        await ends.tunnel.send(Nodes((RECORD.raw,)))
+        invite = (await ends.ask(verb="invite", auto=None, id=7))["invite"]
+        joiner = attempt(invite, NAME)
+        point = joiner.admin_points(unix_now=NOW)[0]
+        await ends.tunnel.send(Envelope(point.tag, joiner.envelope(point)))
+        for number in range(100):  # each makes the signer send all points: far over the buffer
+            assert (await ends.ask(verb="invite", id=number))["id"] == number
+        waiting: list[object] = []
+        while not waiting:
+            waiting = (await ends.ask(verb="pending"))["requests"]
+        assert await ends.ask(verb="approve", name=NAME, code=joiner.code) == {"name": NAME}
+        for number in range(20):
+            assert (await ends.ask(verb="pending", id=number))["id"] == number
+
+    with_signer(signer(paths), use)
+
+
 def test_a_join_from_invite_to_certificate(tmp_path: Path) -> None:
     paths = network(tmp_path)
 

@@ -24,6 +24,8 @@ while request := manager.recv(4096):
     verb = json.loads(request)["verb"]
     if verb == "die":
         raise SystemExit("a reason")
+    if verb == "late":
+        manager.send(json.dumps({"id": 0, "verb": "of somebody who waits no more"}).encode())
     manager.send(b"no json" if verb == "bad" else request)
 """
 
@@ -57,6 +59,7 @@ def test_requests_are_answered_and_a_bad_answer_is_told() -> None:
             pid = int(await hello(channel))
             answers = await asyncio.gather(*(link.ask({"verb": "x", "n": n}) for n in range(3)))
             assert [answer["n"] for answer in answers] == [0, 1, 2]
+            assert await link.ask({"verb": "late"}) == {"verb": "late"}
             with pytest.raises(SystemFailure, match="gave no answer"):
                 await link.ask({"verb": "bad"})
             assert link.status() == {

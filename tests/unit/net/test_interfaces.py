@@ -49,7 +49,6 @@ print(json.dumps({
     "all": {a.ip: [a.name, a.prefix_len, a.is_up, a.is_loopback] for a in list_addresses()},
     "hosts": [a.ip for a in host_addresses(["far2"])],
     "routes": [[r.name, r.is_ipv6, r.metric] for r in default_routes()],
-    "default": default_interface(),
 }))
 """
 
@@ -122,4 +121,3 @@ def test_dump_and_watcher_in_a_namespace() -> None:
     assert "192.0.2.7" not in told["all"]
     assert sorted(told["hosts"]) == ["10.9.0.1", "2001:db8::7"]
     assert told["routes"] == [["far", False, 100]]
-    assert told["default"] == "far"

@@ -10,7 +10,6 @@ from mnemonic import Mnemonic
 from ginnel.base.config import Settings, parse_settings
 from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.mesh import derive
-from ginnel.mesh.join_attempt import require_granted
 from ginnel.storage.network_files import (
     ADMIN_FILE,
     OBJECT_FILES,
@@ -160,7 +159,8 @@ def test_what_was_granted_is_stored(tmp_path: Path) -> None:
     joiner = attempt(admin.invite(is_auto=True), "laptop-of-alice")
     ask(joiner, admin)
     folders = Folders(tmp_path)
-    granted = require_granted(joiner)
+    granted = joiner.granted
+    assert granted is not None
     keys = joiner_keys("laptop-of-alice")
     store_joined(folders, keys, granted, replace(SETTINGS, signer_uid=0), unix_now=NOW)
     bundle = load_bundle(folders)
@@ -181,7 +181,8 @@ def test_a_clock_that_is_ahead_while_joining_is_not_taken_for_confirmed(tmp_path
     keys, folders = joiner_keys("laptop-of-alice"), Folders(tmp_path)
     settings = replace(SETTINGS, signer_uid=0)
     ahead = NOW + 30 * 86_400
-    store_joined(folders, keys, require_granted(joiner), settings, unix_now=ahead)
+    assert joiner.granted is not None
+    store_joined(folders, keys, joiner.granted, settings, unix_now=ahead)
     trust = load_trust(folders.state, owners=owners(folders.state))
     assert NOW - 3600 < trust.confirmed_at <= NOW
 
