@@ -15,7 +15,7 @@ from ginnel.base.errors import SystemFailure
 from ginnel.cli.client import Json, NotRunning, ask_manager
 from ginnel.daemon.paths import NetworkPaths
 
-READY_LIMIT_S = 20.0  # seconds for the manager to open TUN, ports and sockets
+READY_LIMIT_S = 60.0  # seconds for the manager to open TUN, ports and sockets
 TUNNEL_LIMIT_S = 30.0  # seconds for the tunnel to start and the settings to be applied
 POLL_S = 0.1  # seconds between two questions
 LOG_TAIL = 3  # lines of the log that are shown when the manager ends at once

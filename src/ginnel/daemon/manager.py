@@ -196,14 +196,15 @@ class _Manager:
 
     def _stand_guard(self) -> None:
         """Clear a dead manager's traces; set rules and filter up before anybody gets the device."""
-        try:
-            clear_traces(device_name(self._config.paths.name), self._config.tunnel_uid)
-        except SystemFailure as error:
-            if self._guard is not None:
-                raise
-            log.debug("nothing to clear without a device: %s", error)
+        name = device_name(self._config.paths.name)
         if self._guard is not None:
-            self._guard.install()
+            find_setter(name).take_back()
+            self._guard.install()  # which clears its own
+            return
+        try:
+            clear_traces(name, self._config.tunnel_uid)
+        except SystemFailure as error:
+            log.debug("nothing to clear without a device: %s", error)
 
     # The tunnel's life
 
