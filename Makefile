@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. All else is for developers.
-.PHONY: help setup demo test interop bench bench-discv5 bench-codervpn bench-tunnel bench-connect matrix lock proto clean
+.PHONY: help setup demo test soak interop bench bench-discv5 bench-codervpn bench-tunnel bench-connect matrix lock proto clean
 
 help:
 	@echo "make demo    set everything up, then show machines behind NATs finding each other (about a minute)"
@@ -8,6 +8,7 @@ help:
 	@echo "make interop build other discv5 implementations from their registries, then speak with them"
 	@echo "make bench   every benchmark; make bench-discv5 one of them (benchmarks/README.md)"
 	@echo "make matrix  every kind of NAT against every kind in the lab, RUNS=500 of them (a quarter of an hour)"
+	@echo "make soak    the long runs of random networks, hours"
 	@echo "make lock    write requirements/*.txt anew from pyproject.toml"
 	@echo "make clean   remove what setup made"
 
@@ -44,6 +45,9 @@ bench-connect: setup
 
 matrix: setup
 	@.venv/bin/python tests/support/matrix.py --runs $(or $(RUNS),500)
+
+soak: setup
+	@.venv/bin/pytest -q -m soak
 
 lock: setup
 	@scripts/lock

@@ -158,12 +158,22 @@ class IcePair:
         if trickle:
             self._later(hops * SIGNAL_DELAY + 0.2, candidates, target)
 
-    def restart(self) -> None:
-        """`a` restarts and offers; `b` restarts when the offer comes, and answers."""
-        self._restart(self.a)
-        self._later(SIGNAL_DELAY, lambda: self._restart(self.b), self.b)
-        self.signal(self.a, self.b, 1, trickle=False)
-        self.signal(self.b, self.a, 2, trickle=False)
+    def restart(
+        self,
+        first: IceSide | None = None,
+        second: IceSide | None = None,
+        *,
+        is_heard: bool = True,
+        is_answered: bool = True,
+    ) -> None:
+        """`first` restarts and offers; `second` restarts when the offer comes, and answers."""
+        first, second = first or self.a, second or self.b
+        self._restart(first)
+        if is_heard:
+            self._later(SIGNAL_DELAY, lambda: self._restart(second), second)
+            self.signal(first, second, 1, trickle=False)
+        if is_answered:
+            self.signal(second, first, 2, trickle=False)
 
     def _restart(self, side: IceSide) -> None:
         side.core.restart(now=self.world.now, candidates=tuple(side.candidates))
