@@ -13,24 +13,41 @@ from ginnel.mesh.events import Notice, NoticeKind
 from ginnel.mesh.mesh import Mesh
 from ginnel.mesh.relays import Relays
 
-BLOCKED_AFTER = 5.0  # s without any datagram of the DHT; its requests are answered within 1 s
+BLOCKED_AFTER = 5.0  # s from a datagram of the DHT without any to us; answers come within 1 s
 TELL_AFTER = 20.0  # s until a person is told; a network that just came up answers before
+LEAST_UNANSWERED = 4  # datagrams sent meanwhile: one node that is off is no blocked network
 
 
 class BlockedUdp:
-    """Remembers when a datagram came last."""
+    """Remembers since when what the DHT sends gets no answer."""
 
     def __init__(self) -> None:
-        self._heard_at = float("-inf")
+        self._has_heard = True
+        self._sent_before = 0  # datagrams until one came last
+        self._unanswered = 0
+        self._silent_since: float | None = None
         self._told = ""
 
-    def heard(self, now: float) -> None:
-        """A datagram of the DHT came from the Internet, or we begin to listen."""
-        self._heard_at = now
+    def heard(self) -> None:
+        """A datagram of the DHT came from the Internet."""
+        self._has_heard = True
 
-    def is_blocked(self, now: float) -> bool:
+    def asked(self, sent: int, *, now: float) -> None:
+        """Take the number of datagrams that the DHT has sent in all."""
+        if self._has_heard:
+            self._has_heard = False
+            self._sent_before, self._silent_since = sent, None
+        self._unanswered = sent - self._sent_before
+        if self._unanswered and self._silent_since is None:
+            self._silent_since = now
+
+    def is_blocked(self, now: float, after: float = BLOCKED_AFTER) -> bool:
         """Say whether none came for so long that UDP is taken to be blocked."""
-        return now - self._heard_at >= BLOCKED_AFTER
+        return (
+            self._silent_since is not None
+            and self._unanswered >= LEAST_UNANSWERED
+            and now - self._silent_since >= after
+        )
 
     def act(
         self, discovery: DiscoveryCore, mesh: Mesh | None, *, now: float
@@ -42,6 +59,7 @@ class BlockedUdp:
         found: list[Transmit] = []
         if mesh is None:
             return found, []
+        self.asked(discovery.metrics.packets_sent, now=now)
         while self.is_blocked(now) and (transmit := discovery.poll_transmit()) is not None:
             found.append(transmit)
             relayed = mesh.relays.stream_address(ipv6=transmit.destination.is_ipv6)
@@ -53,7 +71,7 @@ class BlockedUdp:
 
     def notice(self, relays: Relays, *, now: float) -> Notice | None:
         """Return what a person should know, when that changed; an empty text ends it."""
-        text = self._text(relays) if now - self._heard_at >= TELL_AFTER else ""
+        text = self._text(relays) if self.is_blocked(now, TELL_AFTER) else ""
         if text == self._told:
             return None
         self._told = text

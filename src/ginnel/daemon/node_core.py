@@ -155,7 +155,6 @@ class NodeCore:
     def start(self, *, now: float) -> None:
         """Join the DHT and look for the members."""
         self.discovery.start(now)
-        self._blocked.heard(now)
         if self.mesh is not None:
             endpoint = self.discovery.record.address() or self.discovery.record.address(ipv6=True)
             if endpoint is not None:
@@ -261,7 +260,7 @@ class NodeCore:
                 owned = False
         if not owned:
             if is_public(source.ip):
-                self._blocked.heard(now)
+                self._blocked.heard()
             self.discovery.handle_datagram(data, source, now=now, local_ip=local_ip)
         self._settle(now)
 
