@@ -3,9 +3,8 @@
     agent = Agent(UdpSocket.open(Address("192.0.2.1", 0)), controlling=True)
     async with agent:
         agent.add_local_candidate(make_host(agent_address))
-        ... signal agent.ufrag, agent.pwd and the candidates; take the other side's
-        agent.set_remote_credentials(ufrag, pwd)
-        agent.add_remote_candidate(candidate)
+        ... signal agent.describe(), sealed; take the other side's
+        agent.take(description)
         local, remote = await agent.connect()
         agent.send(b"hello")
         data = await agent.receive()
@@ -16,6 +15,7 @@ What is no STUN message is the user's data; it is taken from the selected remote
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 from collections import deque
@@ -24,15 +24,22 @@ from typing import Self
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import DatagramSource
-from ginnel.base.errors import GinnelError, UsageError
-from ginnel.base.types import Address, Deadline, Transmit
+from ginnel.base.errors import GinnelError, RemoteProtocolError, UsageError
+from ginnel.base.types import Address, Deadline, Transmit, make_address
 from ginnel.ice import stun
 from ginnel.ice.agent import AgentCore
-from ginnel.ice.candidate import Candidate
+from ginnel.ice.candidate import (
+    MAX_REMOTE_CANDIDATES,
+    Candidate,
+    CandidateKind,
+    make_remote,
+)
 from ginnel.ice.events import AgentConfig, IceEvent, IceState, StateChanged
 from ginnel.net.driver import Driver
 
 MAX_WAITING = 256  # datagrams of the user that wait for `receive`; more are dropped
+MAX_EARLY = 16  # datagrams kept until a pair is selected: the other side may be the first
+MAX_DESCRIPTION = 16_384  # characters; 20 candidates have 2,000
 MAX_EVENTS = 256  # kept for the user to read; the oldest go
 
 
@@ -46,6 +53,7 @@ class _Mux:
     def __init__(self, core: AgentCore) -> None:
         self.core = core
         self.data: asyncio.Queue[bytes] = asyncio.Queue(MAX_WAITING)
+        self.early: deque[tuple[bytes, Address]] = deque(maxlen=MAX_EARLY)
         self.out: deque[Transmit] = deque()
 
     def handle_datagram(
@@ -54,11 +62,19 @@ class _Mux:
         try:
             message = stun.decode_message(data)
         except stun.StunError:
-            selected = self.core.selected
-            if selected is not None and source == selected[1].address and not self.data.full():
-                self.data.put_nowait(data)
+            self.early.append((data, source))
+            self._deliver()
             return
         self.core.handle_message(message, source, now=now, local_ip=local_ip)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand on what came from the selected pair; before there is one a few are kept."""
+        selected = self.core.selected
+        while selected is not None and self.early:
+            data, source = self.early.popleft()
+            if source == selected[1].address and not self.data.full():
+                self.data.put_nowait(data)
 
     def handle_timeout(self, *, now: float) -> None:
         self.core.handle_timeout(now=now)
@@ -143,6 +159,48 @@ class Agent:
         self._core.end_local_candidates()
         self._core.end_remote_candidates()
         self._driver.wake()
+
+    def describe(self) -> str:
+        """Return our credentials and candidates as one line of JSON, to signal sealed."""
+        candidates = [
+            [int(c.kind), c.address.ip, c.address.port, c.priority, c.foundation]
+            for c in self._core.local_candidates
+        ]
+        said = {"ufrag": self.ufrag, "pwd": self.pwd, "candidates": candidates}
+        return json.dumps(said, separators=(",", ":"))
+
+    def take(self, description: str) -> None:
+        """Take what the other side's `describe` returned; candidates may also come later.
+
+        Raises:
+            RemoteProtocolError: it is no description.
+        """
+        try:
+            said = json.loads(description[:MAX_DESCRIPTION])
+            ufrag, pwd = str(said["ufrag"]), str(said["pwd"])
+            candidates = [
+                make_remote(CandidateKind(kind), make_address(ip, port), int(priority), str(name))
+                for kind, ip, port, priority, name in said["candidates"][:MAX_REMOTE_CANDIDATES]
+            ]
+        except (ValueError, TypeError, KeyError, UsageError) as error:
+            raise RemoteProtocolError(f"no description of an agent: {error}") from None
+        for candidate in candidates:
+            self.add_remote_candidate(candidate)
+        self.set_remote_credentials(ufrag, pwd)
+
+    def restart(self) -> None:
+        """Begin a new session with new credentials; the path of now stays until it has its own.
+
+        Signal `describe()` anew and take the other side's, who restarts too.
+        """
+        self._core.restart(now=self._driver.now())
+        self._driver.wake()
+
+    def check_now(self) -> bool:
+        """Ask at once whether the path answers; the event `PathChecked` tells. False: no path."""
+        result = self._core.check_now(now=self._driver.now())
+        self._driver.wake()
+        return result
 
     async def connect(self) -> tuple[Candidate, Candidate]:
         """Check until a pair is selected; return it (local, remote).
