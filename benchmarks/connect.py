@@ -98,7 +98,7 @@ def command(side: str, role: str, mode: str, stun: Sequence[str]) -> list[str]:
     """Return the arguments that start one end."""
     turn = f"{stun[0]}:{PORT}"
     if side == "ginnel":
-        return end_command(role, mode, [f"{ip}:{PORT}" for ip in stun], turn)
+        return end_command(role, mode, [f"{ip}:{PORT}" for ip in stun], f"turn:{turn}")
     common = [role, mode, f"stun:{turn}", f"turn:{turn}?transport=udp", USER, PASSWORD]
     if side == "pion":
         return [str(PEERS / "pion"), *common]
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     pairs = [PAIRS[number] for number in options.pairs]
     load = os.getloadavg()[0]
-    with Lab.create(TOPOLOGY) as lab, servers(lab) as stun:
+    with Lab.create(TOPOLOGY) as lab, servers(lab) as (stun, _):
         for name in lab.machines:  # so that no run waits for address resolution on a slow line
             lab.machine(name).run(["ping", "-c2", "-i0.2", stun[0]])
         ping = lab.machine("open1").run(["ping", "-c5", "-i0.2", lab.machine("open2").address])

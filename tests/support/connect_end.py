@@ -3,9 +3,10 @@
     python connect_end.py '{"role": "controlling", "mode": "cold", "stun": [...], "turn": {...}}'
 
 `stun`: IP:port of servers, the first of which also answers from another port (RFC 5780). `turn`:
-server, user, password, or null. `mode`: whether addresses are gathered before the start. It speaks
-lines of JSON: in come {"go": true} and {"signal": VALUE}, out go {"ready": true},
-{"signal": VALUE}, {"reason": TEXT} and {"connected": {...}}; it ends with its standard input.
+URI, user, password, or null; `authority`: a file that vouches for it over TLS. `mode`: whether
+addresses are gathered before the start. It speaks lines of JSON: in come {"go": true} and
+{"signal": VALUE}, out go {"ready": true}, {"signal": VALUE}, {"reason": TEXT} and
+{"connected": {...}}; it ends with its standard input.
 """
 
 from __future__ import annotations
@@ -19,24 +20,34 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ginnel.base.core import earliest
 from ginnel.base.dataplane import DatagramKind, EndpointRoamed, HandshakeCompleted, SetPeer
 from ginnel.base.demux import classify
-from ginnel.base.types import Address, Deadline, Secret, Transmit, parse_address
+from ginnel.base.servers import Transport, parse_turn_uri
+from ginnel.base.types import Address, Deadline, Secret, Transmit, make_address, parse_address
 from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.ice import stun
 from ginnel.ice.candidate import Candidate, make_relayed
+from ginnel.ice.framing import StreamSplitter, frame
 from ginnel.ice.gather import gather_candidates
 from ginnel.ice.turn import TurnClient
-from ginnel.ice.turn_events import RelayReceived, TurnConfig
+from ginnel.ice.turn_events import (
+    ConnectionOver,
+    ConnectionWanted,
+    RelayReceived,
+    TurnConfig,
+)
 from ginnel.net.driver import Driver
 from ginnel.net.interfaces import host_addresses
+from ginnel.net.link import LinkHandlers, StreamLink, make_tls_context
 from ginnel.peer.conn import ConnCore
 from ginnel.peer.events import (
     ConnConfig,
@@ -54,83 +65,24 @@ from ginnel.peer.signal import (
     encode_candidates,
     encode_offer,
 )
+from ginnel.peer.status import PeerState
 
-RETRY_S = 0.5  # seconds until a Binding request is sent again
-CHANGE_REQUEST, CHANGE_PORT = 0x0003, b"\0\0\0\x02"  # RFC 5780 section 7.2
-ANSWER_SLACK = 0.02  # seconds that the answer from another port may be behind the first one
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.connect_observers import Observers  # needs the path above
+
 MTU = 1420  # bytes; Ginnel's default
 KEYS = (b"\x01" * 32, b"\x02" * 32)
 
 
-class Observers:
-    """Asks STUN servers what our address looks like, and one to answer from another port."""
+@dataclass(frozen=True)
+class LinkSend:
+    """Bytes for the connection to the TURN server."""
 
-    def __init__(self, servers: Sequence[Address]) -> None:
-        self.seen: dict[Address, Address] = {}
-        self.lets_in = False  # an answer came from a port that we never sent to
-        self._asked: dict[bytes, tuple[Address, bool]] = {}
-        self._servers = servers
-        self.judge_at: float | None = None  # when the answer from another port would have come
-        self.is_judged = False
-        self.began_at = self.next_at = 0.0
-        self.out: deque[Transmit] = deque()
+    data: bytes
 
-    @property
-    def is_done(self) -> bool:
-        """Say whether all servers have answered and the last answer would have come."""
-        return len(self.seen) == len(self._servers) and self.is_judged
 
-    @property
-    def restricted(self) -> bool:
-        """Say whether our NAT lets in only ports that we wrote to."""
-        return self.is_judged and not self.lets_in
-
-    def start(self, now: float) -> None:
-        """Ask all; again those that have not answered."""
-        self.began_at = self.began_at or now
-        self.next_at = now + RETRY_S
-        for server in self._servers:
-            if server not in self.seen:
-                self._ask(server, is_other=False)
-        if self._servers and self._servers[0] not in self.seen:
-            self._ask(self._servers[0], is_other=True)
-
-    def handle_timeout(self, now: float) -> None:
-        """Do what is due."""
-        if self.judge_at is not None and now >= self.judge_at:
-            self.is_judged = True
-        if len(self.seen) < len(self._servers) and now >= self.next_at > 0:
-            self.start(now)
-
-    def poll_deadline(self) -> Deadline | None:
-        """Return when something is due."""
-        times = []
-        if len(self.seen) < len(self._servers) and self.next_at:
-            times.append(self.next_at)
-        if self.judge_at is not None and not self.is_judged:
-            times.append(self.judge_at)
-        return Deadline(min(times), "observers") if times else None
-
-    def owns(self, message: stun.Message) -> bool:
-        """Say whether a message answers us."""
-        return message.transaction_id in self._asked
-
-    def handle(self, message: stun.Message, now: float) -> None:
-        """Take an answer."""
-        server, is_other = self._asked.pop(message.transaction_id)
-        if is_other:
-            self.lets_in = message.message_class is stun.MessageClass.SUCCESS
-        elif message.mapped_address is not None:
-            self.seen[server] = message.mapped_address
-            if server == self._servers[0] and self.judge_at is None:
-                self.judge_at = now + ANSWER_SLACK
-
-    def _ask(self, server: Address, *, is_other: bool) -> None:
-        transaction_id = os.urandom(stun.TRANSACTION_ID_SIZE)
-        self._asked[transaction_id] = (server, is_other)
-        attributes = [(CHANGE_REQUEST, CHANGE_PORT)] if is_other else []
-        data = stun.encode_message(stun.MessageClass.REQUEST, transaction_id, attributes)
-        self.out.append(Transmit(data, server))
+PeerEvent: TypeAlias = ConnEvent | ConnectionWanted | ConnectionOver | LinkSend
 
 
 class PeerCore:
@@ -147,6 +99,7 @@ class PeerCore:
         self.conn, self.turn, self.observers = conn, turn, observers
         self.ips, self.port = tuple(ips), port
         self.relayed: deque[tuple[Address, Address, bytes]] = deque()
+        self._link: deque[ConnectionWanted | ConnectionOver] = deque()
         self.is_telling = False  # the connection may know our addresses
         self._told: tuple[object, ...] = ()
         self.gathered = asyncio.Event()  # all addresses are known
@@ -215,6 +168,8 @@ class PeerCore:
         while turn is not None and (event := turn.poll_event()) is not None:
             if isinstance(event, RelayReceived) and turn.relayed is not None:
                 self._on_relayed(turn.relayed, event, now)
+            elif isinstance(event, ConnectionWanted | ConnectionOver):
+                self._link.append(event)
         if self.observers.is_done and (turn is None or turn.relayed is not None):
             self.gathered.set()
         self.tell(now)
@@ -238,13 +193,30 @@ class PeerCore:
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send."""
         out = self.observers.out
-        if out or self.turn is None:
+        if out or self.turn is None or self.turn.config.transport.is_stream:
             return out.popleft() if out else None
         return self.turn.poll_transmit()
 
-    def poll_event(self) -> ConnEvent | None:
-        """Return the next event of the connection."""
-        return self.conn.poll_event()
+    def poll_event(self) -> PeerEvent | None:
+        """Return the next event of the connection, or for the link to the TURN server."""
+        turn = self.turn
+        if turn is not None and turn.config.transport.is_stream:
+            transmit = turn.poll_transmit()
+            if transmit is not None:
+                return LinkSend(frame(transmit.data))
+        return self._link.popleft() if self._link else self.conn.poll_event()
+
+    def on_link_open(self, now: float) -> None:
+        """Take that the connection to the TURN server is there."""
+        if self.turn is not None:
+            self.turn.on_connected(now=now)
+        self._settle(now)
+
+    def on_link_lost(self, reason: str, now: float) -> None:
+        """Take that the connection to the TURN server is over."""
+        if self.turn is not None:
+            self.turn.on_disconnected(reason, now=now)
+        self._settle(now)
 
     def poll_deadline(self) -> Deadline | None:
         """Return when something is due."""
@@ -268,9 +240,18 @@ class Peer:
         chance: dict[str, Any] = {"random_bytes": os.urandom, "rng": random.Random()}
         turn = None
         if options["turn"] is not None:
-            server, user, password = options["turn"]
-            config = TurnConfig(parse_address(server), user, Secret(password.encode()))
+            server = parse_turn_uri(*options["turn"])
+            config = TurnConfig(
+                make_address(server.host, server.port),
+                server.username,
+                server.password,
+                transport=server.transport,
+                host=server.host,
+            )
             turn = TurnClient(config, **chance)
+        self._authority = options["authority"]
+        self._link: StreamLink | None = None
+        self._tasks: asyncio.TaskGroup | None = None
         allowed = (f"100.64.0.{2 - number}/32",)
         conn = ConnCore(ConnConfig(publics[1 - number], publics[number], allowed), **chance)
         usable = [_family_of(":" in ip) for ip in ips]
@@ -285,15 +266,23 @@ class Peer:
             mtu=MTU,
         )
         self._engine = RelayedEngine(plane, port=port, send=self._send_relayed)
-        self._driver: Driver[ConnEvent] = Driver(
+        self._driver: Driver[PeerEvent] = Driver(
             self.core, self._engine, self._on_event, after_receive=self._take_engine_events
         )
         self._reason = ""
         self._began = 0.0
         self._path_s: float | None = None  # until WireGuard was given a path
+        self._tunnel_s = 0.0  # until WireGuard was heard on it
+        self._told_path: tuple[Candidate, Candidate] | None = None
 
     async def run(self) -> None:
         """Gather, then do what comes by standard input, until its end."""
+        async with asyncio.TaskGroup() as self._tasks:
+            await self._serve()
+            if self._link is not None:
+                self._link.close()
+
+    async def _serve(self) -> None:
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -334,8 +323,15 @@ class Peer:
             session, candidates, nat = decode_candidates(payload)
             conn.on_remote_candidates(session, candidates, now=now, nat=nat)
 
-    def _on_event(self, event: ConnEvent) -> None:
-        if isinstance(event, SendOffer):
+    def _on_event(self, event: PeerEvent) -> None:
+        if isinstance(event, ConnectionWanted):
+            self._open_link()
+        elif isinstance(event, LinkSend | ConnectionOver):
+            if self._link is not None and isinstance(event, LinkSend):
+                self._link.send(event.data)
+            elif self._link is not None:
+                self._link.close()
+        elif isinstance(event, SendOffer):
             signal("offer", encode_offer(event.offer))
         elif isinstance(event, SendAnswer):
             signal("answer", encode_offer(event.answer))
@@ -348,14 +344,48 @@ class Peer:
                 self._path_s = time.monotonic() - self._began
         elif isinstance(event, Connected):
             self._tell_connected()
-        elif isinstance(event, PeerStateChanged) and event.state.reason != self._reason:
-            self._reason = event.state.reason
+        elif isinstance(event, PeerStateChanged):
+            self._on_state(event.state)
+
+    def _on_state(self, state: PeerState) -> None:
+        if state.reason != self._reason:
+            self._reason = state.reason
             tell({"reason": self._reason})
+        if self._told_path is not None and self.core.conn.path not in (None, self._told_path):
+            self._tell_connected()  # it moved, or it is known now what the far end is
+
+    def _open_link(self) -> None:
+        """Connect to the TURN server."""
+        assert self.core.turn is not None
+        assert self._tasks is not None
+        config, splitter = self.core.turn.config, StreamSplitter()
+        is_tls = config.transport is Transport.TLS
+
+        def take(data: bytes) -> None:
+            for item in splitter.feed(data):
+                self.core.handle_datagram(item, config.server, now=self._driver.now())
+            self._take_engine_events()
+            self._driver.wake()
+
+        def change(step: Callable[[float], None]) -> None:
+            step(self._driver.now())
+            self._driver.wake()
+
+        handlers = LinkHandlers(
+            on_open=lambda: change(self.core.on_link_open),
+            on_bytes=take,
+            on_lost=lambda reason: change(lambda now: self.core.on_link_lost(reason, now)),
+        )
+        tls = make_tls_context(Path(self._authority)) if is_tls else None
+        self._link = StreamLink(config.server, handlers, tls=tls, host=config.host)
+        self._tasks.create_task(self._link.run())
 
     def _tell_connected(self) -> None:
         path = self.core.conn.path
         assert path is not None
         assert self._path_s is not None
+        self._told_path = path
+        self._tunnel_s = self._tunnel_s or time.monotonic() - self._began
         kinds = [candidate.kind.name.lower() for candidate in path]
         tell(
             {
@@ -363,7 +393,7 @@ class Peer:
                     "seconds": self._path_s,
                     "local": kinds[0],
                     "remote": kinds[1],
-                    "tunnel_seconds": time.monotonic() - self._began,
+                    "tunnel_seconds": self._tunnel_s,
                     "why": self.core.conn.state.why_relayed,
                 }
             }

@@ -17,11 +17,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 from ginnel.lab import Lab, Machine
+from support.certificates import make_certificate
 
-PORT = 3478
+PORT = 3478  # of STUN, and of TURN over UDP and TCP
+TLS_PORT = 443
 USER, PASSWORD, REALM = "bench", "bench-word", "lab"
 START_S = 60.0  # seconds until coturn answers
 END = Path(__file__).parent / "connect_end.py"
@@ -42,16 +45,26 @@ sys.exit("no answer")
 """
 
 
+class Servers(NamedTuple):
+    """The addresses of both, and the file of the authority for TLS on the first."""
+
+    addresses: list[str]
+    authority: str
+
+
 @contextmanager
-def servers(lab: Lab) -> Iterator[list[str]]:
-    """Run coturn on `server1`, with a second address, and on `server2`; return their addresses."""
+def servers(lab: Lab) -> Iterator[Servers]:
+    """Run coturn on `server1`, with a second address and TLS on port 443, and on `server2`."""
     first, second = lab.machine("server1"), lab.machine("server2")
     other = first.address.rpartition(".")[0] + ".3"
     first.run(["ip", "address", "add", f"{other}/24", "dev", "eth0"])
     with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        certificate, key = make_certificate(folder, first.address)
         for machine, addresses in ((first, (first.address, other)), (second, (second.address,))):
             argv = ["turnserver", "-n", "--lt-cred-mech", f"--user={USER}:{PASSWORD}"]
-            argv += [f"--realm={REALM}", f"--listening-port={PORT}", "--no-tls", "--no-dtls"]
+            argv += [f"--realm={REALM}", f"--listening-port={PORT}", "--no-dtls"]
+            argv += [f"--tls-listening-port={TLS_PORT}", f"--cert={certificate}", f"--pkey={key}"]
             argv += ["--no-cli", "--log-file=/run/coturn.log", "--pidfile=/run/coturn.pid"]
             argv += ["--userdb=/run/coturn.db", f"--relay-ip={addresses[0]}"]
             argv += [f"--listening-ip={address}" for address in addresses]
@@ -63,15 +76,20 @@ def servers(lab: Lab) -> Iterator[list[str]]:
         for machine in (first, second):
             tries = str(round(START_S / 0.2))
             machine.run([sys.executable, "-c", _ASK, machine.address, str(PORT), tries])
-        yield [first.address, second.address]
+        yield Servers([first.address, second.address], str(certificate))
 
 
 def end_command(
-    role: str, mode: str, stun: Sequence[str], turn: str | None, **more: object
+    role: str, mode: str, stun: Sequence[str], turn: str | None, authority: str = ""
 ) -> list[str]:
-    """Return the arguments that start an end of ours; servers as IP:port."""
-    options = {"role": role, "mode": mode, "stun": list(stun), **more}
-    options["turn"] = None if turn is None else [turn, USER, PASSWORD]
+    """Return the arguments that start an end of ours; `stun`: as IP:port, `turn`: a URI or None."""
+    options = {
+        "role": role,
+        "mode": mode,
+        "stun": list(stun),
+        "turn": None if turn is None else [turn, USER, PASSWORD],
+        "authority": authority,
+    }
     return [sys.executable, str(END), json.dumps(options)]
 
 

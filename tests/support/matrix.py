@@ -31,14 +31,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ginnel.lab import Home, Lab, LabTopology, Link, NatKind, PublicMachine
 from ginnel.lab.demo import can_be_direct
-from support.connect_run import PORT, Pipe, connecting, end_command, servers
+from support.connect_run import PORT, TLS_PORT, Pipe, Servers, connecting, end_command, servers
 
 KINDS = tuple(kind.value for kind in NatKind)
 SHARED = "one home"  # two machines behind one NAT
 V6_KINDS = ("ipv6-only", "dual", "ipv6-broken")
 BLOCKED = frozenset({NatKind.UDP_BLOCKED, NatKind.TCP443})
+TURNS = {"udp-blocked": ("tcp", "tls", ""), "tcp443": ("tls", "tls", "")}  # else over UDP
 LOSS = 0.05
 LIMIT_S = 90.0  # of one run, on a machine that has much else to do
+SETTLE_S = 3.0  # until both ends name the same kind of path
 READY_S = 90.0  # until both processes are there
 MAX_LATE_S = 0.5  # that one end may start later
 MAX_SIGNALLING_S = 0.15  # one way
@@ -69,6 +71,7 @@ class Case:
     late_s: float
     signalling_s: float
     numbers: tuple[int, int]
+    turns: tuple[str, str]  # how each end speaks with the TURN server: udp, tcp, tls, or not: ""
 
     @property
     def lab(self) -> str:
@@ -79,7 +82,11 @@ class Case:
 
     def __str__(self) -> str:
         loss = ", 5 % loss" if self.is_lossy else ""
-        return f"seed {self.seed}: {' - '.join(self.kinds)}{loss}"
+        ends = [
+            f"{kind} ({turn or 'no TURN'})" if kind in BLOCKED else kind
+            for kind, turn in zip(self.kinds, self.turns, strict=True)
+        ]
+        return f"seed {self.seed}: {' - '.join(ends)}{loss}"
 
 
 @dataclass
@@ -107,9 +114,12 @@ def make_case(seed: int) -> Case:
     rng = random.Random(seed)
     numbers = (1, 2) if kinds[0] == kinds[1] else (rng.randint(1, 2), rng.randint(1, 2))
     is_blocked = not BLOCKED.isdisjoint(kinds)
+    if rng.random() < 0.5:
+        kinds = (kinds[1], kinds[0])
     return Case(
         seed=seed,
-        kinds=kinds if rng.random() < 0.5 else (kinds[1], kinds[0]),
+        kinds=kinds,
+        turns=(_choose_turn(kinds[0], rng), _choose_turn(kinds[1], rng)),
         is_lossy=kinds[0] not in V6_KINDS and (seed // len(everything) + seed) % 3 == 2,
         is_known=not is_blocked and rng.random() < 0.3,
         is_swapped=rng.random() < 0.5,
@@ -119,8 +129,12 @@ def make_case(seed: int) -> Case:
     )
 
 
-def expectation(kinds: tuple[str, str]) -> Expected:
-    """Return what has to come of two kinds, with a relay over UDP at hand (RFC 4787)."""
+def _choose_turn(kind: str, rng: random.Random) -> str:
+    return rng.choice(TURNS.get(kind, ("udp",)))
+
+
+def expectation(kinds: tuple[str, str], turns: tuple[str, str] = ("", "")) -> Expected:
+    """Return what has to come of two kinds (RFC 4787) that speak so with a TURN server."""
     if kinds[0] == SHARED:
         return Expected.DIRECT
     if kinds[0] in V6_KINDS:
@@ -128,7 +142,10 @@ def expectation(kinds: tuple[str, str]) -> Expected:
         return Expected.DIRECT if families[0] & families[1] else Expected.RELAYED
     one, other = (NatKind(kind) for kind in kinds)
     if one in BLOCKED or other in BLOCKED:
-        return Expected.NEEDS_RELAY
+        is_served = all(
+            turn or kind not in BLOCKED for kind, turn in zip(kinds, turns, strict=True)
+        )
+        return Expected.RELAYED if is_served else Expected.NEEDS_RELAY
     if can_be_direct(one, other):
         return Expected.EITHER if NatKind.LEAKY in (one, other) else Expected.DIRECT
     return Expected.RELAYED
@@ -168,7 +185,7 @@ def make_lab(name: str, kinds: Sequence[str]) -> Lab:
 class Runner:
     """Runs cases in its labs, several at once, never two on one machine."""
 
-    def __init__(self, labs: dict[str, tuple[Lab, list[str]]], say: Callable[[str], None]) -> None:
+    def __init__(self, labs: dict[str, tuple[Lab, Servers]], say: Callable[[str], None]) -> None:
         self._labs = labs
         self._say = say
         self._locks: dict[tuple[str, str], threading.Lock] = {}
@@ -194,20 +211,27 @@ class Runner:
         return outcome
 
     def _run_one(self, case: Case) -> Outcome:
-        lab, addresses = self._labs[case.lab]
+        lab, (addresses, authority) = self._labs[case.lab]
         roles = ["controlling", "controlled"]
         if case.is_swapped:
             roles.reverse()
         ends = []
-        for kind, number, role in zip(case.kinds, case.numbers, roles, strict=True):
+        for kind, number, role, turn in zip(
+            case.kinds, case.numbers, roles, case.turns, strict=True
+        ):
             server = lab.machine("server1").address6 if kind == "ipv6-only" else addresses[0]
             host = f"[{server}]" if server and ":" in server else server
             stun = [f"{host}:{PORT}", *(f"{each}:{PORT}" for each in addresses[1:])]
             mode = "known" if case.is_known else "cold"
-            argv = end_command(role, mode, stun, f"{host}:{PORT}")
+            uri = {
+                "udp": f"turn:{host}:{PORT}",
+                "tcp": f"turn:{host}:{PORT}?transport=tcp",
+                "tls": f"turns:{host}:{TLS_PORT}",
+            }.get(turn)
+            argv = end_command(role, mode, stun, uri, authority)
             ends.append((lab.machine(machine_name(kind, number)), argv))
         began = time.monotonic()
-        expected = expectation(case.kinds)
+        expected = expectation(case.kinds, case.turns)
         with connecting(ends, case.signalling_s) as pipe:
             pipe.run_until(lambda: len(pipe.ready) == 2, READY_S)
             pipe.go(case.late_s)
@@ -215,7 +239,14 @@ class Runner:
             pipe.run_until(
                 lambda: len(pipe.connected) == 2 or _count_reasons(pipe) >= needs, LIMIT_S
             )
+            if len(pipe.connected) == 2:  # what is signalled late may tell a relay from a NAT
+                ends_at = time.monotonic() + SETTLE_S
+                pipe.run_until(lambda: _agree(pipe) or time.monotonic() >= ends_at, 2 * SETTLE_S)
         return judge(case, expected, pipe, time.monotonic() - began)
+
+
+def _agree(pipe: Pipe) -> bool:
+    return len({"relay" in (end["local"], end["remote"]) for end in pipe.connected.values()}) == 1
 
 
 def _count_reasons(pipe: Pipe) -> int:
@@ -282,7 +313,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         lines.append(
             (
                 " - ".join(pair),
-                expectation(pair).value,
+                " / ".join(sorted({expectation(o.case.kinds, o.case.turns).value for o in found})),
                 str(len(found)),
                 *(str(count or "") for count in (*counts, rest)),
                 f"{times[len(times) // 2]:.2f}",
