@@ -19,7 +19,7 @@ from ginnel.lab.networks import Lab, Machine
 Json: TypeAlias = dict[str, Any]
 Say: TypeAlias = Callable[[str, str], None]
 
-JOIN_LIMIT_S = 90.0  # seconds, on a machine with much else to do, for one machine's invite, join, approve and up
+JOIN_LIMIT_S = 90.0  # seconds for one machine to join and start; a busy machine needs them
 POLL_S = 0.3  # seconds between two looks at a machine's status
 
 
