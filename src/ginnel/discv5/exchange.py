@@ -92,6 +92,10 @@ class Exchange:
         """Return a fresh request id."""
         return self._random_bytes(REQUEST_ID_SIZE)
 
+    def forget_local_ips(self) -> None:
+        """Our addresses may have changed: don't insist on those that packets came to."""
+        self._wire.sessions.forget_local_ips()
+
     def new_ping(self) -> Ping:
         """Return a fresh PING."""
         return Ping(self.new_request_id(), self._enr_seq())

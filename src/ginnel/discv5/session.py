@@ -200,6 +200,13 @@ class SessionCache:
             session.previous = before
         self._sessions.put(key, session)
 
+    def forget_local_ips(self) -> None:
+        """Let the system choose where packets are sent from, until the next one arrives."""
+        for key in self._sessions:
+            session = self._sessions.peek(key)
+            if session is not None:
+                session.local_ip = None
+
     def drop(self, key: SessionKey) -> None:
         """Forget the keys; a pin stays for the next session."""
         self._sessions.pop(key)

@@ -79,6 +79,7 @@ class AddressWatch:
 
     def doubt(self, now: float) -> None:
         """Our address may have changed: older views give way to a newer one that differs."""
+        self._exchange.forget_local_ips()
         for votes in self._votes.values():
             votes.doubt(now)
 

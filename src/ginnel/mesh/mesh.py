@@ -337,6 +337,7 @@ class Mesh(PeerTable):
         if peer is None:
             self._count(MeshDrop.NO_PEER)
             return
+        peer.is_silent = False
         newest = self.signaller.newest_epoch()
         if newest is not None and newest.epoch_id != opened.message.epoch_id:
             grant = encode_grant(newest.epoch.object.raw, newest.secret)

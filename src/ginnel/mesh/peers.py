@@ -68,6 +68,7 @@ from ginnel.peer.signal import (
 
 GREETING_S = 1.5  # seconds that the greeting of a member gets before we offer all the same
 SPREAD_S = 0.3  # seconds that news are gathered before they are spread
+SILENT_S = 12.0  # seconds of offers without an answer until a member counts as offline
 DISTRUST_S = 8.0  # seconds without answer to an offer until the presence is looked up anew
 SUSPECT_GAP_S = 5.0  # seconds between two looks at our own address because a path is suspect
 MAX_FRESH = 4  # newest certificates that a greeting may hold whole
@@ -304,7 +305,7 @@ class PeerTable:
         self._drain_conn(peer, now, unix_now)
         self._forget(peer)
         peer.conn = self._make_conn(peer.cert)
-        peer.is_open = peer.is_found = False
+        peer.is_open = peer.is_found = peer.is_silent = False
         peer.open_at = peer.hello = None
         self._seek(peer, now, unix_now)
         self._show(peer)
@@ -415,6 +416,9 @@ class PeerTable:
         if peer.offer_hash:
             if now - peer.offered_at > DISTRUST_S and peer.location is not None:
                 self.courier.finder.search_again(peer.location, now=now)
+            if now - peer.offered_at >= SILENT_S and not peer.is_silent:
+                peer.is_silent = True
+                self._show(peer)
         else:
             peer.offered_at = now
         peer.offer_hash = body_hash
@@ -459,7 +463,7 @@ class PeerTable:
         if peer.cert.caps & CAP_RELAY:
             self._update_relays(now)
         if peer.is_answering:
-            peer.offer_hash = b""
+            peer.offer_hash, peer.is_silent = b"", False
             self._timers.set_earlier(Timer.SPREAD, now + SPREAD_S)
         elif peer.is_open and peer.member_id in self._peers:
             self._seek(peer, now, unix_now)

@@ -28,6 +28,7 @@ from ginnel.mesh.sealer import Sealer
 from ginnel.peer.conn import ConnCore
 from ginnel.peer.status import ConnStatus, Stage
 
+OFFLINE = "offline (does not answer)"
 MAX_POINTS_CACHED = 4096  # points of members worked out: two signature-sized steps each
 MAX_RECIPIENTS = 4096  # as many as members
 
@@ -67,6 +68,7 @@ class Peer:
     note: str = ""  # why it was not found
     offer_hash: bytes = b""  # of our last offer, until it is answered
     offered_at: float = float("-inf")
+    is_silent: bool = False  # it has answered none of several offers
     remote_offer: bytes = b""  # H(body) of its last offer, which our answer names
     by_tunnel: bool = False  # its last offer came through the tunnel
     shown: tuple[object, ...] = ()
@@ -95,6 +97,8 @@ class Peer:
             if self.is_found:
                 return "found"
             return f"searching ({self.note})" if self.note else "searching"
+        if self.is_silent:
+            return OFFLINE
         if state.reason:
             return state.reason
         if state.stage is Stage.OFFERING:

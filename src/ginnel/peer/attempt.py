@@ -21,7 +21,7 @@ from ginnel.peer.signal import OfferAnswer
 from ginnel.peer.timers import HYSTERESIS, MIN_GAIN
 
 DEFAULT_WG_PORT = 51820  # where WireGuard listens if the other side does not tell
-URGENT_RETRY = 0.6  # s until the offer of a restart is sent again: data waits
+URGENT_RETRY = 0.4  # s until the offer of a restart is sent again: data waits
 FIRST_RETRY = 3.0  # s until an unanswered offer is sent again
 NEXT_RETRY = 0.8  # s, doubled each time
 UNKNOWN_SCORE = 10.0  # s; no path, or its round trip is not known

@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from ginnel.base.dataplane import DataUnanswered, StartHandshake
 from ginnel.ice.candidate import Candidate
 from ginnel.ice.reasons import guess_nat
-from ginnel.peer.attempt import path_score
+from ginnel.peer.attempt import URGENT_RETRY, path_score
 from ginnel.peer.events import PathSuspected, SendCandidates
 from ginnel.peer.lifecycle import Lifecycle
 from ginnel.peer.timers import PROBE_TIMEOUT, SILENT, UPGRADE_FIRST, UPGRADE_LAST, Timer
 
-MIN_PATIENCE = 0.2  # s that a quick check gets until a restart begins beside it
-PATIENCE_ROUND_TRIPS = 2.5  # of the path's; the larger one counts
+MIN_PATIENCE = 0.15  # s that a quick check gets until a restart begins beside it
+PATIENCE_ROUND_TRIPS = 1.5  # of the path's; the larger one counts
 WIREGUARD_DEAD_AFTER = 10.0  # s of silence after which WireGuard itself is in doubt
 LAST_HANDSHAKE_TIMEOUT = 10.0  # s for the handshake that is then asked for: two tries
 BETTER_GAP = 30.0  # s between two tries for a better path
@@ -81,6 +81,12 @@ class PathCare(Lifecycle):
         elif self._live is None or is_moved or is_live_gone:
             self._end(trying)
             self._trying = None
+            if self._live is not None and self._live.is_healthy:
+                self._live.is_suspect = True  # signalling must not go by this path alone
+                self._show_broken(now)
+                self._live.agent.check_now(now=now)
+                self._events.append(PathSuspected())
+                self._backoff.reset(URGENT_RETRY)
             self._go_on(now)
         elif new := [c for c in self._local if c not in before and not c.is_relayed]:
             self._on_new_addresses(new, now)
