@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. All else is for developers.
-.PHONY: help setup demo test soak interop bench bench-discv5 bench-codervpn bench-tunnel bench-connect matrix lock proto clean
+.PHONY: help setup demo test soak interop bench bench-discv5 bench-codervpn bench-tunnel bench-connect bench-idle matrix lock proto clean
 
 help:
 	@echo "make demo    set everything up, then show machines behind NATs finding each other (about a minute)"
@@ -25,7 +25,7 @@ interop: setup
 	@scripts/interop-peers
 	@.venv/bin/pytest -q -m interop
 
-bench: bench-discv5 bench-codervpn bench-tunnel bench-connect
+bench: bench-discv5 bench-codervpn bench-tunnel bench-connect bench-idle
 
 bench-discv5: setup
 	@scripts/interop-peers
@@ -42,6 +42,9 @@ bench-tunnel: setup
 bench-connect: setup
 	@scripts/bench-peers connect
 	@.venv/bin/python -m benchmarks.connect
+
+bench-idle: setup
+	@.venv/bin/python -m benchmarks.idle
 
 matrix: setup
 	@.venv/bin/python tests/support/matrix.py --runs $(or $(RUNS),500)
