@@ -12,6 +12,15 @@ from ginnel.ice.turn_events import TurnConfig
 from ginnel.peer.status import PeerState
 
 
+class MeshDrop(Enum):
+    """Why a message that passed all checks of the envelope was dropped, or a datagram was."""
+
+    STUN = "stun for no connection"
+    PAYLOAD = "payload"
+    NO_PEER = "no such peer"
+    KIND = "kind not served"
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """A command for the data plane."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from enum import Enum
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable, earliest
@@ -34,6 +33,7 @@ from ginnel.mesh.envelope import EnvelopeDrop, Kind, Opened
 from ginnel.mesh.events import (
     Engine,
     LinkEvent,
+    MeshDrop,
     MeshEvent,
     NoticeKind,
     PeerChanged,
@@ -65,15 +65,6 @@ __all__ = ["Mesh", "MeshConfig", "MeshDrop", "MeshKeys"]
 TICK_S = 20.0  # seconds between looks at the clock, the periods and the roster
 LONELY_S = 30.0  # seconds without finding anybody until the clock is suspected
 MAX_GREETED = 3  # members asked about a sender whom we don't know
-
-
-class MeshDrop(Enum):
-    """Why a message that passed all checks of the envelope was dropped, or a datagram was."""
-
-    STUN = "stun for no connection"
-    PAYLOAD = "payload"
-    NO_PEER = "no such peer"
-    KIND = "kind not served"
 
 
 class Mesh(PeerTable):

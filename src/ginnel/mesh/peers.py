@@ -255,7 +255,7 @@ class PeerTable:
         for member_id, member in members.items():
             peer = self._peers.get(member_id)
             assert epoch is not None
-            if peer is not None and not _is_same(peer, member.cert, epoch.epoch_id):
+            if peer is not None and not peer.may_stay(member.cert, epoch.epoch_id):
                 self._remove(peer, now, unix_now)
                 peer = None
             if peer is None:
@@ -493,12 +493,3 @@ class PeerTable:
         if self._notices.get(kind, "") != text:
             self._notices[kind] = text
             self._events.append(Notice(kind, text))
-
-
-def _is_same(peer: Peer, cert: Certificate, epoch_id: bytes) -> bool:
-    """Say whether the connection may stay: same keys and addresses, same epoch."""
-    return (
-        peer.cert.wireguard == cert.wireguard
-        and names.allowed_ips(peer.cert) == names.allowed_ips(cert)
-        and peer.epoch_id == epoch_id
-    )

@@ -16,7 +16,7 @@ from ginnel.base.chance import RandomBytes
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.limits import BoundedLru
 from ginnel.base.types import MemberId, NodeId, Secret
-from ginnel.mesh import derive
+from ginnel.mesh import derive, names
 from ginnel.mesh.derive import Point
 from ginnel.mesh.envelope import SESSION_SIZE, Kind, Message, Opened, Opener, seal_envelope
 from ginnel.mesh.epochs import EpochKey
@@ -82,6 +82,14 @@ class Peer:
     def is_up(self) -> bool:
         """Say whether WireGuard works with it."""
         return self.conn.state.status is ConnStatus.CONNECTED
+
+    def may_stay(self, cert: Certificate, epoch_id: bytes) -> bool:
+        """Say whether the connection may stay: same keys and addresses, same epoch."""
+        return (
+            self.cert.wireguard == cert.wireguard
+            and names.allowed_ips(self.cert) == names.allowed_ips(cert)
+            and self.epoch_id == epoch_id
+        )
 
     @property
     def is_answering(self) -> bool:
