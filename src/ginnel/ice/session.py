@@ -296,7 +296,8 @@ class SessionCore(Checker):
         ours, _, theirs = message.username.partition(":")
         if ours != self.ufrag or (self._remote_ufrag and theirs != self._remote_ufrag):
             return self._drop(Drop.FOREIGN, source)
-        if not stun.check_integrity(message, self._pwd.reveal()):
+        verify = stun.check_integrity_sha256 if message.covered_sha256 else stun.check_integrity
+        if not verify(message, self._pwd.reveal()):
             return self._drop(Drop.BAD_INTEGRITY, source)
         if not self._is_allowed(source):
             return self._drop(Drop.BAD_SOURCE, source)
@@ -372,7 +373,11 @@ class SessionCore(Checker):
         attributes: list[tuple[Attribute, bytes]],
     ) -> None:
         data = stun.encode_message(
-            message_class, request.transaction_id, attributes, key=self._pwd.reveal()
+            message_class,
+            request.transaction_id,
+            attributes,
+            key=self._pwd.reveal(),
+            sha256=bool(request.covered_sha256),  # as asked (RFC 8489 section 9.1.3)
         )
         self._out.append(
             Transmit(data, came_to.source, came_to.local_ip, relayed_from=came_to.relayed)

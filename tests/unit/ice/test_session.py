@@ -148,6 +148,24 @@ def test_early_checks_are_answered_kept_and_bounded() -> None:
     assert len(agent.pairs) == MAX_PEER_REFLEXIVE
 
 
+def test_a_request_sealed_by_sha256_is_answered_so() -> None:
+    """RFC 8489 section 9.1.3."""
+    agent = make_agent()
+    for key, count in ((b"wrong", 0), (agent.pwd.encode(), 1)):
+        attributes = [
+            (Attribute.USERNAME, f"{agent.ufrag}:{REMOTE_UFRAG}".encode()),
+            (Attribute.PRIORITY, (1000).to_bytes(4, "big")),
+            (Attribute.ICE_CONTROLLING, bytes([255] * 8)),
+        ]
+        data = stun.encode_message(
+            MessageClass.REQUEST, TRANSACTION, attributes, key=key, sha256=True
+        )
+        agent.handle_datagram(data, REMOTE, now=0.0)
+        found = [m for m, _ in sent(agent) if m.message_class is MessageClass.SUCCESS]
+        assert [stun.check_integrity_sha256(m, agent.pwd.encode()) for m in found] == [True] * count
+    assert agent.drops == {Drop.BAD_INTEGRITY: 1}
+
+
 def test_an_unknown_required_attribute_gives_420() -> None:
     agent = make_agent()
     agent.handle_datagram(request(agent, (0x7001, b"")), REMOTE, now=0.0)

@@ -1,5 +1,7 @@
 """The STUN codec against RFC 5769's vectors and against aioice's codec."""
 
+import hmac
+
 import pytest
 from aioice import stun as oracle
 
@@ -142,3 +144,27 @@ def test_limits() -> None:
 )
 def test_malformed_addresses_are_none(value: bytes) -> None:
     assert stun.decode_address(value, TRANSACTION) is None
+
+
+def test_sha256_integrity_whole_and_cut_and_what_may_follow_it() -> None:
+    """RFC 8489 sections 14.5 and 14.6."""
+    key = b"k" * 32
+    plain = [(int(Attribute.SOFTWARE), b"test")]
+    data = stun.encode_message(MessageClass.REQUEST, bytes(12), plain, key=key, sha256=True)
+    message = stun.decode_message(data)
+    assert stun.check_integrity_sha256(message, key)
+    assert not stun.check_integrity_sha256(message, b"other")
+    assert not stun.check_integrity(message, key)
+
+    at = message.covered_sha256
+    length = at + 4 + 16 - stun.HEADER_SIZE
+    head = data[:2] + length.to_bytes(2, "big") + data[4:at]
+    mac = hmac.digest(key, head, "sha256")[:16]
+    cut = stun.decode_message(head + b"\x00\x1c\x00\x10" + mac)
+    assert stun.check_integrity_sha256(cut, key)
+
+    late = head[:2] + (length + 4).to_bytes(2, "big") + head[4:] + b"\x00\x1c\x00\x10" + mac
+    ignored = stun.decode_message(late + b"\x00\x25\x00\x00")  # USE-CANDIDATE, not covered
+    assert ignored.get(Attribute.USE_CANDIDATE) is None
+    with pytest.raises(stun.StunError):
+        stun.decode_message(head[:2] + b"\x00\x14" + head[4:20] + b"\x00\x1c\x00\x0c" + bytes(16))
