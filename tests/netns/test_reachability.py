@@ -10,6 +10,7 @@ rock                  public, tells nobody its address
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -57,3 +58,18 @@ def test_strangers_tell_whether_they_get_in(mesh: MeshLab, name: str, answer: st
     if answer.startswith("yes"):
         outer = mesh.lab.router("cone") if name == "cone" else mesh.machine(name)
         assert f" {outer.address}:" in reachable()
+
+
+def test_netcheck_with_a_tunnel(mesh: MeshLab) -> None:
+    argv = ["ginnel", "netcheck", "--json"]
+    answer = json.loads(mesh.machine("pia").run(argv, timeout=120).stdout)
+    checks, facts = answer["checks"], answer["facts"]
+    assert (checks["mapping"], checks["filtering"]) == ("independent", "address_and_port")
+    assert facts["mapping"] == "endpoint-independent"
+    assert facts["filtering"] == "address- and port-dependent"
+    assert facts["reachable from outside"] == checks["reachable"]
+    assert "none held" in facts["port mapping"]
+    assert facts["clock"].startswith("shows ")
+    assert "pia.demo.internal" in facts["DNS"]
+    outer = mesh.lab.router("pia").address
+    assert all(view["seen"].startswith(f"{outer}:") for view in checks["observed"])

@@ -76,6 +76,12 @@ class PortMapping:
         if find_gateway() != self._way:
             self._moved.set()
 
+    def text(self) -> str:
+        """Return what is held, or why nothing is."""
+        if self.protocol is not None:
+            return f"held by {self.protocol.value}: {self.address}"
+        return f"none held: {self.reason}" if self.reason else ""
+
     async def run(self) -> None:
         """Keep the port mapped, until cancelled; then remove the mapping."""
         if not self._protocols:

@@ -230,6 +230,8 @@ class _Running:
             self._events,
             separation=separation.describe(),
             reach=self._reach,
+            ports=self._ports,
+            protocol_id=self._settings.protocol_id,
         )
 
     def settings_request(self) -> pb.NetworkSettingsRequest:

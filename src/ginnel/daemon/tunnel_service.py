@@ -9,7 +9,9 @@ from ginnel import __version__
 from ginnel.base.errors import UsageError
 from ginnel.daemon.control import Handler, Json
 from ginnel.daemon.member_state import MemberState
+from ginnel.daemon.netcheck import check_network, checks_of, clock_text, facts_of, with_known
 from ginnel.daemon.node_shell import NodeShell
+from ginnel.daemon.port_mapping import PortMapping
 from ginnel.daemon.reachability import Reachability
 from ginnel.daemon.report import describe_network, describe_peer, has_answers
 from ginnel.daemon.tunnel_events import TunnelEvents
@@ -33,6 +35,8 @@ class TunnelService:
         *,
         separation: str,
         reach: Reachability,
+        ports: PortMapping,
+        protocol_id: str,
     ) -> None:
         self._shell = shell
         self._engine = engine
@@ -40,6 +44,9 @@ class TunnelService:
         self._events = events
         self._separation = separation
         self._reach = reach
+        self._ports = ports
+        self._protocol_id = protocol_id
+        self._checking = asyncio.Lock()
 
     def handlers(self) -> dict[tuple[str, str], Handler]:
         """Return the handlers by method and path."""
@@ -121,10 +128,27 @@ class TunnelService:
         return answer
 
     async def netcheck(self, _body: Json) -> Json:
-        """Return what the network around this machine allows."""
-        return describe_network(
-            self._shell.core, self._shell.host_ips, self._reach.outside.text, self._warnings()
+        """Test what the network around this machine allows, and add what is known."""
+        shell, records = self._shell, self._nodes()
+        async with self._checking:  # one at a time: nodes answer few
+            finding = await check_network(records, self._protocol_id, shell.host_ips)
+        finding = with_known(finding, self._reach.behaviour)
+        known = describe_network(
+            shell.core, shell.host_ips, self._reach.outside.text, self._warnings()
         )
+        facts = facts_of(finding, shell.host_ips, has_nodes=bool(records))
+        if not finding.seen and not finding.seen6:
+            del facts["UDP"]  # what the tunnel hears all along tells more
+        held = self._ports.text()
+        facts["port mapping"] += f"; {held}" if held else ""
+        facts["clock"] = self._events.notices.get("clock") or clock_text(shell.unix_now)
+        checks = checks_of(finding) | {
+            "reachable": self._reach.outside.text,
+            "mapped": None if self._ports.address is None else str(self._ports.address),
+            "clock_warning": self._events.notices.get("clock"),
+        }
+        known["facts"] |= facts
+        return known | {"checks": checks}
 
     async def events(self, body: Json) -> Json:
         """Return the last lines of the journal, newest first."""

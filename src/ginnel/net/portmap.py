@@ -22,6 +22,7 @@ from ginnel.net.portmap_wire import (
     NONCE_SIZE,
     PCP_SUCCESS,
     PMP_SUCCESS,
+    PcpAnnounced,
     PcpMapping,
     PmpAddress,
     PmpMapping,
@@ -158,7 +159,7 @@ class PortMapCore:
                 self._on_pmp_address(answer, now)
             case PmpMapping() as answer:
                 self._on_pmp_mapping(answer, now)
-            case None:
+            case PcpAnnounced() | None:
                 self._drop(PortMapDrop.MALFORMED)
 
     def handle_timeout(self, *, now: float) -> None:

@@ -3,7 +3,7 @@
 Both share the gateway's port; the first byte is the version (0 and 2). Only what maps one UDP port
 of ours is here.
 
-Source: RFC 6886 sections 3.2, 3.3 and 3.5; RFC 6887 sections 7.1, 7.2, 11.1 and 7.4.
+Source: RFC 6886 sections 3.2, 3.3 and 3.5; RFC 6887 sections 7.1, 7.2, 7.4, 11.1 and 14.1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PMP_SUCCESS = PCP_SUCCESS = 0
 UNSUPPORTED_VERSION = 1  # in both protocols
 _RESPONSE = 0x80  # bit of the opcode
 _OP_ADDRESS, _OP_MAP_UDP = 0, 1  # NAT-PMP
-_OP_MAP = 1  # PCP
+_OP_ANNOUNCE, _OP_MAP = 0, 1  # PCP
 _UDP = 17
 _PMP_ADDRESS = struct.Struct("!BBHI4s")
 _PMP_MAP = struct.Struct("!BBHIHHI")
@@ -88,13 +88,20 @@ class PcpMapping:
 
 
 @dataclass(frozen=True, slots=True)
+class PcpAnnounced:
+    """PCP: the gateway is there."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Unsupported:
     """The gateway speaks another version than the request's."""
 
     version: int  # the one that it answered in
 
 
-Response = PmpAddress | PmpMapping | PcpMapping | Unsupported
+Response = PmpAddress | PmpMapping | PcpMapping | PcpAnnounced | Unsupported
 
 
 def encode_pmp_address() -> bytes:
@@ -130,6 +137,11 @@ def encode_pcp_map(
     header = _PCP_REQUEST.pack(PCP_VERSION, _OP_MAP, 0, lifetime, _packed(client_ip))
     ip, port = external
     return header + _PCP_MAP.pack(nonce, _UDP, internal_port, port, _packed(ip))
+
+
+def encode_pcp_announce(client_ip: str) -> bytes:
+    """Return a request that maps nothing: is PCP spoken? (RFC 6887 section 14.1.1)."""
+    return _PCP_REQUEST.pack(PCP_VERSION, _OP_ANNOUNCE, 0, 0, _packed(client_ip))
 
 
 def decode_response(data: bytes) -> Response | None:
@@ -168,6 +180,8 @@ def _decode_pcp(data: bytes) -> Response | None:
     _, opcode, _, result, lifetime, epoch, _ = _PCP_RESPONSE.unpack_from(data)
     if result == UNSUPPORTED_VERSION:
         return Unsupported(PCP_VERSION)
+    if opcode & ~_RESPONSE == _OP_ANNOUNCE:
+        return PcpAnnounced(epoch) if result == PCP_SUCCESS else None
     if opcode & ~_RESPONSE != _OP_MAP or len(data) < _PCP_RESPONSE.size + _PCP_MAP.size:
         return None
     nonce, protocol, internal, external, ip = _PCP_MAP.unpack_from(data, _PCP_RESPONSE.size)

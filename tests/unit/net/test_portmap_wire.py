@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ginnel.net.portmap_wire import (
+    PcpAnnounced,
     PcpMapping,
     PmpAddress,
     PmpMapping,
     Unsupported,
     decode_response,
     describe_result,
+    encode_pcp_announce,
     encode_pcp_map,
     encode_pmp_address,
     encode_pmp_map,
@@ -75,3 +77,10 @@ def test_results_in_words() -> None:
     assert "switched off" in describe_result(2, is_pcp=False)
     assert "another NAT" in describe_result(12, is_pcp=True)
     assert describe_result(77, is_pcp=True) == "error 77"
+
+
+def test_asking_without_mapping() -> None:
+    request = encode_pcp_announce("192.168.1.2")
+    assert request == bytes((2, 0)) + bytes(6) + V4_MAPPED + bytes((192, 168, 1, 2))
+    answer = bytes((2, 0x80, 0, 0)) + bytes(4) + (99).to_bytes(4, "big") + bytes(12)
+    assert decode_response(answer) == PcpAnnounced(99)
