@@ -24,7 +24,6 @@ TOPOLOGY = LabTopology(
         Home("cone", NatKind.FULL_CONE),
         Home("addr", NatKind.ADDR_RESTRICTED),
         Home("port", NatKind.PORT_RESTRICTED),
-        Home("hair", NatKind.HAIRPIN),
         Home("sym", NatKind.SYMMETRIC),
         Home("shut", NatKind.UDP_BLOCKED),
     ),
@@ -36,7 +35,6 @@ KINDS = {
     "cone": ("independent", "independent", False),
     "addr": ("independent", "address", False),
     "port": ("independent", "address_and_port", False),
-    "hair": ("independent", "address_and_port", True),
     "sym": ("dependent", "address_and_port", False),
     "shut": ("unknown", "unknown", None),
 }
