@@ -58,6 +58,8 @@ counters! {
     DropControlFromTun = "control_from_tun": "packets for the control port from the TUN",
     DropNoRoute = "no_route": "outgoing packets for which no peer has an address",
     DropBadTunPacket = "bad_tun_packet": "packets of the TUN that are not IP",
+    DropTooBig = "too_big": "packets of the TUN that a peer's path does not take",
+    TooBigAnswered = "too_big_answered": "packets that did not fit, whose sender was told so",
     DropNoEndpoint = "no_endpoint": "outgoing packets of a peer without endpoint",
     DropStaged = "staged_full": "packets that waited for a handshake for which there was no room",
     DropStagedLost = "staged_lost": "packets that waited for a handshake that never came",

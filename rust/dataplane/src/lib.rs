@@ -10,6 +10,7 @@
 
 pub mod counters;
 pub mod demux;
+pub mod icmp;
 pub mod inbox;
 pub mod inner;
 pub mod io;
@@ -21,5 +22,5 @@ mod silence;
 
 pub use counters::{Counter, Counters};
 pub use gotatun::packet::Packet;
-pub use machine::{Config, Event, Machine, Output, Path, PeerConfig, PeerStats, Transmit};
+pub use machine::{Config, Cut, Event, Machine, Output, Path, PeerConfig, PeerStats, Transmit};
 pub use routes::Prefix;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use gotatun::noise::Tunn;
 use gotatun::packet::{Packet, WgKind};
 
+use crate::machine::path_mtu::Answers;
 use crate::machine::{Event, Output, Path};
 use crate::routes::Prefix;
 use crate::silence::Silence;
@@ -36,6 +37,10 @@ pub(crate) struct Peer {
     /// When a peer with keepalive tries again after all attempts of a handshake failed.
     retry_at: Option<Instant>,
     pub(crate) silence: Silence,
+    /// The largest inner packet that the path takes, once that is known.
+    pub(crate) path_mtu: Option<u16>,
+    /// How often the sender of what does not fit is told so.
+    pub(crate) answers: Answers,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
 }
@@ -54,6 +59,8 @@ impl Peer {
             initiations: None,
             retry_at: None,
             silence: Silence::default(),
+            path_mtu: None,
+            answers: Answers::default(),
             rx_bytes: 0,
             tx_bytes: 0,
         }

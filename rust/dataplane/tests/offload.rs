@@ -5,7 +5,7 @@ use ginnel_dataplane::offload::{
     GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER_SIZE, Malformed, Merger, NEEDS_CHECKSUM, Trains,
     VirtioHeader, internet_checksum, pseudo_header_sum, split,
 };
-use ginnel_dataplane::{Packet, Path, Transmit};
+use ginnel_dataplane::{Cut, Packet, Path, Transmit};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -301,6 +301,7 @@ proptest! {
         let transmits: Vec<Transmit> = datagrams.iter().map(|(port, size)| Transmit {
             data: Packet::copy_from(vec![0; [0, 1452, 96][*size]].as_slice()),
             path: Path { remote: ([192, 0, 2, 1], 1000 + port).into(), local: None },
+            cut: Cut::AsNeeded,
         }).collect();
         let mut trains = Trains::default();
         let planned: Vec<Vec<usize>> = trains.plan(&transmits).map(<[usize]>::to_vec).collect();

@@ -186,6 +186,14 @@ impl DataPlane {
         self.command(py, |engine| engine.send_inner(&public_key, &packet))
     }
 
+    fn set_path_mtu(&self, py: Python<'_>, public_key: Key, mtu: Option<u16>) -> PyResult<()> {
+        self.command(py, |engine| engine.set_path_mtu(&public_key, mtu))
+    }
+
+    fn send_probe(&self, py: Python<'_>, public_key: Key, packet: Vec<u8>) -> PyResult<()> {
+        self.command(py, |engine| engine.send_probe(&public_key, &packet))
+    }
+
     fn poll_event<'py>(&self, py: Python<'py>) -> PyResult<Option<PyEvent<'py>>> {
         let event = py.detach(|| self.with(|engine| Ok(engine.poll_event())))?;
         let key = |key: &Key| PyBytes::new(py, key);

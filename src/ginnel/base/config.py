@@ -49,7 +49,7 @@ _HELP = {
     "tunnel_uid": "the tunnel runs under this uid",
     "signer_uid": "the signer runs under this uid; 0: no admin key here, no signer",
     "ipv4_prefix": "the network's IPv4 prefix, as this machine knows it",
-    "mtu": "bytes of an inner packet; 1280 passes every path",
+    "mtu": "bytes of an inner packet at most; what a path takes is found and kept for each peer",
     "advertise": "IP or IP:PORT under which this machine is reached from outside; empty: find out",
     "relay": "relay for members who can't be direct, where the certificate allows it",
     "force_relay": "never connect directly",
@@ -83,7 +83,7 @@ class Settings:
     tunnel_uid: int
     signer_uid: int = 0
     ipv4_prefix: str = ""
-    mtu: int = 1280
+    mtu: int = 1420
     advertise: str = ""
     relay: bool = True
     force_relay: bool = False

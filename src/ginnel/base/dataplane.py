@@ -78,7 +78,28 @@ class SendInner:
     packet: bytes
 
 
-EngineCommand: TypeAlias = SetPeer | RemovePeer | CloseProxy | StartHandshake | SendInner
+@dataclass(frozen=True, slots=True)
+class SendProbe:
+    """As `SendInner`, but exactly this long and never in fragments outside: does it arrive?"""
+
+    public_key: bytes
+    packet: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetPathMtu:
+    """Bytes of the largest inner packet that a peer's path takes; None: not known (any is sent).
+
+    What does not fit is answered (fragmentation needed, Packet Too Big) instead of sent.
+    """
+
+    public_key: bytes
+    mtu: int | None
+
+
+EngineCommand: TypeAlias = (
+    SetPeer | RemovePeer | CloseProxy | StartHandshake | SendInner | SendProbe | SetPathMtu
+)
 
 
 @dataclass(frozen=True, slots=True)

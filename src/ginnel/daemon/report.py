@@ -35,9 +35,17 @@ def has_answers(core: NodeCore) -> bool:
 
 
 def describe_peer(
-    peer: PeerChanged, stats: PeerStats | None, *, now: float, pairs: Sequence[str] = ()
+    peer: PeerChanged,
+    stats: PeerStats | None,
+    *,
+    now: float,
+    pairs: Sequence[str] = (),
+    mtu: int | None = None,
 ) -> Json:
-    """Return one peer for `status`; pairs: its candidate pairs with their last results."""
+    """Return one peer for `status`; pairs: its candidate pairs with their last results.
+
+    mtu: bytes of the largest inner packet that its path takes, once that is known.
+    """
     state = peer.state
     facts: Json = {
         "name": peer.name,
@@ -60,6 +68,7 @@ def describe_peer(
         facts["path"] = {
             "direct": state.direct and not state.relayed,
             "why_relayed": state.why_relayed,
+            "mtu": mtu,
             "local": {"kind": state.local_kind, "address": str(state.local_address)},
             "remote": {"kind": state.remote_kind, "address": str(state.remote_address)},
         }
@@ -80,6 +89,17 @@ def describe_nat(reflexive: dict[bool, ReflexiveChanged], host_ips: tuple[str, .
     return f"the same port for every destination: seen as {event.address}"
 
 
+def describe_mtus(mtus: Sequence[tuple[str, int | None]]) -> str:
+    """Return the largest inner packets of the connected peers' paths in words."""
+    if not mtus:
+        return "not known: no peer is connected"
+    found = [f"{mtu or 'not known yet'} ({name})" for name, mtu in sorted(mtus)]
+    sizes = {mtu for _, mtu in mtus}
+    if len(sizes) == 1 and None not in sizes:
+        return f"{mtus[0][1]} bytes to each peer"
+    return ", ".join(found)
+
+
 def describe_network(
     core: NodeCore, host_ips: tuple[str, ...], reachable: str, warnings: list[str]
 ) -> Json:
@@ -93,6 +113,7 @@ def describe_network(
         "NAT": describe_nat(core.reflexive, host_ips),
         "reachable from outside": reachable,
         "nodes known": str(len(nodes)),
+        "MTU": describe_mtus(core.mesh.mtus()) if core.mesh is not None else "no mesh here",
     }
     advice = list(warnings)
     # Who is reachable and knows nobody waits for others: nothing is wrong there.

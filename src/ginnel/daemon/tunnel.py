@@ -369,6 +369,7 @@ def _make_core(
     mesh = Mesh(
         MeshConfig(
             discovery.node_id,
+            mtu=settings.mtu,
             ice=agent_config(settings, overlay_prefixes(state.membership)),
             relay=settings.relay,
             version=__version__,

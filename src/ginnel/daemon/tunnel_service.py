@@ -91,6 +91,7 @@ class TunnelService:
                     stats.get(peer.state.remote_key),
                     now=self._shell.now,
                     pairs=core.mesh.describe_pairs(peer.member_id) if core.mesh else (),
+                    mtu=core.mesh.path_mtus.mtu_of(peer.state.remote_key) if core.mesh else None,
                 )
                 for peer in peers
             ],

@@ -22,6 +22,8 @@ from ginnel.base.dataplane import (
     PeerStats,
     RemovePeer,
     SendInner,
+    SendProbe,
+    SetPathMtu,
     SetPeer,
     StartHandshake,
 )
@@ -102,6 +104,10 @@ class EmbeddedEngine:
                     self._plane.start_handshake(public_key)
                 case SendInner(public_key, packet):
                     self._plane.send_inner(public_key, packet)
+                case SendProbe(public_key, packet):
+                    self._plane.send_probe(public_key, packet)
+                case SetPathMtu(public_key, mtu):
+                    self._plane.set_path_mtu(public_key, mtu)
 
     def set_mtu(self, mtu: int) -> None:
         """Follow the TUN's MTU, 576 to 65535 bytes: padding stays below it."""

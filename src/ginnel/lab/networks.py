@@ -27,6 +27,7 @@ from typing import IO, Any
 from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.lab import enter
 from ginnel.lab.plan import (
+    INTERNET,
     TOOLS_PATH,
     LabPlan,
     NodePlan,
@@ -205,6 +206,10 @@ class Lab:
     def router(self, home: str) -> Machine:
         """Return the router of a home. Raises UsageError."""
         return self.machine(f"{home}-gw")
+
+    def internet(self) -> Machine:
+        """Return what routes between the sites."""
+        return self._machines[INTERNET]
 
     def start_captures(self, folder: str | Path, links: Sequence[str] | None = None) -> None:
         """Record links (all by default) into `FOLDER/LINK.pcap` until `stop_captures`.

@@ -31,6 +31,8 @@ REQUEST_SIZE = 8  # bytes that name a request
 MAX_PART = 1200  # bytes of body in one part (Control port)
 MAX_PARTS = 4  # a body of ours is an envelope body, below 1 KiB; keys to come need two
 MAX_PENDING_PINGS = 256
+MAX_PENDING_PROBES = 1024  # with the pings; seven sizes for each of a hundred peers
+MAX_PROBE = 9000  # bytes of a padded message: the largest MTU of a device
 MAX_REASSEMBLIES = 64  # bodies of which a part is missing, all peers together
 PING_TIMEOUT_S = 5.0  # seconds after which a ping counts as lost
 MESSAGES_PER_S = 50.0  # of one peer
@@ -70,6 +72,7 @@ class InnerPacket:
 
     peer: bytes  # its WireGuard key
     packet: bytes
+    is_probe: bool = False  # to be sent whole or not at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +206,8 @@ def decode_message(payload: bytes) -> Message | None:
     Raises:
         RemoteProtocolError: malformed; drop it.
     """
-    if not HEADER_SIZE <= len(payload) <= HEADER_SIZE + MAX_PART:
+    longest = MAX_PROBE if payload[1:2] == bytes((Kind.MTU,)) else HEADER_SIZE + MAX_PART
+    if not HEADER_SIZE <= len(payload) <= longest:
         raise RemoteProtocolError(f"a control message of {len(payload)} bytes")
     version, kind, request, part, parts = _HEADER.unpack_from(payload)
     if version != VERSION:
@@ -259,6 +263,25 @@ class ControlPort:
         self._send(peer, ips, Kind.PING, request)
         self._timers.set_earlier(_Timer.PING, now + PING_TIMEOUT_S)
 
+    def probe(
+        self, token: int, peer: bytes, ips: tuple[str, ...], size: int, *, now: float
+    ) -> None:
+        """Ask a peer by an inner packet of `size` bytes; ends in one `PongArrived`."""
+        if len(self._pending) >= MAX_PENDING_PROBES:
+            self._events.append(PongArrived(token, peer, None))
+            return
+        request = self._random_bytes(REQUEST_SIZE)
+        self._pending[request] = _Pending(token, peer, now)
+        self._timers.set_earlier(_Timer.PING, now + PING_TIMEOUT_S)
+        for ip in ips:
+            own = next((o for o in self._own_ips if (":" in o) == (":" in ip)), None)
+            if own is not None:
+                head = _HEADER.pack(VERSION, Kind.MTU, request, 0, 1)
+                overhead = len(build_packet(own, ip, head))
+                packet = build_packet(own, ip, head + bytes(max(0, size - overhead)))
+                self._packets.append(InnerPacket(peer, packet, is_probe=True))
+                return
+
     def send_body(self, peer: bytes, ips: tuple[str, ...], body: bytes) -> None:
         """Send an envelope body to a peer with whom WireGuard is up."""
         self._send(peer, ips, Kind.ENVELOPE, self._random_bytes(REQUEST_SIZE), body)
@@ -313,6 +336,8 @@ class ControlPort:
         match message.kind:
             case Kind.PING:
                 self._send(peer, (source,), Kind.PONG, message.request, message.body)
+            case Kind.MTU:  # its length said all
+                self._send(peer, (source,), Kind.PONG, message.request)
             case Kind.PONG:
                 pending = self._pending.get(message.request)
                 if pending is None or pending.peer != peer:

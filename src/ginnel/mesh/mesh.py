@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable, earliest
-from ginnel.base.dataplane import EngineEvent, InnerReceived, SendInner
+from ginnel.base.dataplane import EngineEvent, InnerReceived, SendInner, SendProbe
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.types import Address, Deadline, MemberId, Secret, Transmit
 from ginnel.discv5.requests import Contact
@@ -195,6 +195,11 @@ class Mesh(PeerTable):
         peer = self._peers.get(member_id)
         return () if peer is None else peer.conn.describe_pairs()
 
+    def mtus(self) -> list[tuple[str, int | None]]:
+        """Return the connected peers' names, and the largest inner packet to each, if known."""
+        up = [peer for peer in self._peers.values() if peer.is_up]
+        return [(peer.name, self.path_mtus.mtu_of(peer.cert.wireguard)) for peer in up]
+
     # --- results and datagrams -----------------------------------------------------------------
 
     def on_lookup_done(
@@ -290,6 +295,7 @@ class Mesh(PeerTable):
                 self._drain_conn(peer, now, unix_now)
         if self._control is not None:
             self._control.handle_timeout(now=now)
+        self.path_mtus.handle_timeout(now=now)
         self.courier.handle_timeout(now=now, unix_now=unix_now)
         self._drain(now, unix_now)
 
@@ -310,7 +316,7 @@ class Mesh(PeerTable):
         conns = [peer.conn.poll_deadline() for peer in self._peers.values()]
         control = self._control.poll_deadline() if self._control is not None else None
         own = (self._timers.deadline(), self.courier.poll_deadline(), self.relays.poll_deadline())
-        return earliest(*own, control, *conns)
+        return earliest(*own, control, self.path_mtus.poll_deadline(), *conns)
 
     # --- receiving -----------------------------------------------------------------------------
 
@@ -419,11 +425,16 @@ class Mesh(PeerTable):
                 continue
             if isinstance(arrived, BodyArrived):
                 self._on_envelope(arrived.body, arrived.peer, now, unix_now, by_tunnel=True)
-            else:
+            elif not self.path_mtus.on_answer(arrived.token, arrived.seconds, now=now):
                 result = PingResult(arrived.token, peer.member_id, arrived.seconds)
                 self._events.append(result)
+        while (limit := self.path_mtus.poll_command()) is not None:
+            self._events.append(Engine(limit))
+        while (probe := self.path_mtus.poll_probe()) is not None:
+            self._control.probe(probe.token, probe.peer, probe.ips, probe.size, now=now)
         while (inner := self._control.poll_packet()) is not None:
-            self._events.append(Engine(SendInner(inner.peer, inner.packet)))
+            make = SendProbe if inner.is_probe else SendInner
+            self._events.append(Engine(make(inner.peer, inner.packet)))
 
     def _on_courier_event(self, event: CourierEvent, now: float, unix_now: float) -> None:
         match event:

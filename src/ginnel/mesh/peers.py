@@ -40,6 +40,7 @@ from ginnel.mesh.events import (
 from ginnel.mesh.finder import Found
 from ginnel.mesh.membership import Member, Membership
 from ginnel.mesh.objects import CAP_RELAY, Certificate
+from ginnel.mesh.path_mtu import PathMtus
 from ginnel.mesh.relays import (
     AddressesChanged,
     Arrived,
@@ -85,6 +86,7 @@ class MeshConfig:
     keepalive_s: int = 25
     relay: bool = True  # serve as a relay if our certificate says that we may
     version: str = ""
+    mtu: int = 1420  # bytes of the device's largest packet
 
 
 class Timer(Enum):
@@ -128,6 +130,7 @@ class PeerTable:
         self._by_location: dict[NodeId, Peer] = {}
         self.relays = Relays(random_bytes=random_bytes, rng=rng)
         self._control: ControlPort | None = None
+        self.path_mtus = PathMtus(config.mtu, tokens=tokens)
         self._candidates: tuple[Candidate, ...] = ()
         self._symmetric = False  # our NAT takes another port for each destination
         self._restricted = False  # it lets in only addresses and ports that were written to
@@ -294,6 +297,7 @@ class PeerTable:
         peer.conn.close(now)
         self._drain_conn(peer, now, unix_now)
         self._forget(peer)
+        self.path_mtus.remove(peer.cert.wireguard)
         del self._peers[peer.member_id]
         del self._by_key[peer.cert.wireguard]
         self.relays.revoke(peer.member_id)
@@ -462,12 +466,19 @@ class PeerTable:
     def _on_state(self, peer: Peer, now: float, unix_now: float) -> None:
         if peer.cert.caps & CAP_RELAY:
             self._update_relays(now)
+        self._note_path(peer, now)
         if peer.is_answering:
             peer.offer_hash, peer.is_silent = b"", False
             self._timers.set_earlier(Timer.SPREAD, now + SPREAD_S)
         elif peer.is_open and peer.member_id in self._peers:
             self._seek(peer, now, unix_now)
         self._show(peer)
+
+    def _note_path(self, peer: Peer, now: float) -> None:
+        state = peer.conn.state
+        place = (state.local_address, state.remote_address, state.relayed) if peer.is_up else None
+        ips, relayed = names.overlay_addresses(peer.cert), state.relayed
+        self.path_mtus.set_path(peer.cert.wireguard, ips, place, is_relayed=relayed, now=now)
 
     # --- for people ----------------------------------------------------------------------------
 

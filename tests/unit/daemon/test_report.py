@@ -8,6 +8,7 @@ from ginnel.daemon.report import (
     NO_NODES,
     NOT_OPEN,
     SYMMETRIC,
+    describe_mtus,
     describe_nat,
     describe_network,
     describe_peer,
@@ -63,10 +64,11 @@ PEER = PeerChanged(
 
 def test_a_connected_peer_has_a_path() -> None:
     stats = PeerStats(bytes(32), OUTSIDE, 10, 20, 1000.0, 5.0)
-    facts = describe_peer(PEER, stats, now=100.0)
+    facts = describe_peer(PEER, stats, now=100.0, mtu=1420)
     assert facts["path"] == {
         "direct": True,
         "why_relayed": "",
+        "mtu": 1420,
         "local": {"kind": "host", "address": "192.168.1.2:7"},
         "remote": {"kind": "srflx", "address": "192.0.2.9:41000"},
     }
@@ -105,3 +107,16 @@ def test_netcheck_says_what_to_do() -> None:
     report = describe_network(alone, (), "no (behind a NAT)", [])
     assert NOT_OPEN in report["advice"]
     assert report["facts"]["addresses"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("mtus", "text"),
+    [
+        ([], "not known: no peer is connected"),
+        ([("ben", 1420), ("cleo", 1420)], "1420 bytes to each peer"),
+        ([("cleo", None), ("ben", 1240)], "1240 (ben), not known yet (cleo)"),
+        ([("ben", None)], "not known yet (ben)"),
+    ],
+)
+def test_mtus_in_words(mtus: list[tuple[str, int | None]], text: str) -> None:
+    assert describe_mtus(mtus) == text

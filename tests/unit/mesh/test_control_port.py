@@ -10,6 +10,8 @@ from ginnel.base.errors import RemoteProtocolError
 from ginnel.mesh.control_port import (
     MAX_PART,
     MAX_PENDING_PINGS,
+    MAX_PENDING_PROBES,
+    PING_TIMEOUT_S,
     PORT,
     BodyArrived,
     ControlDrop,
@@ -167,3 +169,32 @@ def test_parts_are_checked() -> None:
         raw = bytes((1, 3)) + bytes(8) + bytes((part, parts))
         with pytest.raises(RemoteProtocolError):
             decode_message(raw)
+
+
+@pytest.mark.parametrize("size", [300, 1280, 1420, 9000])
+@pytest.mark.parametrize("ips", [(B4,), (B6,)])
+def test_a_probe_has_its_size_and_is_answered_by_a_small_packet(
+    size: int, ips: tuple[str, ...]
+) -> None:
+    left, right = pair()
+    left.probe(7, b"right", ips, size, now=0.0)
+    probe = left.poll_packet()
+    assert probe is not None
+    assert (len(probe.packet), probe.is_probe) == (size, True)
+    right.on_packet(b"left", probe.packet, now=0.0)
+    answer = right.poll_packet()
+    assert answer is not None
+    assert len(answer.packet) < 100
+    assert not answer.is_probe
+    left.on_packet(b"right", answer.packet, now=0.2)
+    assert left.poll_event() == PongArrived(7, b"right", 0.2)
+
+
+def test_probes_are_bounded_and_end() -> None:
+    left, _ = pair()
+    for token in range(MAX_PENDING_PROBES + 1):
+        left.probe(token, b"right", (B4,), 600, now=0.0)
+    assert left.poll_event() == PongArrived(MAX_PENDING_PROBES, b"right", None)
+    left.handle_timeout(now=PING_TIMEOUT_S)
+    ended = [left.poll_event() for _ in range(MAX_PENDING_PROBES)]
+    assert all(isinstance(event, PongArrived) and event.seconds is None for event in ended)

@@ -5,6 +5,7 @@
 //! Each drains what waits and flushes at the end of a batch, so that segmentation offloads have
 //! something to join.
 
+mod fragments;
 mod signal;
 mod tun;
 mod udp;
@@ -188,6 +189,19 @@ impl Engine {
     pub fn send_inner(&self, public_key: &[u8; 32], packet: &[u8]) -> Result<(), CommandError> {
         let mut out = Output::default();
         lock(&self.shared.machine).send_inner(public_key, packet, clock(), &mut out)?;
+        self.shared.flush(&mut out, &mut Trains::default());
+        Ok(())
+    }
+
+    /// Tells the largest inner packet that a peer's path takes.
+    pub fn set_path_mtu(&self, key: &[u8; 32], mtu: Option<u16>) -> Result<(), CommandError> {
+        lock(&self.shared.machine).set_path_mtu(key, mtu)
+    }
+
+    /// Sends an inner packet to a peer, never in fragments.
+    pub fn send_probe(&self, public_key: &[u8; 32], packet: &[u8]) -> Result<(), CommandError> {
+        let mut out = Output::default();
+        lock(&self.shared.machine).send_probe(public_key, packet, &mut out)?;
         self.shared.flush(&mut out, &mut Trains::default());
         Ok(())
     }

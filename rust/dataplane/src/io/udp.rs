@@ -7,16 +7,18 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage,
-    getsockopt, recvmsg, sendmsg, setsockopt, sockopt,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6,
+    SockaddrLike, SockaddrStorage, getsockname, getsockopt, recvmsg, sendmsg, setsockopt, sockopt,
 };
 
+use super::fragments;
 use crate::counters::{Counter, Counters};
-use crate::machine::{Path, Transmit};
+use crate::machine::{Cut, Path, Transmit};
 use crate::offload::Trains;
 
 /// Wanted socket buffers, both ways: what wireguard-go wants. The kernel may give less.
@@ -45,6 +47,8 @@ pub(super) struct Socket {
 pub(super) struct Sockets {
     v4: Option<Socket>,
     v6: Option<Socket>,
+    /// Held for writing while the sockets' options are others, for reading by every other send.
+    options: RwLock<()>,
 }
 
 /// What one call received.
@@ -79,7 +83,11 @@ impl Sockets {
         if let Some(socket) = &v6 {
             setsockopt(&socket.fd, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
-        Ok(Self { v4, v6 })
+        Ok(Self {
+            v4,
+            v6,
+            options: RwLock::new(()),
+        })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Socket> {
@@ -107,8 +115,11 @@ impl Sockets {
                 continue;
             }
             for number in members {
-                let Transmit { data, path } = &transmits[*number];
-                self.send_patiently(data, *path, counters);
+                let Transmit { data, path, cut } = &transmits[*number];
+                match cut {
+                    Cut::AsNeeded => self.send_patiently(data, *path, counters),
+                    Cut::Never | Cut::Small => self.send_cut(data, *path, *cut, counters),
+                }
             }
         }
         transmits.clear();
@@ -130,6 +141,7 @@ impl Sockets {
         let Ok(size) = u16::try_from(first.data.len()) else {
             return false;
         };
+        let _plain = self.plain();
         let mut result = socket.send(&slices, first.path, Some(size));
         if matches!(result, Err(Errno::EAGAIN)) {
             counters.count(Counter::SendFull);
@@ -176,9 +188,40 @@ impl Sockets {
             counters.count(Counter::SendNoSocket);
             return Err(SendError::Lost);
         };
-        let Err(error) = socket.send_retrying(data, path) else {
+        let plain = self.plain();
+        let sent = socket.send_retrying(data, path);
+        drop(plain);
+        self.account(sent, data.len(), counters)
+    }
+
+    /// Sends one datagram never in fragments, or in small ones.
+    fn send_cut(&self, data: &[u8], path: Path, cut: Cut, counters: &Counters) {
+        let Some(socket) = self.of(path.remote) else {
+            counters.count(Counter::SendNoSocket);
+            return;
+        };
+        let guard = self.options.write().unwrap_or_else(PoisonError::into_inner);
+        fragments::set(&socket.fd, path.remote.is_ipv6(), cut);
+        let sent = socket.send_retrying(data, path);
+        fragments::set(&socket.fd, path.remote.is_ipv6(), Cut::AsNeeded);
+        drop(guard);
+        // A probe may find no room like any other packet: it is sent again by who waits for it.
+        let _ = self.account(sent, data.len(), counters);
+    }
+
+    fn plain(&self) -> RwLockReadGuard<'_, ()> {
+        self.options.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn account(
+        &self,
+        sent: Result<(), Errno>,
+        size: usize,
+        counters: &Counters,
+    ) -> Result<(), SendError> {
+        let Err(error) = sent else {
             counters.count(Counter::UdpTxPackets);
-            counters.add(Counter::UdpTxBytes, data.len() as u64);
+            counters.add(Counter::UdpTxBytes, size as u64);
             return Ok(());
         };
         counters.count(match error {
@@ -213,6 +256,10 @@ impl Socket {
         let fd = super::duplicate(fd)?;
         enlarge_buffers(&fd);
         let sends_trains = AtomicBool::new(getsockopt(&fd, sockopt::UdpGsoSegment).is_ok());
+        if let Ok(address) = getsockname::<SockaddrStorage>(fd.as_raw_fd()) {
+            let is_ipv6 = address.family() == Some(AddressFamily::Inet6);
+            fragments::set(&fd, is_ipv6, Cut::AsNeeded);
+        }
         let receives_trains = setsockopt(&fd, sockopt::UdpGroSegment, &true).is_ok();
         Ok(Self {
             fd,

@@ -8,8 +8,8 @@ use gotatun::noise::handshake::parse_handshake_anon;
 use gotatun::packet::{Packet, WgCookieReply, WgData, WgHandshakeInit, WgHandshakeResp, WgKind};
 
 use super::{
-    CONTROL_PORT, Event, HANDSHAKES_MAX, HANDSHAKES_UNDER_LOAD, LOAD_PERIOD, Load, Machine, Output,
-    Path, Transmit, push,
+    CONTROL_PORT, Cut, Event, HANDSHAKES_MAX, HANDSHAKES_UNDER_LOAD, LOAD_PERIOD, Load, Machine,
+    Output, Path, Transmit, push,
 };
 use crate::counters::Counter;
 use crate::inner;
@@ -75,6 +75,7 @@ impl Machine {
                 out.transmits.push(Transmit {
                     data: cookie.into(),
                     path,
+                    cut: Cut::AsNeeded,
                 });
             }
             Err(TunnResult::Err(WireGuardError::InvalidMac)) => {

@@ -7,6 +7,7 @@
 
 mod incoming;
 mod outgoing;
+pub(crate) mod path_mtu;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -60,12 +61,25 @@ pub struct Path {
     pub local: Option<IpAddr>,
 }
 
+/// Whether a datagram may be sent in fragments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Where the way is too narrow for it.
+    AsNeeded,
+    /// Never: a probe.
+    Never,
+    /// In fragments that every path takes, over IPv6; over IPv4 the routers do it.
+    Small,
+}
+
 /// One datagram to send.
 pub struct Transmit {
     /// Its bytes.
     pub data: Packet,
     /// Where to.
     pub path: Path,
+    /// In fragments or not.
+    pub cut: Cut,
 }
 
 /// What the application learns.
@@ -433,5 +447,6 @@ fn push(by_index: &mut ByIndex, id: PeerId, kind: WgKind, path: Path, out: &mut 
     out.transmits.push(Transmit {
         data: kind.into(),
         path,
+        cut: Cut::AsNeeded,
     });
 }

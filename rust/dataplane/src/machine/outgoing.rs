@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use gotatun::packet::Packet;
 
-use super::{CONTROL_PORT, CommandError, MAX_STAGED, Machine, Output, PADDING, push};
+use super::{
+    CONTROL_PORT, CommandError, Cut, MAX_STAGED, Machine, Output, PADDING, Transmit, push,
+};
 use crate::counters::Counter;
 use crate::inner;
 use crate::peer::MAX_STAGED_PER_PEER;
@@ -26,7 +28,9 @@ impl Machine {
             self.counters.count(Counter::DropNoRoute);
             return;
         };
-        self.send_to(id, packet, now, out);
+        if let Some(cut) = self.check_size(id, &packet, &parsed, now, out) {
+            self.send_to(id, packet, cut, now, out);
+        }
     }
 
     /// Sends an inner packet of the application's to a peer, wherever it is addressed.
@@ -42,22 +46,34 @@ impl Machine {
         if !whole || packet.len() > usize::from(self.mtu) {
             return Err(CommandError::BadPacket);
         }
-        self.send_to(id, Packet::copy_from(packet), now, out);
+        self.send_to(id, Packet::copy_from(packet), Cut::AsNeeded, now, out);
         Ok(())
     }
 
-    fn send_to(&mut self, id: PeerId, mut packet: Packet, now: Instant, out: &mut Output) {
+    fn send_to(
+        &mut self,
+        id: PeerId,
+        mut packet: Packet,
+        cut: Cut,
+        now: Instant,
+        out: &mut Output,
+    ) {
         let Some(peer) = self.peers[id].as_mut() else {
             return;
         };
-        pad(&mut packet, usize::from(self.mtu));
+        let room = peer.path_mtu.map_or(self.mtu, |mtu| mtu.min(self.mtu));
+        pad(&mut packet, usize::from(room));
         let length = packet.len();
         let Err(packet) = peer.tunn.encapsulate_with_session(packet).map(|data| {
             peer.tx_bytes += length as u64;
             peer.silence.on_sent(now);
             peer.tell_silence(now, out); // at once, not with the next tick
             match peer.endpoint {
-                Some(path) => push(&mut self.by_index, id, data.into(), path, out),
+                Some(path) => out.transmits.push(Transmit {
+                    data: data.into(),
+                    path,
+                    cut,
+                }),
                 None => self.counters.count(Counter::DropNoEndpoint),
             }
         }) else {

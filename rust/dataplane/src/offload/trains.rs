@@ -1,6 +1,6 @@
 //! Datagrams to one place, of one size, that one `UDP_SEGMENT` send carries.
 
-use crate::machine::{Path, Transmit};
+use crate::machine::{Cut, Path, Transmit};
 
 /// Datagrams of one send: older kernels take no more (`UDP_MAX_SEGMENTS`).
 const MAX_MEMBERS: usize = 64;
@@ -37,7 +37,8 @@ impl Trains {
                 .iter_mut()
                 .rev()
                 .find(|train| train.path == transmit.path);
-            if !train.is_some_and(|train| train.append(number, transmit.data.len())) {
+            let joins = |train: &mut Train| train.append(number, transmit.data.len());
+            if transmit.cut != Cut::AsNeeded || !train.is_some_and(joins) {
                 self.start(number, transmit);
             }
         }
@@ -48,7 +49,7 @@ impl Trains {
 
     fn start(&mut self, number: usize, transmit: &Transmit) {
         let size = transmit.data.len();
-        let is_open = size > 0;
+        let is_open = size > 0 && transmit.cut == Cut::AsNeeded;
         let path = transmit.path;
         match self.trains.get_mut(self.used) {
             Some(train) => {

@@ -99,6 +99,8 @@ def format_pairs(peers: list[Json]) -> str:
     for peer in peers:
         why = (peer.get("path") or {}).get("why_relayed")
         note = f"relayed: {why}" if why else (peer.get("reason") or peer.get("stage", ""))
+        mtu = (peer.get("path") or {}).get("mtu")
+        note += f"; packets of up to {mtu} bytes" if mtu else ""
         lines += ["", f"{peer['name']}: {note}"]
         lines += [f"  {text}" for text in peer.get("pairs", ())] or ["  no pair of addresses yet"]
     return "\n".join(lines)
