@@ -118,25 +118,45 @@ class Exchange:
         pending = Pending(
             self.next_token(), contact, message, encode_message(message), purpose, now, lookup
         )
-        if isinstance(message, FindNode):
+        self._begin(pending, now)
+        return pending
+
+    def submit_again(self, pending: Pending, contact: Contact, now: float) -> None:
+        """Send a request that timed out elsewhere, under its number; it ends as any other."""
+        self._begin(
+            Pending(
+                pending.token,
+                contact,
+                pending.message,
+                pending.encoded,
+                pending.purpose,
+                now,
+                pending.lookup,
+                is_second=True,
+            ),
+            now,
+        )
+
+    def _begin(self, pending: Pending, now: float) -> None:
+        contact = pending.contact
+        if isinstance(pending.message, FindNode):
             pending.collected = NodesCollector(
                 self._config.response_packet_limit, self._config.result_limit
             )
         if self._requests.is_full or contact.node_id == self._wire.node_id:
             full = self._requests.is_full
             self.failed.append((pending, Failure.TOO_MANY if full else Failure.UNREACHABLE))
-            return pending
+            return
         opening = self._openings.get(contact.key)
         if opening is not None and len(opening.queue) >= self._config.queue_limit:
             self.failed.append((pending, Failure.TOO_MANY))
-            return pending
+            return
         self._requests.add(pending, now + self._config.response_timeout)
         self._metrics.requests_outgoing[ALL] += 1
         if opening is not None:
             self._enqueue(opening, pending)
         else:
             self._send(pending, now)
-        return pending
 
     def respond(self, session: Session, address: Address, message: Message) -> None:
         """Send a response inside the session, to where the request came from.

@@ -150,15 +150,36 @@ class Neighbourhood:
     def contact_for(self, record: Enr) -> Contact | None:
         """Return how to reach a node over the IP versions that we have; None: not at all.
 
-        Where it has both, the version of an open session comes first.
+        Where it has both, the version of an open session comes first, and one that was silent last.
         """
         versions = self._config.ip_versions
         found = [Contact.from_record(record, version == 6) for version in versions]
         contacts = [contact for contact in found if contact is not None]
         for contact in contacts[1:]:
-            if self._exchange.has_session(contact) and not self._exchange.has_session(contacts[0]):
+            is_open = self._exchange.has_session(contact)
+            if is_open and not self._exchange.has_session(contacts[0]):
+                return contact
+            if contacts[0].key in self._silent_since and contact.key not in self._silent_since:
                 return contact
         return contacts[0] if contacts else None
+
+    def try_other_way(self, pending: Pending, now: float) -> bool:
+        """Send a request that timed out over the node's other IP version; False if there is none.
+
+        Once: after that it has failed.
+        """
+        if pending.is_second or pending.purpose is Purpose.CARRIER:
+            return False
+        record = self.known_record(pending.contact.node_id)
+        is_ipv6 = not pending.contact.address.is_ipv6
+        if record is None or (6 if is_ipv6 else 4) not in self._config.ip_versions:
+            return False
+        contact = Contact.from_record(record, is_ipv6)
+        if contact is None:
+            return False
+        self._silent_since.put(pending.contact.key, now)
+        self._exchange.submit_again(pending, contact, now)
+        return True
 
     def drop_banned(self, node_id: NodeId) -> None:
         """Take a node that was banned out of the table."""

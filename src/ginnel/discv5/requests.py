@@ -74,6 +74,7 @@ class Pending:
     handshakes: int = 0
     retransmits: int = 0
     is_queued: bool = False
+    is_second: bool = False  # over the node's other IP version, after a timeout
     nonces: list[bytes] = field(default_factory=list)
     collected: NodesCollector | None = None
 

@@ -6,7 +6,13 @@ from itertools import pairwise
 
 from ginnel.base.types import Address, NodeId
 from ginnel.discv5.enr import address_fields, sign_enr
-from ginnel.discv5.events import LookupDone, NodeAdded, NodeRemoved
+from ginnel.discv5.events import (
+    LookupDone,
+    NodeAdded,
+    NodeRemoved,
+    PongReceived,
+    RequestFailed,
+)
 from ginnel.discv5.lookup import lookup_distances
 from ginnel.discv5.messages import (
     FindNode,
@@ -243,3 +249,56 @@ def test_the_table_is_populated_and_refreshed_only_if_no_query_ran() -> None:
     assert [round(at - began) for at in watched.at(FindNode)[3:]] == [500]
     watched.run(20)
     assert [round(at - began) for at in watched.at(FindNode)[4:]] == [800]
+
+
+def with_dead_ipv4(net: Net) -> Host:
+    """Add a node that can be reached by IPv6 only, though its record names both."""
+    host = net.add(1, address=Address("2001:db8:1::7", 9000))
+    host.core.set_endpoint(Address("203.0.9.9", 9000), now=net.now)
+    return host
+
+
+def test_a_request_that_times_out_goes_by_the_other_ip_version_under_its_number() -> None:
+    net = Net(64)
+    other = with_dead_ipv4(net)
+    host = net.add(2, bootstrap=[other.core.record], config={"ip_versions": (4, 6)}, start=False)
+    host.core.seed(net.now)
+    contact = host.core.contact_for(other.core.record)
+    assert contact is not None
+    assert not contact.address.is_ipv6
+    number = host.core.ping(contact, now=net.now)
+    net.drain(host)
+    net.run(5)
+    (pong,) = host.of(PongReceived)
+    assert (pong.request, pong.contact.address) == (number, other.address)
+    assert host.of(RequestFailed) == []
+    again = host.core.contact_for(other.core.record)  # and from now on at once
+    assert again is not None
+    assert again.address == other.address
+
+
+def test_lookups_pass_nodes_whose_first_address_is_dead() -> None:
+    net = Net(65)
+    other = with_dead_ipv4(net)
+    third = net.add(3, address=Address("2001:db8:3::7", 9000), bootstrap=[other.core.record])
+    host = net.add(2, bootstrap=[other.core.record], config={"ip_versions": (4, 6)})
+    net.run(20)
+    host.core.lookup(NodeId(bytes(32)), now=net.now)
+    net.drain(host)
+    net.run(10)
+    found = {enr.node_id for enr in host.of(LookupDone)[-1].nodes}
+    assert found == {other.core.node_id, third.core.node_id}
+
+
+def test_where_both_addresses_are_dead_or_we_have_no_ipv6_it_fails_once() -> None:
+    for versions in ((4, 6), (4,)):
+        net = Net(66)
+        other = with_dead_ipv4(net)
+        other.is_up = versions == (4,)
+        host = net.add(2, bootstrap=[other.core.record], config={"ip_versions": versions})
+        contact = Contact.from_record(other.core.record)
+        assert contact is not None
+        number = host.core.ping(contact, now=net.now)
+        net.drain(host)
+        net.run(10)
+        assert [failed.request for failed in host.of(RequestFailed)] == [number]
