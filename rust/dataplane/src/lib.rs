@@ -10,6 +10,7 @@
 
 pub mod counters;
 pub mod demux;
+pub mod fragment;
 pub mod icmp;
 pub mod inbox;
 pub mod inner;

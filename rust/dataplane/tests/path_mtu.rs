@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{MTU, connected, ipv4_udp, path};
 use ginnel_dataplane::offload::{internet_checksum, pseudo_header_sum};
-use ginnel_dataplane::{Counter, Cut, Packet, PeerConfig, Transmit, icmp};
+use ginnel_dataplane::{Counter, Cut, Packet, PeerConfig, Transmit, fragment, icmp};
 
 const V6: [&str; 2] = ["fd00::1", "fd00::2"];
 
@@ -57,6 +57,51 @@ fn read(answer: &[u8]) -> (u8, u8, u16, &[u8]) {
     (body[0], body[1], mtu, &body[8..])
 }
 
+/// Puts fragments together as a host does, and checks each.
+fn joined(fragments: &[Vec<u8>], mtu: usize) -> Vec<u8> {
+    let mut whole = fragments[0][..40].to_vec();
+    whole[6] = fragments[0][40];
+    for (number, fragment) in fragments.iter().enumerate() {
+        assert!(fragment.len() <= mtu);
+        assert_eq!(
+            usize::from(u16::from_be_bytes([fragment[4], fragment[5]])) + 40,
+            fragment.len()
+        );
+        assert_eq!((fragment[6], fragment[40], fragment[41]), (44, whole[6], 0));
+        assert_eq!(fragment[44..48], fragments[0][44..48]);
+        let field = u16::from_be_bytes([fragment[42], fragment[43]]);
+        assert_eq!(usize::from(field & !7), whole.len() - 40);
+        assert_eq!(field & 1 == 1, number + 1 < fragments.len());
+        whole.extend_from_slice(&fragment[48..]);
+    }
+    let length = (whole.len() - 40) as u16;
+    whole[4..6].copy_from_slice(&length.to_be_bytes());
+    whole
+}
+
+#[test]
+fn any_packet_is_whole_again_and_what_cannot_be_split_is_left() {
+    for payload in [0, 1, 7, 8, 9, 500, 1239, 1240] {
+        for mtu in [56, 57, 63, 64, 512, 1220, 1279] {
+            let packet = v6(payload);
+            let fragments = fragment::ipv6(&packet, mtu, 7).unwrap();
+            if payload > 0 {
+                assert_eq!(joined(&fragments, mtu), packet);
+            }
+        }
+    }
+    assert!(fragment::ipv6(&v6(100), 55, 7).is_none());
+    assert!(fragment::ipv6(&v4(100), 512, 7).is_none());
+    for header in [0, 43, 44] {
+        let mut packet = v6(600);
+        packet[6] = header;
+        assert!(fragment::ipv6(&packet, 512, 7).is_none());
+    }
+    for length in 0..48 {
+        fragment::ipv6(&v6(40)[..length], 512, 7);
+    }
+}
+
 fn cuts(sent: &[Transmit]) -> Vec<Cut> {
     sent.iter().map(|transmit| transmit.cut).collect()
 }
@@ -90,7 +135,11 @@ fn ipv4_that_does_not_fit_is_answered_by_fragmentation_needed() {
 
 #[test]
 fn ipv6_that_does_not_fit_is_answered_by_packet_too_big_but_never_below_1280() {
-    let (mut left, right) = connected();
+    let (mut left, mut right) = connected();
+    right.set(PeerConfig {
+        prefixes: vec!["fd00::1/128".parse().unwrap()],
+        ..left.peer_config()
+    });
     left.set(PeerConfig {
         prefixes: vec!["fd00::2/128".parse().unwrap()],
         ..right.peer_config()
@@ -108,9 +157,13 @@ fn ipv6_that_does_not_fit_is_answered_by_packet_too_big_but_never_below_1280() {
         assert_eq!((kind, code, mtu), (2, 0, told));
         assert_eq!(quoted, &packet[..1280 - 48]);
     }
-    let sent = left.read_tun(&v6(1280 - 40));
-    assert_eq!(cuts(&sent), [Cut::Small]);
-    assert_eq!(sent[0].data.len(), 1280 + 32);
+    let packet = v6(1280 - 40);
+    let sent = left.read_tun(&packet);
+    assert_eq!(sent.len(), 2);
+    for transmit in &sent {
+        right.receive(&transmit.data, left.address);
+    }
+    assert_eq!(joined(&right.inner, 1200), packet);
     assert!(left.inner.is_empty());
 }
 
@@ -210,7 +263,7 @@ fn probes_travel_alone() {
         Cut::Never,
         Cut::AsNeeded,
         Cut::AsNeeded,
-        Cut::Small,
+        Cut::Never,
     ];
     let mut trains = Trains::default();
     let planned: Vec<Vec<usize>> = trains

@@ -2,7 +2,7 @@
 //!
 //! Linux has no such choice for each datagram of IPv4, so the socket's options are changed around it.
 //!
-//! Source: ip(7) IP_MTU_DISCOVER, ipv6(7) IPV6_MTU, IPV6_MTU_DISCOVER; RFC 3542 11.2 IPV6_DONTFRAG.
+//! Source: ip(7) IP_MTU_DISCOVER, ipv6(7) IPV6_MTU_DISCOVER; RFC 3542 11.2 IPV6_DONTFRAG.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -10,8 +10,6 @@ use crate::machine::Cut;
 
 const DONT: libc::c_int = libc::IP_PMTUDISC_DONT; // routers may fragment; the same for IPv6
 const PROBE: libc::c_int = libc::IP_PMTUDISC_PROBE; // never in fragments, whatever is known
-const SMALLEST: libc::c_int = 1280; // bytes of a fragment that every path takes; RFC 8200 5
-const ANY: libc::c_int = 0;
 
 /// Sets the options; best effort: without them a datagram is sent as before.
 pub(super) fn set(fd: &OwnedFd, is_ipv6: bool, cut: Cut) {
@@ -21,10 +19,8 @@ pub(super) fn set(fd: &OwnedFd, is_ipv6: bool, cut: Cut) {
         return;
     }
     let whole = libc::c_int::from(cut == Cut::Never);
-    let size = if cut == Cut::Small { SMALLEST } else { ANY };
     set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, discover);
     set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, whole);
-    set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU, size);
 }
 
 fn set_option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) {

@@ -118,7 +118,7 @@ impl Sockets {
                 let Transmit { data, path, cut } = &transmits[*number];
                 match cut {
                     Cut::AsNeeded => self.send_patiently(data, *path, counters),
-                    Cut::Never | Cut::Small => self.send_cut(data, *path, *cut, counters),
+                    Cut::Never => self.send_whole(data, *path, counters),
                 }
             }
         }
@@ -194,14 +194,14 @@ impl Sockets {
         self.account(sent, data.len(), counters)
     }
 
-    /// Sends one datagram never in fragments, or in small ones.
-    fn send_cut(&self, data: &[u8], path: Path, cut: Cut, counters: &Counters) {
+    /// Sends one datagram as it is or not at all.
+    fn send_whole(&self, data: &[u8], path: Path, counters: &Counters) {
         let Some(socket) = self.of(path.remote) else {
             counters.count(Counter::SendNoSocket);
             return;
         };
         let guard = self.options.write().unwrap_or_else(PoisonError::into_inner);
-        fragments::set(&socket.fd, path.remote.is_ipv6(), cut);
+        fragments::set(&socket.fd, path.remote.is_ipv6(), Cut::Never);
         let sent = socket.send_retrying(data, path);
         fragments::set(&socket.fd, path.remote.is_ipv6(), Cut::AsNeeded);
         drop(guard);

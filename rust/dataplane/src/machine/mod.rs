@@ -68,8 +68,6 @@ pub enum Cut {
     AsNeeded,
     /// Never: a probe.
     Never,
-    /// In fragments that every path takes, over IPv6; over IPv4 the routers do it.
-    Small,
 }
 
 /// One datagram to send.
@@ -247,6 +245,8 @@ pub struct Machine {
     load: Load,
     prune_at: Instant,
     staged: usize,
+    /// Names the last packet that was fragmented.
+    fragmented: u32,
     counters: Arc<Counters>,
 }
 
@@ -276,6 +276,7 @@ impl Machine {
             },
             prune_at: now + PRUNE_INTERVAL,
             staged: 0,
+            fragmented: 0,
             counters,
         }
     }

@@ -4,9 +4,8 @@ use std::time::Instant;
 
 use gotatun::packet::Packet;
 
-use super::{
-    CONTROL_PORT, CommandError, Cut, MAX_STAGED, Machine, Output, PADDING, Transmit, push,
-};
+use super::path_mtu::Fit;
+use super::{CONTROL_PORT, CommandError, MAX_STAGED, Machine, Output, PADDING, push};
 use crate::counters::Counter;
 use crate::inner;
 use crate::peer::MAX_STAGED_PER_PEER;
@@ -28,8 +27,14 @@ impl Machine {
             self.counters.count(Counter::DropNoRoute);
             return;
         };
-        if let Some(cut) = self.check_size(id, &packet, &parsed, now, out) {
-            self.send_to(id, packet, cut, now, out);
+        match self.check_size(id, &packet, &parsed, now, out) {
+            Fit::Whole => self.send_to(id, packet, now, out),
+            Fit::Parts(parts) => {
+                for part in parts {
+                    self.send_to(id, part, now, out);
+                }
+            }
+            Fit::Not => {}
         }
     }
 
@@ -46,18 +51,11 @@ impl Machine {
         if !whole || packet.len() > usize::from(self.mtu) {
             return Err(CommandError::BadPacket);
         }
-        self.send_to(id, Packet::copy_from(packet), Cut::AsNeeded, now, out);
+        self.send_to(id, Packet::copy_from(packet), now, out);
         Ok(())
     }
 
-    fn send_to(
-        &mut self,
-        id: PeerId,
-        mut packet: Packet,
-        cut: Cut,
-        now: Instant,
-        out: &mut Output,
-    ) {
+    fn send_to(&mut self, id: PeerId, mut packet: Packet, now: Instant, out: &mut Output) {
         let Some(peer) = self.peers[id].as_mut() else {
             return;
         };
@@ -69,11 +67,7 @@ impl Machine {
             peer.silence.on_sent(now);
             peer.tell_silence(now, out); // at once, not with the next tick
             match peer.endpoint {
-                Some(path) => out.transmits.push(Transmit {
-                    data: data.into(),
-                    path,
-                    cut,
-                }),
+                Some(path) => push(&mut self.by_index, id, data.into(), path, out),
                 None => self.counters.count(Counter::DropNoEndpoint),
             }
         }) else {

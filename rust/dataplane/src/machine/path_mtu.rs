@@ -2,7 +2,7 @@
 //!
 //! The application finds it by probes and tells it here. Until then everything that the TUN takes is
 //! sent, and may be fragmented on its way. An inner IPv6 packet of up to 1280 bytes can't be refused
-//! (RFC 8200 5); where the path takes less, it is sent in small outer fragments.
+//! (RFC 8200 5); where the path takes less, it is fragmented here, on the node that it comes from.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use gotatun::packet::Packet;
 
 use super::{CommandError, Cut, Machine, Output};
 use crate::counters::Counter;
+use crate::fragment;
 use crate::icmp;
 use crate::inner::{self, Inner};
 use crate::routes::PeerId;
@@ -20,6 +21,16 @@ const IPV6_MIN_MTU: usize = 1280;
 const ANSWERS_BURST: u32 = 32;
 /// After this long there is room for one answer more (RFC 4443 2.4 f).
 const ANSWER_INTERVAL: Duration = Duration::from_millis(10);
+
+/// What becomes of a packet.
+pub(super) enum Fit {
+    /// It is sent as it is.
+    Whole,
+    /// It is sent in fragments.
+    Parts(Vec<Packet>),
+    /// It is not sent.
+    Not,
+}
 
 /// How many answers may be given; `None` until the first.
 #[derive(Default)]
@@ -84,7 +95,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Says how a packet of the TUN may be sent; `None`: it does not fit, and that was answered.
+    /// Says how a packet of the TUN may be sent; where it may not, that is answered.
     pub(super) fn check_size(
         &mut self,
         id: PeerId,
@@ -92,17 +103,26 @@ impl Machine {
         parsed: &Inner,
         now: Instant,
         out: &mut Output,
-    ) -> Option<Cut> {
-        let peer = self.peers[id].as_mut()?;
+    ) -> Fit {
+        let Some(peer) = self.peers[id].as_mut() else {
+            return Fit::Not;
+        };
         let Some(mtu) = peer.path_mtu else {
-            return Some(Cut::AsNeeded);
+            return Fit::Whole;
         };
         if parsed.length <= usize::from(mtu) {
-            return Some(Cut::AsNeeded);
+            return Fit::Whole;
         }
         let is_ipv6 = parsed.source.is_ipv6();
         if is_ipv6 && parsed.length <= IPV6_MIN_MTU {
-            return Some(Cut::Small);
+            self.fragmented = self.fragmented.wrapping_add(1);
+            let packet = &packet[..parsed.length];
+            return match fragment::ipv6(packet, usize::from(mtu), self.fragmented) {
+                Some(parts) => {
+                    Fit::Parts(parts.iter().map(|p| Packet::copy_from(&p[..])).collect())
+                }
+                None => Fit::Whole, // perhaps it gets there in outer fragments
+            };
         }
         self.counters.count(Counter::DropTooBig);
         if peer.answers.take(now) {
@@ -116,6 +136,6 @@ impl Machine {
                 out.inner.push(Packet::copy_from(&answer));
             }
         }
-        None
+        Fit::Not
     }
 }
