@@ -89,6 +89,15 @@ def describe_nat(reflexive: dict[bool, ReflexiveChanged], host_ips: tuple[str, .
     return f"the same port for every destination: seen as {event.address}"
 
 
+def path_mtus(core: NodeCore) -> list[tuple[str, int | None]]:
+    """Return the connected peers' names, and the largest inner packet to each, if known."""
+    mesh = core.mesh
+    if mesh is None:
+        return []
+    up = [peer for peer in mesh.peers() if peer.state.status is ConnStatus.CONNECTED]
+    return [(peer.name, mesh.path_mtus.mtu_of(peer.state.remote_key)) for peer in up]
+
+
 def describe_mtus(mtus: Sequence[tuple[str, int | None]]) -> str:
     """Return the largest inner packets of the connected peers' paths in words."""
     if not mtus:
@@ -113,7 +122,7 @@ def describe_network(
         "NAT": describe_nat(core.reflexive, host_ips),
         "reachable from outside": reachable,
         "nodes known": str(len(nodes)),
-        "MTU": describe_mtus(core.mesh.mtus()) if core.mesh is not None else "no mesh here",
+        "MTU": describe_mtus(path_mtus(core)),
     }
     advice = list(warnings)
     # Who is reachable and knows nobody waits for others: nothing is wrong there.

@@ -163,24 +163,6 @@ class Neighbourhood:
                 return contact
         return contacts[0] if contacts else None
 
-    def try_other_way(self, pending: Pending, now: float) -> bool:
-        """Send a request that timed out over the node's other IP version; False if there is none.
-
-        Once: after that it has failed.
-        """
-        if pending.is_second or pending.purpose is Purpose.CARRIER:
-            return False
-        record = self.known_record(pending.contact.node_id)
-        is_ipv6 = not pending.contact.address.is_ipv6
-        if record is None or (6 if is_ipv6 else 4) not in self._config.ip_versions:
-            return False
-        contact = Contact.from_record(record, is_ipv6)
-        if contact is None:
-            return False
-        self._silent_since.put(pending.contact.key, now)
-        self._exchange.submit_again(pending, contact, now)
-        return True
-
     def drop_banned(self, node_id: NodeId) -> None:
         """Take a node that was banned out of the table."""
         self._met.pop(node_id)
@@ -249,8 +231,13 @@ class Neighbourhood:
             self.searches.on_records(pending, awake, now)
             self._arm_searches(now)
 
-    def on_failure(self, pending: Pending, reason: Failure, now: float, *, heard: bool) -> None:
-        """Take a failed request; where nobody at all is heard it may be our own link."""
+    def on_failure(self, pending: Pending, reason: Failure, now: float, *, heard: bool) -> bool:
+        """Take a failed request; where nobody at all is heard it may be our own link.
+
+        Return whether that was its end: one that timed out may go by another IP version.
+        """
+        if reason is Failure.TIMEOUT and self._try_other_way(pending, now):
+            return False
         node_id = pending.contact.node_id
         if reason is Failure.WRONG_ANSWER or (reason is Failure.TIMEOUT and heard):
             self._silent_since.put(pending.contact.key, now)
@@ -260,6 +247,25 @@ class Neighbourhood:
         if pending.lookup is not None:
             self.searches.on_failure(pending, now)
             self._arm_searches(now)
+        return True
+
+    def _try_other_way(self, pending: Pending, now: float) -> bool:
+        """Send a request that timed out over the node's other IP version; False if there is none.
+
+        Once: after that it has failed.
+        """
+        if pending.is_second or pending.purpose is Purpose.CARRIER:
+            return False
+        record = self.known_record(pending.contact.node_id)
+        is_ipv6 = not pending.contact.address.is_ipv6
+        if record is None or (6 if is_ipv6 else 4) not in self._config.ip_versions:
+            return False
+        contact = Contact.from_record(record, is_ipv6)
+        if contact is None:
+            return False
+        self._silent_since.put(pending.contact.key, now)
+        self._exchange.submit_again(pending, contact, now)
+        return True
 
     def _replace(self, node_id: NodeId) -> None:
         if self.table.get(node_id) is None:

@@ -481,11 +481,9 @@ class DiscoveryCore:
         if pending.collected is not None and pending.collected.has_any:
             self._on_nodes(pending, now)
             return
-        if reason is Failure.TIMEOUT and self._around.try_other_way(pending, now):
-            return
         heard = self._last_heard_at >= pending.created_at
-        self._around.on_failure(pending, reason, now, heard=heard)
-        if pending.purpose is Purpose.CALLER:
+        is_over = self._around.on_failure(pending, reason, now, heard=heard)
+        if is_over and pending.purpose is Purpose.CALLER:
             self._events.append(RequestFailed(pending.token, reason))
 
     # small helpers

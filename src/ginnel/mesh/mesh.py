@@ -195,11 +195,6 @@ class Mesh(PeerTable):
         peer = self._peers.get(member_id)
         return () if peer is None else peer.conn.describe_pairs()
 
-    def mtus(self) -> list[tuple[str, int | None]]:
-        """Return the connected peers' names, and the largest inner packet to each, if known."""
-        up = [peer for peer in self._peers.values() if peer.is_up]
-        return [(peer.name, self.path_mtus.mtu_of(peer.cert.wireguard)) for peer in up]
-
     # --- results and datagrams -----------------------------------------------------------------
 
     def on_lookup_done(
@@ -428,10 +423,7 @@ class Mesh(PeerTable):
             elif not self.path_mtus.on_answer(arrived.token, arrived.seconds, now=now):
                 result = PingResult(arrived.token, peer.member_id, arrived.seconds)
                 self._events.append(result)
-        while (limit := self.path_mtus.poll_command()) is not None:
-            self._events.append(Engine(limit))
-        while (probe := self.path_mtus.poll_probe()) is not None:
-            self._control.probe(probe.token, probe.peer, probe.ips, probe.size, now=now)
+        self._events.extend(map(Engine, self.path_mtus.drain(self._control, now=now)))
         while (inner := self._control.poll_packet()) is not None:
             make = SendProbe if inner.is_probe else SendInner
             self._events.append(Engine(make(inner.peer, inner.packet)))

@@ -19,7 +19,11 @@ from dataclasses import dataclass, field
 
 from ginnel.base.dataplane import SetPathMtu
 from ginnel.base.types import Deadline
+from ginnel.mesh.control_port import ControlPort
+from ginnel.mesh.names import overlay_addresses
+from ginnel.mesh.objects import Certificate
 from ginnel.mesh.rendezvous import Tokens
+from ginnel.peer.status import PeerState
 
 BASE = 1280  # bytes; IPv6 inside asks for it (RFC 8200 5)
 FLOOR = 512  # bytes; with our headers what every IPv4 path takes (576, RFC 791)
@@ -102,6 +106,12 @@ class PathMtus:
         self._commands.append(SetPathMtu(key, path.told))
         self._search(path, now)
 
+    def follow(self, state: PeerState, cert: Certificate, *, is_up: bool, now: float) -> None:
+        """Take the path of a peer's connection as it is now."""
+        place = (state.local_address, state.remote_address, state.relayed) if is_up else None
+        ips = overlay_addresses(cert)
+        self.set_path(state.remote_key, ips, place, is_relayed=state.relayed, now=now)
+
     def remove(self, key: bytes) -> None:
         """Forget a peer without a path; the data plane keeps what it was told."""
         self._paths.pop(key, None)
@@ -148,6 +158,13 @@ class PathMtus:
     def poll_command(self) -> SetPathMtu | None:
         """Return the next command for the data plane; call until None."""
         return self._commands.popleft() if self._commands else None
+
+    def drain(self, control: ControlPort, *, now: float) -> list[SetPathMtu]:
+        """Send the probes that wait and return the commands for the data plane."""
+        while (probe := self.poll_probe()) is not None:
+            control.probe(probe.token, probe.peer, probe.ips, probe.size, now=now)
+        commands, self._commands = list(self._commands), deque()
+        return commands
 
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted."""

@@ -297,7 +297,6 @@ class PeerTable:
         peer.conn.close(now)
         self._drain_conn(peer, now, unix_now)
         self._forget(peer)
-        self.path_mtus.remove(peer.cert.wireguard)
         del self._peers[peer.member_id]
         del self._by_key[peer.cert.wireguard]
         self.relays.revoke(peer.member_id)
@@ -466,19 +465,13 @@ class PeerTable:
     def _on_state(self, peer: Peer, now: float, unix_now: float) -> None:
         if peer.cert.caps & CAP_RELAY:
             self._update_relays(now)
-        self._note_path(peer, now)
+        self.path_mtus.follow(peer.conn.state, peer.cert, is_up=peer.is_up, now=now)
         if peer.is_answering:
             peer.offer_hash, peer.is_silent = b"", False
             self._timers.set_earlier(Timer.SPREAD, now + SPREAD_S)
         elif peer.is_open and peer.member_id in self._peers:
             self._seek(peer, now, unix_now)
         self._show(peer)
-
-    def _note_path(self, peer: Peer, now: float) -> None:
-        state = peer.conn.state
-        place = (state.local_address, state.remote_address, state.relayed) if peer.is_up else None
-        ips, relayed = names.overlay_addresses(peer.cert), state.relayed
-        self.path_mtus.set_path(peer.cert.wireguard, ips, place, is_relayed=relayed, now=now)
 
     # --- for people ----------------------------------------------------------------------------
 
