@@ -55,10 +55,7 @@ from ginnel.mesh.roster import (
 )
 from ginnel.mesh.sealer import Sealer
 from ginnel.mesh.signalling import MeshKeys, Peer
-from ginnel.peer.signal import (
-    decode_candidates,
-    decode_offer,
-)
+from ginnel.peer.signal import decode_candidates, decode_offer
 
 __all__ = ["Mesh", "MeshConfig", "MeshDrop", "MeshKeys"]
 

@@ -62,10 +62,7 @@ from ginnel.peer.events import (
     SendOffer,
 )
 from ginnel.peer.events import Engine as ConnEngine
-from ginnel.peer.signal import (
-    encode_candidates,
-    encode_offer,
-)
+from ginnel.peer.signal import encode_candidates, encode_offer
 
 GREETING_S = 1.5  # seconds that the greeting of a member gets before we offer all the same
 SPREAD_S = 0.3  # seconds that news are gathered before they are spread
