@@ -47,6 +47,7 @@ bench-idle: setup
 	@.venv/bin/python -m benchmarks.idle
 
 matrix: setup
+	@.venv/bin/python tests/support/matrix_mesh.py
 	@.venv/bin/python tests/support/matrix.py --runs $(or $(RUNS),500)
 
 soak: setup
