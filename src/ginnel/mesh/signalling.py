@@ -21,7 +21,6 @@ from ginnel.mesh.derive import Point
 from ginnel.mesh.envelope import SESSION_SIZE, Kind, Message, Opened, Opener, seal_envelope
 from ginnel.mesh.epochs import EpochKey
 from ginnel.mesh.membership import Membership
-from ginnel.mesh.names import allowed_ips
 from ginnel.mesh.objects import Certificate
 from ginnel.mesh.rendezvous import Presence, seal_presence
 from ginnel.mesh.roster import RosterSync, decode_objects
@@ -96,14 +95,6 @@ class Peer:
     def is_answering(self) -> bool:
         """Say whether WireGuard works with it and its path answers."""
         return self.is_up and self.conn.state.stage is not Stage.BROKEN
-
-    def may_stay(self, cert: Certificate, epoch_id: bytes) -> bool:
-        """Say whether the connection may stay: same keys and addresses, same epoch."""
-        return (
-            self.cert.wireguard == cert.wireguard
-            and allowed_ips(self.cert) == allowed_ips(cert)
-            and self.epoch_id == epoch_id
-        )
 
     def stage(self) -> str:
         """Return where the connection is, in words for a person."""

@@ -25,8 +25,6 @@ from ginnel.base.dataplane import (
     InnerReceived,
     RemovePeer,
     SendInner,
-    SendProbe,
-    SetPathMtu,
     SetPeer,
     StartHandshake,
 )
@@ -176,28 +174,6 @@ def test_start_handshake_and_a_preshared_key(pair: tuple[Node, Node]) -> None:
     right.wait(right.has(InnerReceived))
     left.engine.apply(StartHandshake(right.public_key))
     left.wait(left.has(HandshakeCompleted, 2))
-
-
-def test_a_probe_arrives_whole_and_a_known_path_mtu_does_not_stop_it(
-    pair: tuple[Node, Node],
-) -> None:
-    left, right = pair
-    left.add(right)
-    right.add(left)
-    left.engine.apply(StartHandshake(right.public_key))
-    left.wait(left.has(HandshakeCompleted))
-    right.wait(right.has(HandshakeCompleted))
-    left.engine.apply(SetPathMtu(right.public_key, 600))
-    packet = inner_packet("100.64.0.1", "100.64.0.2", CONTROL_PORT, bytes(1301))
-    left.engine.apply(SendProbe(right.public_key, packet))
-    right.wait(right.has(InnerReceived))
-    assert InnerReceived(left.public_key, packet) in right.events
-    (stats,) = left.engine.peer_stats()
-    assert stats.tx_bytes % 16 == len(packet) % 16  # not padded
-    with pytest.raises(UsageError, match="MTU"):
-        left.engine.apply(SendProbe(right.public_key, packet + bytes(2000)))
-    with pytest.raises(UsageError, match="no such peer"):
-        left.engine.apply(SetPathMtu(bytes(32), None))
 
 
 def test_a_stranger_gets_no_answer(pair: tuple[Node, Node], stranger: socket.socket) -> None:
