@@ -13,7 +13,7 @@ def test_settings_come_back() -> None:
 
 def test_defaults() -> None:
     settings = parse_settings(MINIMAL)
-    assert (settings.mtu, settings.protocol_id, settings.signer_uid) == (1280, "ginnel", 0)
+    assert (settings.mtu, settings.protocol_id, settings.signer_uid) == (1420, "ginnel", 0)
 
 
 def test_the_environment_wins() -> None:
