@@ -188,7 +188,7 @@ def test_a_damaged_invite_is_refused_at_once(mesh: MeshLab) -> None:
 
 def test_a_used_invite_says_so(mesh: MeshLab) -> None:
     code, text = join(mesh, mesh.invites["pia"], "--name", "sam")
-    assert code == 2
+    assert code == 1
     assert "used" in text.splitlines()[-1]
     assert said(mesh, "stranger", "ginnel", "status")[0] == 1  # nothing was stored
 
