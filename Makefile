@@ -51,7 +51,8 @@ matrix: setup
 	@.venv/bin/python tests/support/matrix.py --runs $(or $(RUNS),500)
 
 soak: setup
-	@.venv/bin/pytest -q -m soak
+	@GINNEL_HYPOTHESIS=random .venv/bin/pytest -q -m soak
+	@GINNEL_HYPOTHESIS=random .venv/bin/pytest -q tests/property
 
 lock: setup
 	@scripts/lock

@@ -59,6 +59,7 @@ def test_every_step_of_both_roles_also_the_bad_beginnings(anna: Machine) -> None
     assert all("a frame over the limit" in " ".join(lines) for lines in (tunnel, manager))
 
 
+@pytest.mark.soak
 def test_all_combinations_of_role_dialect_and_version(anna: Machine) -> None:
     for role, dialect, version in product(COMMANDS, DIALECTS, VERSIONS):
         probe(anna, role, "--quick", "--dialect", dialect, "--speak", version)

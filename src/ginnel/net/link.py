@@ -13,6 +13,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,8 @@ class StreamLink(asyncio.Protocol):
                 await self._ended.wait()
         finally:
             if self._transport is not None:
-                self._transport.abort()
+                with suppress(AttributeError):  # Python 3.11.2's TLS, where the other side closed
+                    self._transport.abort()
 
     def send(self, data: bytes, *, may_drop: bool = False) -> bool:
         """Send; return False if it was dropped, or there is no connection."""

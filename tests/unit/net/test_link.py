@@ -61,7 +61,7 @@ def serving_tls(certificate: Path, key: Path) -> Iterator[Address]:
                     return
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         address = Address(*listener.getsockname())
         yield address
