@@ -124,6 +124,8 @@ class ConnCore(PathCare):
         if trying is not None and trying.remote_ufrag and not trying.knows(offer.session):
             is_vain = trying.path is None and self._live is None
             if is_vain and now - trying.started_at >= VAIN_AFTER:  # the peer has given it up
+                theirs = offer.nat or trying.agent.nats[1]
+                trying.agent.set_nats(self._nat, theirs, now=now)
                 self._board.show(now, reason=trying.agent.why_not_yet())
         return self._answer(offer, now)
 

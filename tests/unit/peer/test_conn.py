@@ -8,11 +8,12 @@ from ginnel.base.types import Address
 from ginnel.ice.candidate import Candidate, CandidateKind, make_host, make_remote
 from ginnel.ice.events import Drop
 from ginnel.ice.reasons import NatKind
-from ginnel.peer.conn import ConnCore
+from ginnel.peer.conn import VAIN_AFTER, ConnCore
 from ginnel.peer.events import (
     ConnConfig,
     ConnEvent,
     Engine,
+    PeerStateChanged,
     SendAnswer,
     SendCandidates,
     SendOffer,
@@ -206,3 +207,15 @@ def test_a_nat_that_is_known_later_is_told() -> None:
     assert [(event.candidates, event.nat) for event in sent] == [((), NatKind.SYMMETRIC)]
     conn.set_local_candidates([LOCAL], now=0.3, symmetric=True)
     assert not [event for event in take(conn) if isinstance(event, SendCandidates)]
+
+
+def test_an_offer_that_ends_a_vain_attempt_tells_both_nats() -> None:
+    conn = make_conn()
+    conn.open(0.0)
+    conn.set_local_candidates([LOCAL], now=0.0, symmetric=True)
+    conn.on_remote_offer(OFFER, now=0.1)
+    take(conn)
+    again = replace(OFFER, session=b"n" * 16, ufrag="new0", nat=NatKind.RESTRICTED)
+    conn.on_remote_offer(again, now=0.1 + VAIN_AFTER)
+    (reason, *_) = [e.state.reason for e in take(conn) if isinstance(e, PeerStateChanged)]
+    assert "(symmetric, port-restricted)" in reason
