@@ -280,6 +280,11 @@ def test_logs_and_peers_are_one_way_without_rpc() -> None:
         (b"\0\0\0\1\xff", "a frame that is no protobuf message"),
         (b"\1\0\0\1", "a frame of 16777217 bytes; the limit is 16777216"),
         (b"\xff\xff\xff\xff", "a frame of 4294967295 bytes; the limit is 16777216"),
+        # 200,000 times the empty field 1 of field 3, which is a message in both directions
+        (
+            bytes.fromhex("00061a84 1a80b518") + b"\x0a\0" * 200_000,
+            "a frame of more than 131072 values",
+        ),
     ],
 )
 def test_fatal_frames(data: bytes, error: str) -> None:
@@ -378,7 +383,13 @@ def test_agents_come_again_every_five_seconds_in_the_shipped_dialect() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"codervpn 1.3 tunnel\n", b"codervpn tunnel 1.3\n", b"codervpn 2.0 manager\n", b"SSH-2.0\n"],
+    [
+        b"codervpn 1.3 tunnel\n",
+        b"codervpn tunnel 1.3\n",
+        b"codervpn 2.0 manager\n",
+        b"SSH-2.0\n",
+        b"codervpn " + b"x" * 255,
+    ],
 )
 def test_a_tunnel_says_who_it_is_before_it_closes(line: bytes) -> None:
     tunnel = TunnelCore(now=0.0)

@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 
 
 class _Shell:
-    """What both facades share: open requests as futures, the end of the stream, handler tasks."""
+    """What both facades share: open requests as futures, the end of the stream."""
 
+    _speaker: Speaker
     _stream: ByteStream
 
     def __init__(self) -> None:
@@ -68,12 +69,9 @@ class _Shell:
 
     def close(self) -> None:
         """Close the stream now; open requests fail."""
-        self._core_speaker().close()
+        self._speaker.close()
         self._stream.drain()
         self._stream.close()
-
-    def _core_speaker(self) -> Speaker:
-        raise NotImplementedError
 
     async def _answer(self, request: int) -> str | None:
         future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
@@ -83,7 +81,7 @@ class _Shell:
             return await future
         finally:
             self._waiting.pop(request, None)
-            self._core_speaker().cancel(request)
+            self._speaker.cancel(request)
 
     def _resolve(self, request: int, error: str | None) -> None:
         future = self._waiting.get(request)
@@ -134,6 +132,7 @@ class Tunnel(_Shell):
         self._core = tunnel_role.TunnelCore(
             now=asyncio.get_running_loop().time(), versions=versions
         )
+        self._speaker = self._core.speaker
         self._stream = ByteStream(read_fd, write_fd, self._core, self._on_change)
         self._stream.drain()
 
@@ -189,9 +188,6 @@ class Tunnel(_Shell):
         is_sent = self._core.write_log(record)
         self._stream.drain()
         return is_sent
-
-    def _core_speaker(self) -> Speaker:
-        return self._core.speaker
 
     def _on_change(self) -> None:
         while (event := self._core.poll_event()) is not None:
@@ -275,6 +271,7 @@ class Manager(_Shell):
             versions=versions,
             handshake_timeout=handshake_timeout,
         )
+        self._speaker = self._core.speaker
         self._stream = ByteStream(read_fd, write_fd, self._core, self._on_change)
         self._stream.drain()
 
@@ -349,9 +346,6 @@ class Manager(_Shell):
             error = await self._handlers.on_settings(event.settings)
             self._core.finish_settings(event.request, error)
             self._stream.drain()
-
-    def _core_speaker(self) -> Speaker:
-        return self._core.speaker
 
     def _on_change(self) -> None:
         while (event := self._core.poll_event()) is not None:

@@ -16,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from ginnel.codervpn import vpn_pb2 as pb
 
+MAX_RECORD = 4096  # bytes of an agent or a workspace; with long names and all fields some 1500
 MAX_ID = 64  # bytes; a UUID has 16
 MAX_NAME = 255  # characters of any name
 MAX_NAMES = 16  # fqdn, addresses, logger names: of each
@@ -46,7 +47,7 @@ def agent_fault(agent: pb.Agent) -> str | None:
         faults += _name_faults("last_ping.preferred_derp", ping.preferred_derp)
         derp = "last_ping.preferred_derp_latency"
         faults += _time_faults(derp, ping.preferred_derp_latency, LONGEST_S)
-    return next(iter(faults), None)
+    return next(iter([*faults, *_size_faults(agent.ByteSize())]), None)
 
 
 def workspace_fault(workspace: pb.Workspace) -> str | None:
@@ -73,16 +74,21 @@ def log_faults(log: pb.Log) -> list[str]:
 
 
 def own_agent(agent: pb.Agent) -> pb.Agent:
-    """Return a copy without fields that we don't know."""
+    """Return a copy without fields that we don't know; the original loses them too."""
+    agent.DiscardUnknownFields()  # before: a copy's memory would keep them
     copy = pb.Agent()
     copy.CopyFrom(agent)
-    copy.DiscardUnknownFields()
     return copy
 
 
 def own_workspace(workspace: pb.Workspace) -> pb.Workspace:
     """Return a copy without fields that we don't know."""
     return pb.Workspace(id=workspace.id, name=workspace.name, status=workspace.status)
+
+
+def _size_faults(size: int) -> Iterator[str]:
+    if size > MAX_RECORD:
+        yield f"size: {size} bytes, at most {MAX_RECORD} belong there"
 
 
 def _id_faults(name: str, value: bytes, *, may_lack: bool = False) -> Iterator[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
@@ -231,16 +231,20 @@ class ManagerCore:
         self._events.append(Answered(ask, event.request, error))
 
     def _merge(self, update: pb.PeerUpdate) -> None:
-        faults = [*self._take_workspaces(update), *self._take_agents(update)]
+        faults = [
+            *_crowd_faults(update),
+            *self._take_workspaces(update),
+            *self._take_agents(update),
+        ]
         self._tell_faults(f"peer_update.{fault}, left out" for fault in faults)
-        for workspace in update.deleted_workspaces:
+        for workspace in update.deleted_workspaces[:MAX_KNOWN_PEERS]:
             self.workspaces.pop(workspace.id, None)
-        for agent in update.deleted_agents:
+        for agent in update.deleted_agents[:MAX_KNOWN_PEERS]:
             self.agents.pop(agent.id, None)
         self._events.append(PeersChanged())
 
     def _take_workspaces(self, update: pb.PeerUpdate) -> Iterator[str]:
-        for workspace in update.upserted_workspaces:
+        for workspace in update.upserted_workspaces[:MAX_KNOWN_PEERS]:
             if (fault := workspace_fault(workspace)) is not None:
                 yield f"upserted_workspaces.{fault}"
             elif workspace.id not in self.workspaces and len(self.workspaces) >= MAX_KNOWN_PEERS:
@@ -249,7 +253,7 @@ class ManagerCore:
                 self.workspaces[workspace.id] = own_workspace(workspace)
 
     def _take_agents(self, update: pb.PeerUpdate) -> Iterator[str]:
-        for agent in update.upserted_agents:
+        for agent in update.upserted_agents[:MAX_KNOWN_PEERS]:
             if (fault := agent_fault(agent)) is not None:
                 yield f"upserted_agents.{fault}"
             elif agent.id not in self.agents and len(self.agents) >= MAX_KNOWN_PEERS:
@@ -262,3 +266,16 @@ class ManagerCore:
             self.speaker.count_drop(Drop.OUT_OF_BOUNDS)
             if count < MAX_FAULTS_TOLD:
                 log.warning("codervpn: %s", fault)
+
+
+def _crowd_faults(update: pb.PeerUpdate) -> Iterator[str]:
+    """Name the lists that are longer than what can be known; their rest isn't looked at."""
+    lists: tuple[tuple[str, Sized], ...] = (
+        ("upserted_workspaces", update.upserted_workspaces),
+        ("upserted_agents", update.upserted_agents),
+        ("deleted_workspaces", update.deleted_workspaces),
+        ("deleted_agents", update.deleted_agents),
+    )
+    for name, items in lists:
+        if len(items) > MAX_KNOWN_PEERS:
+            yield f"{name}: {len(items)} of them, more than {MAX_KNOWN_PEERS}"

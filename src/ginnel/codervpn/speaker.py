@@ -41,6 +41,7 @@ from ginnel.codervpn.messages import (
     kind_of,
     new_message,
 )
+from ginnel.codervpn.weigh import MAX_VALUES, is_light
 
 HANDSHAKE_TIMEOUT = 5.0  # seconds until both headers are there
 SILENT_TIMEOUT = 1.0  # seconds a tunnel waits for a header to mirror before it sends the seed's
@@ -62,6 +63,7 @@ class Drop(Enum):
     DOUBLE_REQUEST = "request id in use"
     TOO_NEW = "request newer than the version agreed on"
     TOO_LARGE = "message of ours over the frame's limit"
+    TOO_LATE = "request after our last frame"
     UNEXPECTED = "message that this role doesn't take"
     OUT_OF_BOUNDS = "field beyond its limit"
 
@@ -260,7 +262,7 @@ class Speaker:
 
     def respond(self, msg_id: int, message: Message) -> bool:
         """Answer a request; False if it is not open (any more)."""
-        if self._received.pop(msg_id, None) is None or self.is_closed:
+        if self._received.pop(msg_id, None) is None or self.is_closed or self._is_writing_over:
             return False
         message.rpc.response_to = msg_id
         self._send(message, 0)
@@ -316,12 +318,10 @@ class Speaker:
     def _read_header(self, data: bytes) -> bytes:
         line, newline, rest = data.partition(b"\n")
         self._header += line
-        if len(self._header) > MAX_HEADER_SIZE:
-            raise RemoteProtocolError(f"header longer than {MAX_HEADER_SIZE} bytes")
-        if not newline:
+        if not newline and len(self._header) <= MAX_HEADER_SIZE:
             return b""
         try:
-            header = parse_header(bytes(self._header))
+            header = parse_header(bytes(self._header))  # which refuses one that is too long
         except RemoteProtocolError:
             self._send_header(self.dialect)  # so that the other side can name the fault too
             raise
@@ -361,6 +361,8 @@ class Speaker:
 
     def _on_frame(self, body: bytes) -> None:
         message = new_message(self.role.other)
+        if not is_light(body, message.DESCRIPTOR):
+            raise RemoteProtocolError(f"a frame of more than {MAX_VALUES} values")
         try:
             message.ParseFromString(body)
         except DecodeError:
@@ -395,6 +397,9 @@ class Speaker:
             raise RemoteProtocolError(f"more than {MAX_RECEIVED_REQUESTS} unanswered requests")
         if not is_known(kind, self.version):
             self.count_drop(Drop.TOO_NEW, kind)  # its response would be too: none is sent
+            return
+        if self._is_writing_over:
+            self.count_drop(Drop.TOO_LATE, kind)
             return
         self._received[msg_id] = kind
         self._events.append(RequestReceived(msg_id, kind, message))

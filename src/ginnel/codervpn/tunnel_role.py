@@ -82,6 +82,8 @@ class TunnelCore:
         self._agents: dict[bytes, pb.Agent] = {}
         self._changed_workspaces: dict[bytes, pb.Workspace | None] = {}  # None: deleted
         self._changed_agents: dict[bytes, pb.Agent | None] = {}
+        self._told_workspaces: set[bytes] = set()  # that the manager knows: they need a delete
+        self._told_agents: set[bytes] = set()
         self._now = now  # of the last call that told it
         self._woke_at: float | None = None
         self._full_at: float | None = None
@@ -174,10 +176,14 @@ class TunnelCore:
         """Remove workspaces and agents; unknown ids are left alone."""
         for workspace_id in workspace_ids:
             if self._workspaces.pop(workspace_id, None) is not None:
-                self._changed_workspaces[workspace_id] = None
+                self._changed_workspaces.pop(workspace_id, None)
+                if workspace_id in self._told_workspaces:
+                    self._changed_workspaces[workspace_id] = None
         for agent_id in agent_ids:
             if self._agents.pop(agent_id, None) is not None:
-                self._changed_agents[agent_id] = None
+                self._changed_agents.pop(agent_id, None)
+                if agent_id in self._told_agents:
+                    self._changed_agents[agent_id] = None
 
     # Inside
 
@@ -250,6 +256,8 @@ class TunnelCore:
                 upserted_workspaces=self._workspaces.values(),
                 upserted_agents=self._agents.values(),
             )
+            self._told_workspaces.update(self._workspaces)
+            self._told_agents.update(self._agents)
             request = self._full_requests.popleft()
             self.speaker.respond(request, pb.TunnelMessage(peer_update=update))
             return
@@ -268,4 +276,6 @@ class TunnelCore:
                 update.upserted_agents.append(agent)
         self._changed_workspaces.clear()
         self._changed_agents.clear()
+        self._told_workspaces = set(self._workspaces)
+        self._told_agents = set(self._agents)
         self.speaker.notify(pb.TunnelMessage(peer_update=update))

@@ -23,6 +23,7 @@ from ginnel.base.types import Deadline
 
 READ_SIZE = 64 * 1024  # bytes a read; a frame may take many
 READS_PER_WAKEUP = 8  # then other tasks get their turn
+TURN_TIME = 0.05  # seconds of a wake-up; then they get it too: what was read may take long
 MAX_DESCRIPTORS = 4  # received and not taken yet; a manager sends one
 
 log = logging.getLogger(__name__)
@@ -102,8 +103,13 @@ class ByteStream:
         return self._loop.time()
 
     def take_descriptor(self) -> int | None:
-        """Return the oldest descriptor that came along, which is the caller's now, or None."""
-        return self._received.popleft() if self._received else None
+        """Return the newest descriptor that came along, which is the caller's now, or None.
+
+        Older ones came with requests that were refused, and are closed.
+        """
+        newest = self._received.pop() if self._received else None
+        self._close_received()
+        return newest
 
     def send_descriptor(self, descriptor: int) -> None:
         """Send a copy of a descriptor along with the next bytes.
@@ -141,13 +147,21 @@ class ByteStream:
         os.close(self._read_fd)
         if self._is_write_fd_open:
             os.close(self._write_fd)
-        for descriptor in (*self._received, *self._to_send):
+        self._close_received()
+        for descriptor in self._to_send:
             os.close(descriptor)
-        self._received.clear()
         self._to_send.clear()
 
+    def _close_received(self) -> None:
+        for descriptor in self._received:
+            os.close(descriptor)
+        self._received.clear()
+
     def _on_readable(self) -> None:
+        turn_ends_at = self.now + TURN_TIME
         for _ in range(READS_PER_WAKEUP):
+            if self.now > turn_ends_at:
+                break
             try:
                 data = self._read()
             except BlockingIOError:

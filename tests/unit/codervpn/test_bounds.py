@@ -47,6 +47,12 @@ def test_what_is_right_is_taken_without_unknown_fields() -> None:
         (pb.Agent(id=b"i" * 65), "id: 65 bytes"),
         (pb.Agent(name="x" * 256), "name: 256 characters"),
         (pb.Agent(fqdn=["a"] * (MAX_NAMES + 1)), "fqdn: 18 of them"),
+        (
+            pb.Agent(
+                fqdn=["a" * 255] * 15, ip_addrs=["fd12:3456:789a:bcde:fd12:3456:789a:bcde"] * 14
+            ),
+            "size: 4",
+        ),
         (pb.Agent(ip_addrs=["x"]), "ip_addrs: 'x' is no address"),
         (pb.Agent(last_handshake={"seconds": -1}), "last_handshake: -1 s"),
         (pb.Agent(last_ping={"latency": {"seconds": 3601}}), "last_ping.latency: 3601 s"),

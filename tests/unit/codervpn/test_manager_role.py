@@ -5,6 +5,7 @@ from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.frame import encode_frame
 from ginnel.codervpn.manager_role import Answered, Ask, ManagerCore, PeersChanged
 from ginnel.codervpn.messages import make_agent
+from ginnel.codervpn.speaker import Drop
 
 
 def open_manager() -> ManagerCore:
@@ -46,3 +47,12 @@ def test_what_a_tunnel_can_make_us_remember_is_bounded() -> None:
     many = [make_agent(n.to_bytes(4, "big"), "a") for n in range(manager_role.MAX_KNOWN_PEERS + 9)]
     tell(core, pb.PeerUpdate(upserted_agents=many))
     assert len(core.agents) == manager_role.MAX_KNOWN_PEERS
+
+
+def test_a_list_that_is_too_long_is_named_and_its_rest_is_not_looked_at() -> None:
+    core = open_manager()
+    crowd = [pb.Agent(id=n.to_bytes(4, "big")) for n in range(manager_role.MAX_KNOWN_PEERS + 1)]
+    tell(core, pb.PeerUpdate(upserted_agents=crowd[-1:]))
+    tell(core, pb.PeerUpdate(deleted_agents=crowd))
+    assert list(core.agents) == [crowd[-1].id]
+    assert core.speaker.drops[Drop.OUT_OF_BOUNDS] == 1

@@ -5,7 +5,8 @@ import pytest
 from ginnel.base.errors import UsageError
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.frame import FrameReader
-from ginnel.codervpn.messages import make_agent
+from ginnel.codervpn.messages import LogLevel, LogRecord, make_agent
+from ginnel.codervpn.speaker import Drop
 from ginnel.codervpn.tunnel_role import MAX_PEERS, TunnelCore
 
 
@@ -29,6 +30,8 @@ def updates(core: TunnelCore) -> list[pb.PeerUpdate]:
 
 def test_changes_that_waited_go_as_one_update_with_the_newest_state() -> None:
     core = open_tunnel()
+    core.upsert(agents=[make_agent(b"2", "known")])
+    updates(core)
     for number in range(100):
         core.upsert(agents=[make_agent(b"1", f"name {number}"), make_agent(b"2", "gone")])
     core.delete(agent_ids=[b"2", b"unknown"])
@@ -36,6 +39,35 @@ def test_changes_that_waited_go_as_one_update_with_the_newest_state() -> None:
     assert [agent.name for agent in update.upserted_agents] == ["name 99"]
     assert [agent.id for agent in update.deleted_agents] == [b"2"]
     assert updates(core) == []
+
+
+def test_peers_that_come_and_go_unseen_leave_nothing() -> None:
+    core = open_tunnel()
+    core.upsert([pb.Workspace(id=b"w")], [make_agent(b"1", "a")])
+    core.handle_bytes(bytes.fromhex("000000060a0208011200"), now=0.0)  # asks for all
+    assert core.poll_transmit()
+    for number in range(100):
+        core.upsert(agents=[make_agent(b"%d" % number, "briefly")])
+        core.delete(agent_ids=[b"%d" % number], workspace_ids=[b"w", b"unknown"])
+    (update,) = updates(core)
+    assert [agent.id for agent in update.deleted_agents] == [b"1"]
+    assert [workspace.id for workspace in update.deleted_workspaces] == [b"w"]
+    assert not update.upserted_agents
+
+
+def test_the_stops_answer_is_the_last_frame() -> None:
+    core = open_tunnel()
+    core.handle_bytes(bytes.fromhex("000000060a0208012a00"), now=0.0)  # stop
+    core.finish_stop()
+    core.upsert(agents=[make_agent(b"1", "late")])
+    assert not core.write_log(LogRecord(LogLevel.INFO, "late"))
+    late = bytes.fromhex("000000060a0208023200 000000060a0208031200".replace(" ", ""))
+    core.handle_bytes(late, now=0.0)  # wake, the full set
+    assert core.poll_transmit() == bytes.fromhex("000000080a02100132020801")
+    assert core.poll_transmit() is None
+    assert core.speaker.drops[Drop.TOO_LATE] == 2
+    core.request_settings(pb.NetworkSettingsRequest(), now=0.0)
+    assert core.poll_transmit() is None
 
 
 def test_the_full_set_is_answered_without_the_program() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
+import time
 
 from ginnel.base.types import Deadline
-from ginnel.net.byte_stream import MAX_DESCRIPTORS, ByteStream
+from ginnel.net.byte_stream import MAX_DESCRIPTORS, TURN_TIME, ByteStream
 
 
 class Echo:
@@ -67,6 +69,63 @@ def test_too_many_descriptors_are_closed_and_so_are_those_that_nobody_took() -> 
         os.close(read_fd)
 
     asyncio.run(main())
+
+
+def test_the_newest_descriptor_is_taken_and_older_ones_are_closed() -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        (old_read, old_write), (new_read, new_write) = os.pipe(), os.pipe()
+        core = Echo()
+        stream = ByteStream(ours.fileno(), ours.detach(), core, lambda: None)
+        with theirs:
+            for write_fd in (old_write, new_write):
+                socket.send_fds(theirs, [b"x"], [write_fd])
+                os.close(write_fd)
+            theirs.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(20):
+                await core.ended.wait()
+            taken = stream.take_descriptor()
+            assert taken is not None
+            os.set_blocking(old_read, False)
+            assert os.read(old_read, 10) == b""
+            os.write(taken, b"1")
+            os.close(taken)
+            assert os.read(new_read, 10) == b"1"
+            stream.close()
+        for read_fd in (old_read, new_read):
+            os.close(read_fd)
+
+    asyncio.run(main())
+
+
+class Slow(Echo):
+    """A core that takes its time over what it reads."""
+
+    reads = 0
+
+    def handle_bytes(self, data: bytes, *, now: float) -> None:
+        self.reads += 1
+        self.ended.set()
+        until = time.monotonic() + 2 * TURN_TIME
+        while time.monotonic() < until:
+            pass
+
+
+def test_a_slow_core_lets_others_have_their_turn() -> None:
+    async def main() -> int:
+        ours, theirs = socket.socketpair()
+        core = Slow()
+        stream = ByteStream(ours.fileno(), ours.detach(), core, lambda: None)
+        with theirs:
+            theirs.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    theirs.send(b"x" * 65_536)  # more than one read takes
+            await core.ended.wait()
+        stream.close()
+        return core.reads
+
+    assert asyncio.run(main()) == 1
 
 
 def test_a_finished_core_closes_its_side_for_writing() -> None:
