@@ -359,12 +359,9 @@ class NodeCore:
                 self._answered(self._asked.pop(event.request, None), None, event.address, now)
             case RequestFailed():
                 self._answered(self._asked.pop(event.request, None), None, None, now)
+                self._looked(event.request, None, now)
             case LookupDone():
-                token = self._looked_up.pop(event.lookup, None)
-                if token is not None and self._party is not None:
-                    nodes = self._nodes_for(event)
-                    unix_now = self._clock.unix(now)
-                    self._party.on_lookup_done(token, nodes, now=now, unix_now=unix_now)
+                self._looked(event.lookup, event, now)
             case ReflexiveChanged():
                 self.reflexive[event.ipv6] = event
                 self._offer_candidates(now)
@@ -383,6 +380,14 @@ class NodeCore:
         if few and self.courier is not None:
             self.courier.on_node_added(now=now)
         self._events.append(event)
+
+    def _looked(self, number: int, done: LookupDone | None, now: float) -> None:
+        """Tell the mesh that a lookup of its own ended; one that was refused found nobody."""
+        token = self._looked_up.pop(number, None)
+        if token is not None and self._party is not None:
+            nodes = [] if done is None else self._nodes_for(done)
+            unix_now = self._clock.unix(now)
+            self._party.on_lookup_done(token, nodes, now=now, unix_now=unix_now)
 
     def _nodes_for(self, event: LookupDone) -> list[Node]:
         """Return the nodes of a lookup with ourselves, then those of the local network."""

@@ -5,7 +5,7 @@ Layers, in reading order: `keys` and `enr` (who a node is), `packet` (masking, h
 out), `requests` and `exchange` (what awaits an answer), `verify`, `responder` and `serve` (what we
 answer), `table`, `lookup` and `query` (one search as a value), `searches`, `neighbourhood` (the
 table kept alive), `endpoint` and `views` (how others see us), `guard` (rates, bans), `metrics`,
-`protocol` (the core), `view` and `aio` (`Discovery`). docs/discv5.md is the guide.
+`protocol` (the core), `view`, `questions` and `aio` (`Discovery`). docs/discv5.md is the guide.
 
 Source: devp2p, discv5-wire.md, discv5-theory.md; EIP-778.
 """

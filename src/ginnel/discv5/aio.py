@@ -1,7 +1,7 @@
 """`Discovery`: a discv5 node on asyncio, with its own UDP sockets or on one of the caller's.
 
-A thin shell: every decision is the core's (`protocol.py`). Chance is drawn here by default. It
-starts no task: the driver lives on the loop's callbacks.
+A thin shell: every decision is the core's (`protocol.py`). Chance is drawn here by default. The
+driver lives on the loop's callbacks; the only tasks are asynchronous talk handlers at work.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self, TypeVar
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import DatagramSource
 from ginnel.base.errors import SystemFailure, UsageError
-from ginnel.base.types import Address, NodeId, Secret, Transmit
+from ginnel.base.types import Address, Secret, Transmit
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr, FieldValue, RecordCache
 from ginnel.discv5.errors import (
@@ -40,10 +40,12 @@ from ginnel.discv5.events import (
     NodeRemoved,
     NodesReceived,
     PongReceived,
+    PopulateDone,
     QueryDone,
     ReflexiveChanged,
     RequestFailed,
     Resolved,
+    Revalidated,
     SessionOpened,
     TalkAnswered,
     TalkReceived,
@@ -51,14 +53,16 @@ from ginnel.discv5.events import (
 from ginnel.discv5.keys import new_private_key
 from ginnel.discv5.lookup import lookup_distances
 from ginnel.discv5.packet import MAX_PACKET_SIZE
-from ginnel.discv5.protocol import Contact, DiscoveryCore
+from ginnel.discv5.protocol import DiscoveryCore
+from ginnel.discv5.questions import NodeQuestions
 from ginnel.discv5.requests import Failure
 from ginnel.discv5.saved import format_nodes, parse_nodes
 from ginnel.discv5.session import WarmPool
-from ginnel.discv5.view import NodeView, TalkHandler
+from ginnel.discv5.view import TalkHandler
 from ginnel.net.driver import Driver
 from ginnel.net.dual import open_pair
 from ginnel.net.files import read_text, replace_text
+from ginnel.net.jobs import Jobs
 from ginnel.net.outlet import CallbackSource
 from ginnel.net.stream import EventStream
 
@@ -78,6 +82,8 @@ SAVED_NODES = 256  # nodes kept on disk
 SAVE_INTERVAL = 300.0  # seconds between writes of them
 SHARED_RECORDS = 8192  # verified records of all nodes of one thread; about 6 MB
 SHARED_SESSIONS = 1024  # warm sessions of all nodes of one thread; about 7 MB
+
+HANDLER_FAILED = "a talk handler failed: the asker gets the empty answer"
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +124,7 @@ class _Running:
     addresses: tuple[Address, ...]
 
 
-class Discovery(NodeView):
+class Discovery(NodeQuestions):
     """One node of the DHT.
 
     Use it as `async with Discovery(Address("0.0.0.0", 9000), ...) as node:`, or `open`, `start`
@@ -178,6 +184,7 @@ class Discovery(NodeView):
         super().__init__(rng or random.Random())
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._streams: list[EventStream[DiscoveryEvent]] = []
+        self._jobs = Jobs(self.settings.talk_handlers)
         self._save_timer: asyncio.TimerHandle | None = None
         self._running: _Running | None = None
         self.reflexive: ReflexiveChanged | None = None
@@ -249,6 +256,7 @@ class Discovery(NodeView):
             self._save_timer = None
             self._save()
         self._running = None
+        self._jobs.cancel()
         running.driver.stop()
         running.source.close()
         for future in self._waiting.values():
@@ -260,8 +268,9 @@ class Discovery(NodeView):
         self._streams.clear()
 
     async def close_wait(self) -> None:
-        """Close, and wait until those that wait for answers have been told."""
+        """Close, wait for talk handlers at work to end and for requests' callers to be told."""
         self.close()
+        await self._jobs.join()
         await asyncio.sleep(0)
 
     # ourselves
@@ -316,64 +325,6 @@ class Discovery(NodeView):
         running = self._parts()
         return running.core.seed(running.driver.now())
 
-    def populate(self) -> None:
-        """Begin to look up ourselves and a random target, to fill the table."""
-        running = self._parts()
-        running.core.populate(running.driver.now())
-        running.driver.wake()
-
-    def revalidate(self, enr: Enr) -> None:
-        """Begin to PING a node of the table: it is marked as seen, or replaced."""
-        running = self._parts()
-        running.core.revalidate(enr, now=running.driver.now())
-        running.driver.wake()
-
-    # requests
-
-    async def ping(self, enr: Enr) -> PongReceived:
-        """Ask whether the node is there.
-
-        Raises:
-            RequestTimeout: no answer.
-            RequestRefused: a wrong answer, too many requests under way, or closed meanwhile.
-            NoAddressError: its record has no address we can send to.
-        """
-        core, now = self.core, self._now()
-        return await self._wait(PongReceived, core.ping(self._contact(enr), now=now))
-
-    async def find_node(self, enr: Enr, distances: Sequence[int]) -> tuple[Enr, ...]:
-        """Ask the node for records at these log2 distances from it; errors as `ping`."""
-        number = self.core.find_node(self._contact(enr), distances, now=self._now())
-        return (await self._wait(NodesReceived, number)).records
-
-    async def talk_request(self, enr: Enr, protocol: bytes, payload: bytes) -> bytes:
-        """Send a request of another protocol; empty if the node does not know it.
-
-        Errors as `ping`, and MessageTooLarge if it does not fit into a packet.
-        """
-        contact = self._contact(enr)
-        number = self.core.talk_request(contact, protocol, payload, now=self._now())
-        return (await self._wait(TalkAnswered, number)).payload
-
-    async def lookup(self, target: NodeId, *, k: int | None = None) -> tuple[Enr, ...]:
-        """Find the (16) nodes closest to the target that answer, closest first."""
-        number = self.core.lookup(target, now=self._now(), count=k)
-        return (await self._wait(LookupDone, number)).nodes
-
-    async def query(self, target: NodeId, *, k: int | None = None) -> tuple[Enr, ...]:
-        """Ask the (16) known nodes closest to the target; return all nodes found, alive or not."""
-        number = self.core.query(target, now=self._now(), count=k)
-        return (await self._wait(QueryDone, number)).nodes
-
-    async def query_random(self, enr_field: tuple[str, bytes] | None = None) -> tuple[Enr, ...]:
-        """Query for a random target; return the nodes found, only those with the field."""
-        found = (await self._wait(QueryDone, self.core.query_random(now=self._now()))).nodes
-        return tuple(enr for enr in found if enr_field is None or enr.contains(*enr_field))
-
-    async def resolve(self, node_id: NodeId) -> Enr | None:
-        """Return the newest record of a node: from itself, else by lookup; None if unknown."""
-        return (await self._wait(Resolved, self.core.resolve(node_id, now=self._now()))).record
-
     # a caller's own socket
 
     def receive(self, address: Address, packet: bytes) -> None:
@@ -403,12 +354,6 @@ class Discovery(NodeView):
     def _now(self) -> float:
         return self._parts().driver.now()
 
-    def _contact(self, enr: Enr) -> Contact:
-        contact = self.core.contact_for(enr)
-        if contact is None:
-            raise NoAddressError("the record has no address of our IP version")
-        return contact
-
     def _open_sockets(self) -> tuple[_Source, tuple[Address, ...]]:
         if self._transport is not None:
             return CallbackSource(self._transport), (self._bind,)
@@ -437,6 +382,8 @@ class Discovery(NodeView):
                 self._on_talk(event)
             case PongReceived() | NodesReceived() | TalkAnswered() | Resolved():
                 self._finish(event.request, event)
+            case PopulateDone() | Revalidated():
+                self._finish(event.request, event)
             case RequestFailed():
                 self._finish(event.request, error_of(event.reason))
             case LookupDone():
@@ -452,17 +399,41 @@ class Discovery(NodeView):
                 stream.put(event)
 
     def _on_talk(self, event: TalkReceived) -> None:
-        running = self._parts()
         handler = self._handlers.get(event.protocol)
         contact = event.contact
-        answer = b""
+        answer: bytes | Awaitable[bytes] = b""
         try:
             if handler is not None:
                 answer = handler(contact.node_id, contact.address, event.payload)
-            running.core.respond_talk(event.token, answer, now=running.driver.now())
         except Exception:  # whatever the caller's handler does, the node goes on
-            log.exception("a talk handler failed: the asker gets the empty answer")
-            running.core.respond_talk(event.token, b"", now=running.driver.now())
+            log.exception(HANDLER_FAILED)
+        if not isinstance(answer, Awaitable):
+            self._respond(event.token, answer)
+        elif not self._jobs.start(self._respond_later(event.token, answer)):
+            if isinstance(answer, Coroutine):
+                answer.close()
+            self.core.refuse_talk(event.token)
+
+    async def _respond_later(self, token: int, answer: Awaitable[bytes]) -> None:
+        try:
+            async with asyncio.timeout(self.settings.response_timeout):
+                payload = await answer
+        except TimeoutError:
+            log.warning("a talk handler took too long: the asker gets no answer")
+            self.core.refuse_talk(token)
+            return
+        except Exception:  # whatever the caller's handler does, the node goes on
+            log.exception(HANDLER_FAILED)
+            payload = b""
+        self._respond(token, payload)
+        self.wake()
+
+    def _respond(self, token: int, answer: bytes) -> None:
+        try:
+            self.core.respond_talk(token, answer, now=self._now())
+        except Exception:  # it is too large, or no bytes at all
+            log.exception(HANDLER_FAILED)
+            self.core.respond_talk(token, b"", now=self._now())
 
     def _finish(self, number: int, outcome: DiscoveryEvent | RequestError) -> None:
         future = self._waiting.get(number)

@@ -13,6 +13,7 @@ _AT_LEAST_ONE = (
     "bucket_size",
     "bits_per_hop",
     "alpha",
+    "ban_ip_factor",
     "lookup_distances",
     "result_limit",
     "records_per_packet",
@@ -42,6 +43,7 @@ class DiscoveryConfig:
     queue_limit: int = 8  # requests that wait for one handshake
     request_limit: int = 4096  # requests under way; more are refused
     talk_limit: int = 1024  # TALKREQs that our side has not answered yet
+    talk_handlers: int = 64  # asynchronous talk handlers at work; TALKREQs beyond get no answer
 
     packet_rate: float = 2000.0  # packets a second looked at of one public source IP
     packet_burst: float = 8000.0  # packets saved up
@@ -50,7 +52,8 @@ class DiscoveryConfig:
     request_rate: float = 200.0  # messages a second served to one public source IP
     request_burst: float = 800.0  # messages saved up
     subnet_factor: float = 4.0  # a public /24 or /48 may send so many times what one IP may
-    ban_strikes: int = 5  # violations inside sessions until a public source is banned; 0: never
+    ban_strikes: int = 5  # violations inside sessions until a node is banned; 0: never
+    ban_ip_factor: int = 8  # its IP is banned after so many times as many, so by several nodes
     ban_time: float = 900.0  # a ban lasts for so long; violations count together for so long
 
     bucket_size: int = 16  # nodes of a bucket (k)

@@ -112,6 +112,22 @@ class Resolved:
 
 
 @dataclass(frozen=True, slots=True)
+class PopulateDone:
+    """A `populate` ended; `nodes` are in the table now."""
+
+    request: int
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revalidated:
+    """A `revalidate` ended: the node answered, or it has lost its place in the table."""
+
+    request: int
+    is_alive: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SessionOpened:
     """There are new keys with a node; `initiated`: we began."""
 
@@ -169,6 +185,8 @@ DiscoveryEvent: TypeAlias = (
     | LookupDone
     | QueryDone
     | Resolved
+    | PopulateDone
+    | Revalidated
     | SessionOpened
     | AddressChanged
     | AddressDiffers

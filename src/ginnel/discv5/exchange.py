@@ -257,8 +257,10 @@ class Exchange:
         """End a request without answer, and with it those that wait for its handshake."""
         if not self._requests.remove(pending):
             return
-        label = NO_RESPONSE if reason is Failure.TIMEOUT else INVALID_RESPONSE
-        self._metrics.requests_outgoing[label] += 1
+        if reason is not Failure.TIMEOUT:
+            self._metrics.requests_outgoing[INVALID_RESPONSE] += 1
+        elif pending.collected is None or not pending.collected.has_any:
+            self._metrics.requests_outgoing[NO_RESPONSE] += 1
         self.failed.append((pending, reason))
         opening = self._openings.get(pending.contact.key)
         if opening is None or opening.lead is not pending:

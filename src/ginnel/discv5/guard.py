@@ -72,20 +72,26 @@ class Guard:
         return True
 
     def on_violation(self, node_id: NodeId, ip: str, now: float) -> bool:
-        """Note that a node broke the protocol inside a session; return whether it is now banned."""
+        """Note that a node broke the protocol inside a session; return whether it is now banned.
+
+        Many may share an IP behind a NAT, so one node's faults never suffice to ban it: a banned
+        node adds none. An IP that shows ever new nodes with faults is banned at last.
+        """
         if not is_public(ip) or self._config.ban_strikes <= 0:
             return False
-        banned = False
-        for offender in (node_id, ip):
-            count, since = self._strikes.get(offender) or (0, now)
-            if now - since >= self._config.ban_time:
-                count, since = 0, now
-            count += 1
-            if count >= self._config.ban_strikes:
-                self._strikes.pop(offender)
-                self._bans.put(offender, now + self._config.ban_time)
-                self._has_banned = True
-                banned = True
-            else:
-                self._strikes.put(offender, (count, since))
-        return banned
+        strikes = self._config.ban_strikes
+        return self._strike(node_id, strikes, now) | self._strike(
+            ip, strikes * self._config.ban_ip_factor, now
+        )
+
+    def _strike(self, offender: NodeId | str, limit: int, now: float) -> bool:
+        count, since = self._strikes.get(offender) or (0, now)
+        if now - since >= self._config.ban_time:
+            count, since = 0, now
+        if count + 1 < limit:
+            self._strikes.put(offender, (count + 1, since))
+            return False
+        self._strikes.pop(offender)
+        self._bans.put(offender, now + self._config.ban_time)
+        self._has_banned = True
+        return True

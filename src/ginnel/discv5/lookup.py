@@ -20,7 +20,8 @@ from ginnel.discv5.enr import Enr
 from ginnel.discv5.keys import NODE_ID_BITS, log_distance
 
 STALLED_AFTER = 1.0  # seconds without answer until another node is asked besides
-PATIENCE = 4.1  # seconds a lookup with nothing else to do waits: a request has ended by then
+PATIENCE = 4.0  # seconds a lookup with nothing else to do waits for an answer: a request's timeout
+PATIENCE_MARGIN = 0.1  # seconds more, so that the timeout itself is told first
 MAX_CANDIDATES = 128  # nodes kept of one lookup; the farthest go first
 WIDE_REQUESTS = 3  # closest nodes asked once more in the end, for other distances
 WIDE_DISTANCES = 16  # distances of such a request
@@ -61,6 +62,7 @@ class Lookup:
         count: how many nodes are wanted.
         alpha: requests under way at a time.
         distances: distances of a request.
+        patience: seconds after which a request has ended, one way or the other.
     """
 
     def __init__(
@@ -72,12 +74,15 @@ class Lookup:
         count: int = 16,
         alpha: int = 3,
         distances: int = 3,
+        patience: float = PATIENCE,
     ) -> None:
         self.target = target
         self._number = int.from_bytes(target, "big")
         self._count = count
         self._alpha = alpha
         self._distances = distances
+        self._patience = patience + PATIENCE_MARGIN
+        self._stalled_after = min(STALLED_AFTER, patience / 4)
         self._known: dict[NodeId, _Candidate | None] = {local: None}
         self._sorted: list[_Candidate] = []
         self._waiting: dict[NodeId, _Candidate] = {}
@@ -103,7 +108,7 @@ class Lookup:
 
     def next(self, now: float) -> Ask | None:
         """Return whom to ask now, or None; call until None."""
-        active = sum(now < c.asked_at + STALLED_AFTER for c in self._waiting.values())
+        active = sum(now < c.asked_at + self._stalled_after for c in self._waiting.values())
         if active >= self._alpha:
             return None
         window = self._window(now)
@@ -111,7 +116,9 @@ class Lookup:
             if candidate.state is _State.NEW:
                 return self._ask(candidate, now, self._near(candidate.record.node_id))
         if any(
-            now < c.asked_at + STALLED_AFTER for c in self._waiting.values() if not c.was_widened
+            now < c.asked_at + self._stalled_after
+            for c in self._waiting.values()
+            if not c.was_widened
         ):
             return None
         is_full = sum(c.has_answered for c in window) >= self._count
@@ -142,14 +149,14 @@ class Lookup:
 
     def is_done(self, now: float) -> bool:
         """Say whether nothing is left to ask or to wait for; ask `next` first."""
-        return all(now >= c.asked_at + PATIENCE for c in self._waiting.values())
+        return all(now >= c.asked_at + self._patience for c in self._waiting.values())
 
     def wake_at(self, now: float) -> float | None:
         """Return the next instant after `now` at which a wait becomes too long, or None."""
         instants = [
             at
             for c in self._waiting.values()
-            for at in (c.asked_at + STALLED_AFTER, c.asked_at + PATIENCE)
+            for at in (c.asked_at + self._stalled_after, c.asked_at + self._patience)
             if at > now
         ]
         return min(instants, default=None)
@@ -171,7 +178,10 @@ class Lookup:
         """
         window: list[_Candidate] = []
         for candidate in self._sorted:
-            slow = candidate.state is _State.WAITING and now >= candidate.asked_at + STALLED_AFTER
+            slow = (
+                candidate.state is _State.WAITING
+                and now >= candidate.asked_at + self._stalled_after
+            )
             if candidate.has_answered or (candidate.state is not _State.FAILED and not slow):
                 window.append(candidate)
                 if len(window) >= self._count:

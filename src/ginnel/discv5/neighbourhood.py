@@ -18,7 +18,14 @@ from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, Deadline, NodeId
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr
-from ginnel.discv5.events import DiscoveryEvent, NodeAdded, NodeRemoved
+from ginnel.discv5.events import (
+    DiscoveryEvent,
+    NodeAdded,
+    NodeRemoved,
+    PopulateDone,
+    RequestFailed,
+    Revalidated,
+)
 from ginnel.discv5.exchange import Exchange
 from ginnel.discv5.guard import Guard
 from ginnel.discv5.messages import FindNode
@@ -94,7 +101,8 @@ class Neighbourhood:
         self._is_started = False
         self._timers: TimerTable[_Timer] = TimerTable()
         self._last_lookup_at = now
-        self._is_populating = False
+        self._populating: NodeId | None = None  # what is looked up for it
+        self._populates: list[int] = []  # callers' that end with it
 
     def start(self, now: float) -> None:
         """Seed the table, populate it by lookups, and keep it alive from now; once is enough."""
@@ -113,9 +121,16 @@ class Neighbourhood:
 
     def populate(self, now: float) -> None:
         """Look up ourselves, then a random target, unless that is under way."""
-        if not self._is_populating:
-            self._is_populating = True
+        if self._populating is None:
+            self._populating = self.node_id
             self.search(self.node_id, Want.OWN, now)
+
+    def populate_for(self, now: float) -> int:
+        """Populate; it ends in PopulateDone with the returned number."""
+        number = self._exchange.next_token()
+        self._populates.append(number)
+        self.populate(now)
+        return number
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
@@ -214,10 +229,18 @@ class Neighbourhood:
         node = self.table.get(node_id)
         return node is not None and enr_seq > node.record.seq
 
-    def fetch_record(self, contact: Contact, now: float) -> None:
-        """Ask a node for its own record."""
+    def fetch_record(self, contact: Contact, now: float, *, check: int | None = None) -> None:
+        """Ask a node for its own record; a caller's check ends with it."""
         request = FindNode(self._exchange.new_request_id(), (0,))
-        self._exchange.submit(contact, request, Purpose.UPDATE, now)
+        self._exchange.submit(contact, request, Purpose.UPDATE, now, lookup=check)
+
+    def on_pong(self, pending: Pending, enr_seq: int, now: float) -> None:
+        """Take the seq that an answered PING told; a check ends here or with the record."""
+        check = pending.token if pending.purpose is Purpose.CHECK else None
+        if self.is_outdated(pending.contact.node_id, enr_seq):
+            self.fetch_record(pending.contact, now, check=check)
+        elif check is not None:
+            self._events.append(Revalidated(check, True))
 
     def on_records(self, pending: Pending, records: Sequence[Enr], now: float) -> None:
         """Take the verified records of an answer to a request of ours."""
@@ -226,28 +249,40 @@ class Neighbourhood:
             self.offer(record)
             if record.node_id == pending.contact.node_id:
                 self.on_alive(pending.contact)  # it answered from where its new record says it is
-        if pending.lookup is not None:
+        if pending.purpose is Purpose.UPDATE and pending.lookup is not None:
+            self._events.append(Revalidated(pending.lookup, True))
+        elif pending.lookup is not None:
             self.searches.on_named(pending.lookup, records)
             self.searches.on_records(pending, awake, now)
             self._arm_searches(now)
 
-    def on_failure(self, pending: Pending, reason: Failure, now: float, *, heard: bool) -> bool:
+    def on_failure(self, pending: Pending, reason: Failure, now: float, *, heard: bool) -> None:
         """Take a failed request; where nobody at all is heard it may be our own link.
 
-        Return whether that was its end: one that timed out may go by another IP version.
+        One that timed out may go on by another IP version; else that is told.
         """
         if reason is Failure.TIMEOUT and self._try_other_way(pending, now):
-            return False
+            return
         node_id = pending.contact.node_id
         if reason is Failure.WRONG_ANSWER or (reason is Failure.TIMEOUT and heard):
             self._silent_since.put(pending.contact.key, now)
             self._replace(node_id)
         elif reason is Failure.TIMEOUT:
             self.table.mark_unseen(node_id)
-        if pending.lookup is not None:
+        self._tell_failed(pending, reason, now)
+
+    def _tell_failed(self, pending: Pending, reason: Failure, now: float) -> None:
+        is_check = pending.purpose is Purpose.CHECK
+        number = pending.token if is_check else pending.lookup
+        if pending.purpose is Purpose.CALLER:
+            self._events.append(RequestFailed(pending.token, reason))
+        elif number is not None and (is_check or pending.purpose is Purpose.UPDATE):
+            is_told = reason in (Failure.TIMEOUT, Failure.WRONG_ANSWER)
+            end = Revalidated(number, False) if is_told else RequestFailed(number, reason)
+            self._events.append(end)
+        elif number is not None:
             self.searches.on_failure(pending, now)
             self._arm_searches(now)
-        return True
 
     def _try_other_way(self, pending: Pending, now: float) -> bool:
         """Send a request that timed out over the node's other IP version; False if there is none.
@@ -302,11 +337,16 @@ class Neighbourhood:
         self._arm_searches(now)
         return token
 
-    def revalidate(self, record: Enr, now: float) -> None:
-        """PING a node: it is marked as seen, or replaced."""
+    def revalidate(self, record: Enr, now: float, purpose: Purpose = Purpose.REVALIDATE) -> int:
+        """PING a node: it is marked as seen, or replaced; return the request's number."""
         contact = self.contact_for(record)
         if contact is not None:
-            self._exchange.submit(contact, self._exchange.new_ping(), Purpose.REVALIDATE, now)
+            ping = self._exchange.new_ping()
+            return self._exchange.submit(contact, ping, purpose, now).token
+        number = self._exchange.next_token()
+        if purpose is Purpose.CHECK:
+            self._events.append(RequestFailed(number, Failure.UNREACHABLE))
+        return number
 
     def nearest(self, target: NodeId, count: int, now: float) -> list[Enr]:
         """Return the nodes of the table closest to the target, without silent ones if possible."""
@@ -315,13 +355,18 @@ class Neighbourhood:
 
     def on_own_search(self, target: NodeId, found: Sequence[Enr], now: float) -> None:
         """Go on after a lookup of our own: one at random after the one for ourselves."""
-        if not self._is_populating or target != self.node_id:
+        if target != self._populating:
             return
-        self._is_populating = False
-        if found:
+        is_first = target == self.node_id
+        if is_first and found:
             self._bootstrap_wait = self._config.bootstrap_retry
-            self.search(NodeId(self._random_bytes(32)), Want.OWN, now)
-        elif self.bootstrap and self._is_started:
+            self._populating = NodeId(self._random_bytes(32))
+            self.search(self._populating, Want.OWN, now)
+            return
+        self._populating = None
+        self._events.extend(PopulateDone(number, len(self.table)) for number in self._populates)
+        self._populates.clear()
+        if is_first and self.bootstrap and self._is_started:
             self._timers.set(_Timer.BOOTSTRAP, now + self._bootstrap_wait)
             longer = self._bootstrap_wait * 2
             self._bootstrap_wait = min(longer, self._config.bootstrap_retry_max)

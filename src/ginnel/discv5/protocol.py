@@ -27,7 +27,6 @@ from ginnel.discv5.events import (
     Drop,
     NodesReceived,
     PongReceived,
-    RequestFailed,
     SessionOpened,
     TalkAnswered,
 )
@@ -168,10 +167,9 @@ class DiscoveryCore:
         self._around.start(now)
         self._settle(now)
 
-    def populate(self, now: float) -> None:
-        """Look up ourselves and a random target, to fill the table."""
-        self._around.populate(now)
-        self._settle(now)
+    def populate(self, now: float) -> int:
+        """Look up ourselves and a random target, to fill the table; ends in PopulateDone."""
+        return self._settled(self._around.populate_for(now), now)
 
     def add_node(self, enr: Enr, now: float) -> bool:
         """Offer a node to the table; return whether it is new there."""
@@ -215,6 +213,11 @@ class DiscoveryCore:
         """
         self._responder.respond_talk(token, payload, now)
 
+    def refuse_talk(self, token: int) -> None:
+        """Leave a TalkReceived without answer; if it comes again it is told again."""
+        if self._responder.refuse_talk(token):
+            self.metrics.requests_incoming[NO_RESPONSE] += 1
+
     def contact_for(self, record: Enr) -> Contact | None:
         """Return how to reach a node over our IP versions; None: it has no such address."""
         return self._around.contact_for(record)
@@ -235,14 +238,11 @@ class DiscoveryCore:
 
     def resolve(self, node_id: NodeId, *, now: float) -> int:
         """Find the newest record of a node, from itself or else by lookup; ends in Resolved."""
-        token = self._around.resolve(node_id, now)
-        self._settle(now)
-        return token
+        return self._settled(self._around.resolve(node_id, now), now)
 
-    def revalidate(self, record: Enr, *, now: float) -> None:
-        """PING a node of the table: it is marked as seen, or replaced."""
-        self._around.revalidate(record, now)
-        self._settle(now)
+    def revalidate(self, record: Enr, *, now: float) -> int:
+        """PING a node of the table: it is marked as seen, or replaced; ends in Revalidated."""
+        return self._settled(self._around.revalidate(record, now, Purpose.CHECK), now)
 
     # sessions and the record
 
@@ -443,8 +443,7 @@ class DiscoveryCore:
         if pending.purpose is Purpose.CALLER:
             self._events.append(PongReceived(pending.token, contact, pong.address, pong.enr_seq))
         self._watch.on_pong(contact.address, pong.address, now)
-        if self._around.is_outdated(contact.node_id, pong.enr_seq):
-            self._around.fetch_record(contact, now)
+        self._around.on_pong(pending, pong.enr_seq, now)
 
     def _on_nodes(self, pending: Pending, now: float) -> None:
         """Take a NODES response, or what came of it."""
@@ -482,19 +481,19 @@ class DiscoveryCore:
             self._on_nodes(pending, now)
             return
         heard = self._last_heard_at >= pending.created_at
-        is_over = self._around.on_failure(pending, reason, now, heard=heard)
-        if is_over and pending.purpose is Purpose.CALLER:
-            self._events.append(RequestFailed(pending.token, reason))
+        self._around.on_failure(pending, reason, now, heard=heard)
 
     # small helpers
 
     def _request(self, contact: Contact, message: Message, now: float) -> int:
         assert isinstance(message, Ping | FindNode | TalkRequest)
-        pending = self._exchange.submit(contact, message, Purpose.CALLER, now)
-        self._settle(now)
-        return pending.token
+        return self._settled(
+            self._exchange.submit(contact, message, Purpose.CALLER, now).token, now
+        )
 
     def _search(self, target: NodeId, want: Want, now: float, count: int | None) -> int:
-        token = self._around.search(target, want, now, count=count)
+        return self._settled(self._around.search(target, want, now, count=count), now)
+
+    def _settled(self, number: int, now: float) -> int:
         self._settle(now)
-        return token
+        return number

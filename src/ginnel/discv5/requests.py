@@ -54,6 +54,7 @@ class Purpose(Enum):
     CALLER = "caller"  # ends in an event
     LOOKUP = "lookup"
     REVALIDATE = "revalidate"
+    CHECK = "check"  # a revalidation that a caller waits for
     RESOLVE = "resolve"  # a record from its own node
     UPDATE = "update"  # fetch a newer record
     CARRIER = "carrier"  # opens a session for another request
@@ -69,7 +70,7 @@ class Pending:
     encoded: bytes
     purpose: Purpose
     created_at: float
-    lookup: int | None = None
+    lookup: int | None = None  # or the check that waits for a newer record
     deadline: float = 0.0
     handshakes: int = 0
     retransmits: int = 0

@@ -102,6 +102,10 @@ class Responder:
             session = self._wire.sessions.get((talk.session.node_id, talk.source)) or talk.session
             self._exchange.respond(session, talk.source, talk.answer)
 
+    def refuse_talk(self, token: int) -> bool:
+        """Forget a TalkReceived; False if it is closed."""
+        return self._talks.refuse(token)
+
     def _nodes(self, message: FindNode, asker: NodeId, source: Address) -> list[Nodes]:
         """Return the answer to a FINDNODE; it is put together anew when the table has changed."""
         distances = message.distances

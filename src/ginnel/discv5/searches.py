@@ -16,12 +16,18 @@ from typing import Protocol
 from ginnel.base.types import NodeId
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr
-from ginnel.discv5.events import DiscoveryEvent, LookupDone, QueryDone, Resolved
+from ginnel.discv5.events import (
+    DiscoveryEvent,
+    LookupDone,
+    QueryDone,
+    RequestFailed,
+    Resolved,
+)
 from ginnel.discv5.exchange import Exchange
 from ginnel.discv5.lookup import Lookup
 from ginnel.discv5.messages import FindNode
 from ginnel.discv5.query import Query
-from ginnel.discv5.requests import Contact, Pending, Purpose
+from ginnel.discv5.requests import Contact, Failure, Pending, Purpose
 
 
 class Want(Enum):
@@ -70,7 +76,7 @@ class _Search:
 
 
 class Searches:
-    """All searches of one node; at most `lookup_limit`."""
+    """All searches of one node; more than `lookup_limit` end in RequestFailed."""
 
     def __init__(
         self,
@@ -103,7 +109,7 @@ class Searches:
         elif known is None or contact is None:
             self._begin(token, node_id, Want.RESOLVE, now, known=known)
         elif len(self._resolving) >= self._config.lookup_limit:
-            self._events.append(Resolved(token, known))
+            self._refuse(token, node_id, Want.RESOLVE, now)
         else:
             self._resolving[token] = (node_id, known)
             message = FindNode(self._exchange.new_request_id(), (0,))
@@ -169,20 +175,27 @@ class Searches:
         count: int | None = None,
     ) -> None:
         config = self._config
-        count = config.bucket_size if count is None else count
-        kind = Query if want is Want.QUERY else Lookup
-        near = self._around.nearest(target, count if kind is Query else count * 2, now)
-        value = kind(
-            target,
-            self._around.own_record.node_id,
-            near,
-            count=count,
-            alpha=config.alpha,
-            distances=config.lookup_distances,
-        )
         if len(self._searches) >= config.lookup_limit:
-            self._end(token, _Search(kind(target, target, ()), want, known), now)
+            self._refuse(token, target, want, now)
             return
+        count = config.bucket_size if count is None else count
+        local = self._around.own_record.node_id
+        alpha, distances = config.alpha, config.lookup_distances
+        value: Lookup | Query
+        if want is Want.QUERY:
+            near = self._around.nearest(target, count, now)
+            value = Query(target, local, near, count=count, alpha=alpha, distances=distances)
+        else:
+            near = self._around.nearest(target, count * 2, now)
+            value = Lookup(
+                target,
+                local,
+                near,
+                count=count,
+                alpha=alpha,
+                distances=distances,
+                patience=config.response_timeout,
+            )
         self._searches[token] = _Search(value, want, known)
         self._advance(token, now)
 
@@ -203,6 +216,13 @@ class Searches:
         if value.is_done(now):
             del self._searches[token]
             self._end(token, search, now)
+
+    def _refuse(self, token: int, target: NodeId, want: Want, now: float) -> None:
+        """End a search that is one too many."""
+        if want is Want.OWN:
+            self._around.on_own_search(target, (), now)
+        else:
+            self._events.append(RequestFailed(token, Failure.TOO_MANY))
 
     def _end(self, token: int, search: _Search, now: float) -> None:
         value = search.value

@@ -133,3 +133,10 @@ class Talks:
             return None
         talk.answer = response
         return talk
+
+    def refuse(self, token: int) -> bool:
+        """Close a talk without answer, as if it had never come; False if it is closed."""
+        talk = self._open.pop(token, None)
+        if talk is not None:
+            self._recent.pop((talk.session.node_id, talk.request))
+        return talk is not None

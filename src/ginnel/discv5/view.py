@@ -1,13 +1,13 @@
 """What one can ask of a node without waiting: its record, its table, its counters.
 
-The base of the facade (`aio.py`), apart from it because nothing here needs a loop.
+The base of `questions.py` and the facade (`aio.py`); nothing here needs a loop.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from ginnel.base.chance import Rng
 from ginnel.base.errors import UsageError
@@ -17,8 +17,8 @@ from ginnel.discv5.events import Drop
 from ginnel.discv5.metrics import Collector, make_collector, prometheus_text
 from ginnel.discv5.protocol import DiscoveryCore
 
-TalkHandler = Callable[[NodeId, Address, bytes], bytes]
-"""Answers a TALKREQ: the asker's node id and address, and the request."""
+TalkHandler = Callable[[NodeId, Address, bytes], bytes | Awaitable[bytes]]
+"""Answers a TALKREQ, at once or later: the asker's node id and address, and the request."""
 
 
 class NodeView(ABC):
@@ -126,7 +126,10 @@ class NodeView(ABC):
         return make_collector(lambda: self.core.samples())
 
     def register_talk_protocol(self, protocol: bytes, handler: TalkHandler) -> None:
-        """Answer TALKREQs of this protocol by the handler; it must not block.
+        """Answer TALKREQs of this protocol by the handler.
+
+        It must not block. An asynchronous one has the response timeout to answer in; of those at
+        most `talk_handlers` are at work, and requests beyond get no answer.
 
         Raises:
             UsageError: the protocol has a handler.

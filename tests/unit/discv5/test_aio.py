@@ -23,10 +23,12 @@ from ginnel.discv5 import (
 from ginnel.discv5.aio import lookup_distances
 from ginnel.discv5.enr import sign_enr
 from ginnel.discv5.events import NodeAdded, PongReceived, SessionOpened, TalkReceived
+from support.eventually import until
 
 ANY = Address("127.0.0.1", 0)
 ANY6 = Address("::1", 0)
 SILENT = sign_enr(b"\x01" * 32, 1, {"ip": b"\x7f\x00\x00\x01", "udp": 9})
+NO_RESPONSE = 'incoming_total{response="no_response"} 0'
 QUICK = DiscoveryConfig(response_timeout=0.05, retransmit_after=0.02)
 
 
@@ -87,8 +89,6 @@ def test_searches() -> None:
                 assert client.add_node(SILENT.to_text())
                 with pytest.raises(RemoteProtocolError):
                     client.add_node("enr:no")
-                client.revalidate(newer)
-                client.populate()
                 assert client.seed() == 0
 
     run(main())
@@ -243,6 +243,81 @@ def test_a_handler_that_fails_gives_the_empty_answer(caplog: pytest.LogCaptureFi
             assert await client.talk_request(server.record, b"bad", b"") == b""
             assert await client.talk_request(server.record, b"big", b"") == b""
         assert "handler failed" in caplog.text
+
+    run(main())
+
+
+def test_asynchronous_handlers_answer_later_and_in_bounds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    at_work, go_on = 0, asyncio.Event()
+
+    async def slow(node_id: NodeId, address: Address, payload: bytes) -> bytes:
+        nonlocal at_work
+        at_work += 1
+        if payload != b"never":
+            await go_on.wait()
+            return payload * 2
+        await asyncio.Future()
+        return b""
+
+    async def fail(node_id: NodeId, address: Address, payload: bytes) -> bytes:
+        raise ValueError("no")
+
+    async def main() -> None:
+        config = DiscoveryConfig(response_timeout=0.4, retransmit_after=5.0, talk_handlers=2)
+        async with (
+            Discovery(ANY, advertise=ANY, config=config) as server,
+            Discovery(ANY, config=DiscoveryConfig(retransmit_after=5.0)) as client,
+        ):
+            server.register_talk_protocol(b"slow", slow)
+            server.register_talk_protocol(b"fail", fail)
+            assert await client.talk_request(server.record, b"fail", b"x") == b""
+            assert "handler failed" in caplog.text
+            async with asyncio.TaskGroup() as tasks:
+                for payload in (b"one", b"two"):
+                    asked = client.talk_request(server.record, b"slow", payload)
+                    asking = tasks.create_task(asked)
+                await until(lambda: at_work == 2)
+                assert (await client.ping(server.record)).enr_seq == server.record.seq
+                third = tasks.create_task(client.talk_request(server.record, b"slow", b"three"))
+                await until(lambda: NO_RESPONSE not in server.metrics_text())
+                assert (at_work, third.done()) == (2, False)  # nothing was begun nor answered
+                go_on.set()
+                assert await asking == b"twotwo"
+                third.cancel()
+            async with asyncio.TaskGroup() as tasks:
+                waiting = tasks.create_task(client.talk_request(server.record, b"slow", b"never"))
+                await until(lambda: "took too long" in caplog.text)
+                assert not waiting.done()
+                waiting.cancel()
+
+    run(main())
+
+
+def test_closing_ends_handlers_at_work() -> None:
+    ended = False
+
+    async def slow(node_id: NodeId, address: Address, payload: bytes) -> bytes:
+        nonlocal ended
+        begun.set()
+        try:
+            await asyncio.Future()
+        finally:
+            await asyncio.sleep(0)
+            ended = True
+        return b""
+
+    begun = asyncio.Event()
+
+    async def main() -> None:
+        async with Discovery(ANY) as client, asyncio.TaskGroup() as tasks:
+            async with Discovery(ANY, advertise=ANY) as server:
+                server.register_talk_protocol(b"slow", slow)
+                asking = tasks.create_task(client.talk_request(server.record, b"slow", b"x"))
+                await begun.wait()
+            assert ended
+            asking.cancel()
 
     run(main())
 

@@ -41,17 +41,36 @@ def test_bans_come_with_violations_and_end() -> None:
     guard = Guard(DiscoveryConfig(ban_strikes=3, ban_time=100))
     assert [guard.on_violation(NODE, "203.0.1.1", at) for at in (0, 1, 2)] == [False, False, True]
     assert guard.is_banned(NODE, 3)
-    assert guard.is_banned("203.0.1.1", 101.9)
-    assert not guard.is_banned("203.0.1.2", 3)
+    assert guard.is_banned(NODE, 101.9)
+    assert not guard.is_banned(OTHER, 3)
     assert not guard.is_banned(NODE, 102)
-    assert not guard.is_banned("203.0.1.1", 102)
+
+
+def test_one_bad_node_does_not_ban_those_behind_the_same_nat() -> None:
+    guard = Guard(DiscoveryConfig(ban_strikes=5, ban_ip_factor=8, ban_time=100))
+    for at in range(1000):  # it comes back after each ban
+        if not guard.is_banned(NODE, at):
+            guard.on_violation(NODE, "203.0.1.1", at)
+        assert not guard.is_banned("203.0.1.1", at)
+
+
+def test_an_ip_with_ever_new_bad_nodes_is_banned() -> None:
+    guard = Guard(DiscoveryConfig(ban_strikes=5, ban_ip_factor=2, ban_time=100))
+    for number in range(9):
+        assert not guard.on_violation(NodeId(bytes([number]) * 32), "203.0.1.1", number)
+    assert not guard.is_banned("203.0.1.1", 9)
+    assert guard.on_violation(OTHER, "203.0.1.1", 9)
+    assert guard.is_banned("203.0.1.1", 108.9)
+    assert not guard.is_banned("203.0.1.2", 10)
+    assert not guard.is_banned(OTHER, 10)
+    assert not guard.is_banned("203.0.1.1", 109)
 
 
 def test_violations_long_apart_do_not_add_up() -> None:
     guard = Guard(DiscoveryConfig(ban_strikes=2, ban_time=100))
     assert not guard.on_violation(NODE, "203.0.1.1", 0)
     assert not guard.on_violation(NODE, "203.0.1.1", 150)
-    assert guard.on_violation(OTHER, "203.0.1.1", 160)
+    assert guard.on_violation(NODE, "203.0.1.1", 160)
     assert not guard.is_banned(OTHER, 161)
 
 

@@ -8,7 +8,14 @@ from functools import partial
 from ginnel.base.types import Address, NodeId
 from ginnel.discv5.enr import Enr, address_fields, sign_enr
 from ginnel.discv5.keys import log_distance, new_private_key
-from ginnel.discv5.lookup import PATIENCE, STALLED_AFTER, Ask, Lookup, lookup_distances
+from ginnel.discv5.lookup import (
+    PATIENCE,
+    PATIENCE_MARGIN,
+    STALLED_AFTER,
+    Ask,
+    Lookup,
+    lookup_distances,
+)
 
 RNG = random.Random(5)
 RECORDS = [
@@ -65,8 +72,18 @@ def test_slow_nodes_free_their_place_and_end_the_wait() -> None:
     assert lookup.wake_at(0.0) == STALLED_AFTER
     assert lookup.next(STALLED_AFTER) is not None
     assert not lookup.is_done(PATIENCE)
-    assert lookup.is_done(STALLED_AFTER + PATIENCE)
+    assert lookup.is_done(STALLED_AFTER + PATIENCE + PATIENCE_MARGIN)
     assert lookup.result() == ()
+
+
+def test_patience_follows_the_timeout_of_requests() -> None:
+    for patience, stalled_after in ((0.4, 0.1), (60.0, STALLED_AFTER)):
+        lookup = Lookup(TARGET, OWN, RECORDS[:1], patience=patience)
+        assert lookup.next(0.0) is not None
+        assert lookup.wake_at(0.0) == stalled_after
+        assert lookup.wake_at(stalled_after) == patience + PATIENCE_MARGIN
+        assert not lookup.is_done(patience)
+        assert lookup.is_done(patience + PATIENCE_MARGIN)
 
 
 def test_our_own_id_is_never_asked() -> None:

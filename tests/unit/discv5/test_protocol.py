@@ -10,7 +10,6 @@ from ginnel.discv5 import session
 from ginnel.discv5.enr import address_fields, sign_enr
 from ginnel.discv5.events import (
     Drop,
-    LookupDone,
     NodesReceived,
     PongReceived,
     RequestFailed,
@@ -29,6 +28,7 @@ from ginnel.discv5.messages import (
     decode_message,
     encode_message,
 )
+from ginnel.discv5.metrics import NO_RESPONSE
 from ginnel.discv5.packet import Flag
 from ginnel.discv5.protocol import Contact
 from ginnel.discv5.requests import Failure
@@ -282,10 +282,27 @@ def test_limits_of_requests_and_lookups(net: Net) -> None:
         RequestFailed(number, Failure.TOO_MANY) for number in numbers[3:]
     ]
     token = host.core.lookup(host.core.node_id, now=net.now)
-    assert events(host, LookupDone) == [LookupDone(token, host.core.node_id, ())]
+    assert events(host, RequestFailed)[2:] == [RequestFailed(token, Failure.TOO_MANY)]
     own = Contact(host.core.node_id, host.address, host.core.record.public_key)
     host.core.ping(own, now=net.now)
-    assert len(events(host, RequestFailed)) == 3
+    assert len(events(host, RequestFailed)) == 4
+
+
+def test_what_came_of_a_response_is_an_answer(net: Net, host: Host, peer: RawPeer) -> None:
+    contact = Contact(peer.node_id, PEER, peer.public_key)
+    distance = log_distance(peer.node_id, host.core.node_id)
+    named = host.core.find_node(contact, [0], now=net.now)
+    silent = host.core.find_node(contact, [distance], now=net.now)
+    first, _ = (decode_message(plain) for plain in peer.receive())
+    assert isinstance(first, FindNode)
+    part = Nodes(first.request_id, 2, (peer.record.raw,))
+    peer.send(encode_message(part), now=net.now)
+    net.now += 4.1
+    host.core.handle_timeout(now=net.now)
+    assert events(host, NodesReceived) == [NodesReceived(named, (peer.record,))]
+    assert host.core.metrics.requests_outgoing[NO_RESPONSE] == 1
+    failed = [event for event in host.events if isinstance(event, RequestFailed)]
+    assert failed == [RequestFailed(silent, Failure.TIMEOUT)]
 
 
 def test_endpoint_and_client_mode(net: Net) -> None:

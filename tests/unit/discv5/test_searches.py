@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ginnel.base.types import NodeId
-from ginnel.discv5.events import LookupDone, QueryDone, Resolved
+from ginnel.discv5.events import LookupDone, QueryDone, RequestFailed, Resolved
+from ginnel.discv5.requests import Failure
 from ginnel.discv5.searches import newer
 from support.discv5_net import Host, Net
 
@@ -83,8 +84,11 @@ def test_searches_are_bounded_and_each_one_ends() -> None:
     net.run(20)
     ended = [event.lookup for event in second.of(LookupDone)]
     ended += [event.query for event in second.of(QueryDone)]
-    assert sorted(ended) == sorted(begin)
-    assert sorted(event.request for event in second.of(Resolved)) == sorted(resolves)
+    ended += [event.request for event in second.of(Resolved)]
+    refused = [event.request for event in second.of(RequestFailed)]
+    assert 1 <= len(ended) <= 2
+    assert sorted(ended + refused) == sorted(begin + resolves)
+    assert {event.reason for event in second.of(RequestFailed)} == {Failure.TOO_MANY}
 
 
 def test_newer(hosts: tuple[Net, list[Host]]) -> None:

@@ -50,6 +50,16 @@ def test_talks_are_bounded_and_end() -> None:
     assert talks.open(5, SESSION, HERE, requests[2], 5.0)
 
 
+def test_a_refused_talk_is_as_if_it_had_never_come() -> None:
+    talks = Talks(1, 4.0)
+    request = TalkRequest(b"1", b"x", b"")
+    assert talks.open(1, SESSION, HERE, request, 0.0)
+    assert talks.refuse(1)
+    assert not talks.refuse(1)
+    assert talks.find(SESSION.node_id, request, 1.0) is None
+    assert talks.open(2, SESSION, HERE, request, 1.0)
+
+
 def test_distances_of_ours_are_checked() -> None:
     assert check_distances([256, 0, 256]) == (256, 0)
     assert check_distances([]) == ()
