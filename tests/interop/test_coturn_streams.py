@@ -25,7 +25,8 @@ from ginnel.base.types import Address, Secret, Transmit
 from ginnel.daemon.turn_links import TurnLinks
 from ginnel.ice.turn_events import TurnConfig
 from ginnel.mesh.events import LinkCommand
-from ginnel.mesh.relays import Arrived, Relays
+from ginnel.mesh.relay_events import Arrived
+from ginnel.mesh.relays import Relays
 from ginnel.net.link import make_tls_context
 from support.coturn import PASSWORD, USER, coturn_argv
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ginnel.base.servers import DEFAULT_PORTS
 from ginnel.lab import Home, LabTopology, NatKind, PublicMachine
 from ginnel.lab.demo import ping
 from ginnel.lab.scenario import Json
@@ -118,6 +119,11 @@ def test_a_pair_that_cannot_be_direct_is_relayed_once_a_member_may(mesh: MeshLab
     address = next(peer["addresses"][0] for peer in status["peers"] if peer["name"] == "pia")
     assert ping(mesh.machine("dora"), address) is not None
     assert transfer(mesh.machine("dora"), mesh.machine("pia"), address, 2_000_000) > 1
+    sockets = mesh.machine("late").run(["ss", "-Hlun"]).stdout.split()
+    for side in ("local", "remote"):  # each allocation holds a port of its own at the relay
+        port = int(path[side]["address"].rpartition(":")[2])
+        assert DEFAULT_PORTS.first <= port <= DEFAULT_PORTS.last
+        assert f"0.0.0.0:{port}" in sockets
     detail = mesh.machine("pia").run(["ginnel", "status", "-d"]).stdout
     assert "dora: relayed: both sides are behind NATs" in detail
     assert "relay " in detail

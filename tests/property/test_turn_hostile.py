@@ -13,7 +13,7 @@ from ginnel.base.types import Address
 from ginnel.ice import stun
 from ginnel.ice.stun import Attribute, MessageClass
 from ginnel.ice.turn_server import MAX_ALLOCATIONS
-from support.turn_world import SERVER, TurnWorld
+from support.turn_world import SERVER, TurnWorld, grant_ports
 
 METHODS = (stun.BINDING, stun.ALLOCATE, stun.REFRESH, stun.SEND, stun.DATA)
 METHODS = (*METHODS, stun.CREATE_PERMISSION, stun.CHANNEL_BIND, 0x7F)
@@ -71,6 +71,7 @@ def test_the_relay_survives_and_never_amplifies(items: list[object]) -> None:
             )
         for source in (client, STRANGER) if not signed else (client,):
             server.handle_datagram(data, source, now=world.now)
+            grant_ports(server, now=world.now)
             sent = 0
             while (out := server.poll_transmit()) is not None:
                 assert source == client

@@ -31,6 +31,7 @@ from ginnel.daemon.node_core import NodeCore, NodeEvent, WallClock
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.protocol import DiscoveryConfig, DiscoveryCore
 from ginnel.ice.events import AgentConfig
+from ginnel.ice.turn_ports import HoldPort
 from ginnel.mesh import derive
 from ginnel.mesh.courier import Courier
 from ginnel.mesh.events import Engine, PeerChanged, RelayedPacket
@@ -159,6 +160,9 @@ class MemberCore:
         event = self.node.poll_event()
         if isinstance(event, Engine):
             self.engine.apply(event.command, self.now)
+        elif isinstance(event, HoldPort):
+            assert self.node.mesh is not None
+            self.node.mesh.relays.on_port(event.port, True, now=self.now)
         elif isinstance(event, RelayedPacket):
             for told in self.engine.receive(event.data, event.peer, relayed=event.relayed):
                 self.node.on_engine_event(told, now=self.now)

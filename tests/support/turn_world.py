@@ -8,9 +8,20 @@ from dataclasses import dataclass, field
 from ginnel.base.types import Address, Transmit
 from ginnel.ice.turn import TurnClient
 from ginnel.ice.turn_events import TurnConfig, TurnEvent
+from ginnel.ice.turn_ports import HoldPort
 from ginnel.ice.turn_server import TurnServer
 
 SERVER = Address("203.0.113.1", 41640)
+
+
+def grant_ports(server: TurnServer, *, now: float) -> bool:
+    """Say that each port that the server wants is held; return whether it wanted any."""
+    any_command = False
+    while (command := server.poll_event()) is not None:
+        any_command = True
+        if isinstance(command, HoldPort):
+            server.on_port(command.port, True, now=now)
+    return any_command
 
 
 @dataclass
@@ -74,6 +85,7 @@ class TurnWorld:
                     self._to_server(client, out)
                 while (event := client.core.poll_event()) is not None:
                     client.events.append(event)
+            moved |= grant_ports(self.server, now=self.now)
             while (answer := self.server.poll_transmit()) is not None:
                 moved = True
                 self.sent.append(("server", answer.data))

@@ -16,7 +16,7 @@ from ipaddress import IPv4Network
 
 from ginnel.base.addresses import is_private_prefix
 from ginnel.base.errors import UsageError
-from ginnel.base.servers import parse_turn
+from ginnel.base.servers import parse_ports, parse_turn
 from ginnel.base.types import make_address
 
 FIRST_PORT = 20_000  # the UDP port is drawn from here ...
@@ -52,6 +52,7 @@ _HELP = {
     "mtu": "bytes of an inner packet at most; what a path takes is found and kept for each peer",
     "advertise": "IP or IP:PORT under which this machine is reached from outside; empty: find out",
     "relay": "relay for members who can't be direct, where the certificate allows it",
+    "relay_ports": "FIRST-LAST: a relayed address holds one of these; no firewall need let them in",
     "force_relay": "never connect directly",
     "ice_keepalive": "between two checks of a path in use",
     "ice_disconnected_timeout": "without an answer until a path counts as disconnected",
@@ -86,6 +87,7 @@ class Settings:
     mtu: int = 1420
     advertise: str = ""
     relay: bool = True
+    relay_ports: str = "49152-65535"
     force_relay: bool = False
     ice_keepalive: float = 4.0  # seconds, as the three below; seed 000's defaults
     ice_disconnected_timeout: float = 6.0
@@ -165,6 +167,10 @@ def _check(name: str, value: object) -> object:
         return _check_duration(name, value)
     if name in _LISTS:
         return _check_list(name, value)
+    return _check_text(name, value)
+
+
+def _check_text(name: str, value: object) -> str:
     if not isinstance(value, str) or len(value) > 255 or not value.isprintable():
         raise UsageError(f"{name}: a short text belongs here")
     if name == "protocol_id" and value not in ("ginnel", "discv5"):
@@ -173,6 +179,11 @@ def _check(name: str, value: object) -> object:
         raise UsageError(f"port_mapping = {value!r}: one of {', '.join(PORT_MAPPINGS)}")
     if name == "ipv4_prefix" and value:
         _check_prefix(value)
+    if name == "relay_ports":
+        try:
+            parse_ports(value)
+        except UsageError as error:
+            raise UsageError(f"relay_ports = {error}") from None
     return value
 
 

@@ -1,19 +1,22 @@
-"""Addresses of STUN and TURN servers as people write them: `stun:`, `turn:` and `turns:` URIs.
+"""STUN and TURN servers as people write them (`stun:`, `turn:`, `turns:`), a relay's ports.
 
-Source: RFC 7064, RFC 7065 (URIs); RFC 8656 section 4 (ports).
+Source: RFC 7064, RFC 7065 (URIs); RFC 8656 sections 4, 7.2 (ports).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 
+from ginnel.base.chance import Rng
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Secret
 
 STUN_PORT = 3478  # also TURN's, over UDP and TCP
 TLS_PORT = 5349
+FIRST_FREE_PORT = 1024  # below it binding needs a right that the tunnel doesn't have
 
 _URI = re.compile(
     r"(?P<scheme>stun|turns?):(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253})"
@@ -104,3 +107,38 @@ def _port(match: re.Match[str], default: int) -> int:
     if not 0 < port < 65_536:
         raise UsageError(f"{port} is no port")
     return port
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    """The ports of relayed addresses, both ends belong to it."""
+
+    first: int
+    last: int
+
+    def draw(self, taken: Collection[int], rng: Rng) -> int | None:
+        """Return a port by chance that is not among `taken`, or None if all are."""
+        size = self.last - self.first + 1
+        start = rng.randrange(0, size)
+        for step in range(min(size, len(taken) + 1)):
+            port = self.first + (start + step) % size
+            if port not in taken:
+                return port
+        return None
+
+
+DEFAULT_PORTS = PortRange(49152, 65535)  # RFC 8656 section 7.2
+
+
+def parse_ports(text: str) -> PortRange:
+    """Return the range of `FIRST-LAST`.
+
+    Raises:
+        UsageError: another form, or a port that can't be had.
+    """
+    first, dash, last = text.partition("-")
+    if dash and all(part.isascii() and part.isdigit() and len(part) < 6 for part in (first, last)):
+        ports = PortRange(int(first), int(last))
+        if FIRST_FREE_PORT <= ports.first <= ports.last <= 65535:
+            return ports
+    raise UsageError(f"{text!r}: FIRST-LAST belongs here, from {FIRST_FREE_PORT} to 65535")

@@ -27,7 +27,7 @@ from pathlib import Path
 from ginnel import __version__
 from ginnel.base.config import Settings
 from ginnel.base.errors import GinnelError, UsageError
-from ginnel.base.servers import parse_turn
+from ginnel.base.servers import parse_ports, parse_turn
 from ginnel.base.types import Address, Transmit, make_address
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.aio import Tunnel as Rpc
@@ -372,6 +372,7 @@ def _make_core(
             mtu=settings.mtu,
             ice=agent_config(settings, overlay_prefixes(state.membership)),
             relay=settings.relay,
+            relay_ports=parse_ports(settings.relay_ports),
             version=__version__,
         ),
         MeshKeys(bundle.keys.identity, bundle.keys.wireguard, (bundle.keys.sealing,)),

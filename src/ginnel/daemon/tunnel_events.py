@@ -17,11 +17,13 @@ from ginnel.daemon.channel import Channel
 from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.node_core import NodeEvent
 from ginnel.daemon.node_shell import NodeShell
+from ginnel.daemon.relay_ports import RelayPorts
 from ginnel.daemon.signer_port import SignerPort
 from ginnel.daemon.turn_links import TurnLinks
 from ginnel.daemon.wire_settings import agent_for
 from ginnel.discv5.events import NodeAdded, ReflexiveChanged
 from ginnel.engine.relayed import RelayedEngine
+from ginnel.ice.turn_ports import FreePort, HoldPort, PortCommand
 from ginnel.mesh.events import (
     CloseLink,
     Engine,
@@ -64,6 +66,7 @@ class TunnelEvents:
         self._state = state
         self._rpc = rpc
         self._links = links
+        self._relay_ports = RelayPorts()
         self._pings: dict[int, asyncio.Future[float | None]] = {}
         self._stages: dict[MemberId, str] = {}
         self._port: SignerPort | None = None
@@ -87,6 +90,7 @@ class TunnelEvents:
         """Release who waits."""
         if self._port is not None:
             self._port.close()
+        self._relay_ports.close()
         for future in self._pings.values():
             if not future.done():
                 future.set_result(None)
@@ -120,6 +124,9 @@ class TunnelEvents:
                 return
             case OpenLink() | SendLink() | CloseLink():
                 self._links.on_command(event)
+                return
+            case HoldPort() | FreePort():
+                self._on_port(event)
                 return
             case PeerChanged():
                 self._on_peer(event)
@@ -157,6 +164,12 @@ class TunnelEvents:
                 self._state.database.see_node(known)
             case _:
                 pass
+
+    def _on_port(self, command: PortCommand) -> None:
+        is_held = self._relay_ports.on_command(command)
+        mesh = self._shell.core.mesh
+        if isinstance(command, HoldPort) and mesh is not None:
+            mesh.relays.on_port(command.port, is_held, now=self._shell.now)
 
     def _command(self, event: Engine) -> None:
         try:

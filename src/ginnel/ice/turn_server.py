@@ -1,9 +1,10 @@
 """CORE: a TURN server for members of one network, on a port that it shares.
 
 Both ends of a relayed path allocate here, and datagrams between two allocations are passed on
-inside. Nothing is ever relayed elsewhere, so a relayed address is a name within this server: no
-port is bound for it, and nobody outside can send to it. Permissions and channels may name only
-addresses of this server's own range, each a whole address (RFC 8656 has IPs).
+inside. Nothing is ever relayed elsewhere. Each allocation holds a port of its own (`turn_ports`),
+so that its address is nobody else's on this machine; what comes to that port from outside is never
+read. Permissions and channels may name only other allocations of this server, each a whole address
+(RFC 8656 has IPs).
 
 Who has no credentials gets no answer at all, not even a challenge: nothing can be amplified, and
 nobody outside learns that there is a relay. So realm and nonce come with the credentials.
@@ -22,13 +23,14 @@ from enum import Enum
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
 from ginnel.base.limits import BoundedLru, TokenBucket
+from ginnel.base.servers import DEFAULT_PORTS, PortRange
 from ginnel.base.types import Address, Deadline, Secret, Transmit
 from ginnel.ice import stun
 from ginnel.ice.channels import FIRST_CHANNEL, LAST_CHANNEL, split_channel_data, wrap_channel_data
 from ginnel.ice.stun import Attribute, Message, MessageClass
+from ginnel.ice.turn_ports import PortBook, PortCommand
 
 REALM = "ginnel"
-FIRST_PORT, LAST_PORT = 49152, 65535  # of relayed addresses (RFC 8656 section 7.2)
 CREDENTIAL_LIFE = 12 * 3600.0  # s (DESIGN, "Peer connection")
 MAX_USERS = 1024  # credentials in force; the least recently used go
 MAX_USER_CREDENTIALS = 2  # of one member: it may just have started again
@@ -98,18 +100,26 @@ class _Allocation:
 
 
 class TurnServer:
-    """One relay; see the module's text. `ip` is what relayed addresses show."""
+    """One relay; see the module's text. `ip` is what relayed addresses show, `ports` too."""
 
-    def __init__(self, *, ip: str, random_bytes: RandomBytes, rng: Rng, now: float) -> None:
+    def __init__(
+        self,
+        *,
+        ip: str,
+        random_bytes: RandomBytes,
+        rng: Rng,
+        now: float,
+        ports: PortRange = DEFAULT_PORTS,
+    ) -> None:
         self.ip = ip
         self.drops: dict[RelayDrop, int] = {}
         self.relayed_bytes = 0
         self._random_bytes = random_bytes
-        self._rng = rng
         self._users: BoundedLru[str, _User] = BoundedLru(MAX_USERS)
         self._by_member: BoundedLru[bytes, tuple[str, ...]] = BoundedLru(MAX_USERS)
         self._by_client: dict[Address, _Allocation] = {}
         self._by_port: dict[int, _Allocation] = {}
+        self._ports: PortBook[_Reply] = PortBook(ports, rng)
         self._nonces = (self._make_nonce(), b"")  # in force, and the one before
         self._nonce_ends = now + NONCE_LIFE
         self._timers: TimerTable[str] = TimerTable()
@@ -141,6 +151,7 @@ class TurnServer:
         """Forget a member: its credentials and its allocations are void at once."""
         for name in self._by_member.pop(member) or ():
             self._users.pop(name)
+        self._ports.forget(lambda reply: reply.user.member == member)
         for allocation in list(self._by_client.values()):
             if allocation.user.member == member:
                 self._remove(allocation)
@@ -149,8 +160,24 @@ class TurnServer:
         """Take another address to show; allocations under the old one end."""
         if ip != self.ip:
             self.ip = ip
-            for allocation in list(self._by_client.values()):
-                self._remove(allocation)
+            self.close()
+
+    def close(self) -> None:
+        """End all allocations; their ports are free."""
+        self._ports.forget(lambda _: True)
+        for allocation in list(self._by_client.values()):
+            self._remove(allocation)
+
+    def on_port(self, port: int, is_held: bool, *, now: float) -> None:
+        """Take what became of a `HoldPort`: another program may have the port."""
+        found = self._ports.on_port(port, is_held)
+        if found is None:
+            return
+        reply, has_port = found
+        if has_port:
+            self._add(reply, port, now)
+        else:
+            reply.refuse(508, "Insufficient Capacity")
 
     def knows_channel(self, source: Address, number: int) -> bool:
         """Say whether this client has bound this channel (for the demultiplexer)."""
@@ -243,9 +270,9 @@ class TurnServer:
         """Return the next datagram to send, or None."""
         return self._out.popleft() if self._out else None
 
-    def poll_event(self) -> None:
-        """Return None: a relay has nothing to tell."""
-        return
+    def poll_event(self) -> PortCommand | None:
+        """Return the next port to hold (say so to `on_port`) or to free; call until None."""
+        return self._ports.poll()
 
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted, or None."""
@@ -264,33 +291,30 @@ class TurnServer:
             return reply.refuse(400, "Bad Request")
         if transport[0] != UDP_PROTOCOL:
             return reply.refuse(442, "Unsupported Transport Protocol")
-        own = sum(a.user.member == reply.user.member for a in self._by_client.values())
-        if own >= MAX_USER_ALLOCATIONS:
+        waiting = self._ports.waiting
+        if any(item.source == reply.source for item in waiting):
+            return None  # a repeated request; the answer is on its way
+        users = [a.user for a in self._by_client.values()] + [item.user for item in waiting]
+        if sum(user.member == reply.user.member for user in users) >= MAX_USER_ALLOCATIONS:
             return reply.refuse(486, "Allocation Quota Reached")
-        port = self._free_port()
-        if port is None:
+        if len(users) >= MAX_ALLOCATIONS or not self._ports.want(reply, ipv6=":" in self.ip):
             return reply.refuse(508, "Insufficient Capacity")
+        return None
+
+    def _add(self, reply: _Reply, port: int, now: float) -> None:
         allocation = _Allocation(
             reply.user,
             reply.source,
             reply.local_ip,
             Address(self.ip, port),
-            now + _lifetime_of(message),
+            now + _lifetime_of(reply.request),
             TokenBucket(BYTES_PER_SECOND, BURST_BYTES, now=now),
-            message.transaction_id,
+            reply.request.transaction_id,
         )
         self._by_client[reply.source] = allocation
         self._by_port[port] = allocation
         self._arm(now)
-        return reply.allocated(allocation, now)
-
-    def _free_port(self) -> int | None:
-        if len(self._by_port) >= MAX_ALLOCATIONS:
-            return None
-        while True:  # at most one in 64 ports is taken
-            port = self._rng.randrange(FIRST_PORT, LAST_PORT + 1)
-            if port not in self._by_port:
-                return port
+        reply.allocated(allocation, now)
 
     def _refresh(self, reply: _Reply, allocation: _Allocation, now: float) -> None:
         lifetime = _lifetime_of(reply.request)
@@ -320,7 +344,7 @@ class TurnServer:
         return reply.accept([])
 
     def _is_ours(self, peer: Address) -> bool:
-        return peer.ip == self.ip and FIRST_PORT <= peer.port <= LAST_PORT
+        return peer.ip == self.ip and peer.port in self._by_port
 
     # Data
 
@@ -376,6 +400,7 @@ class TurnServer:
     def _remove(self, allocation: _Allocation) -> None:
         self._by_client.pop(allocation.client, None)
         self._by_port.pop(allocation.relayed.port, None)
+        self._ports.free(allocation.relayed.port)
 
     def _make_nonce(self) -> bytes:
         return base64.b64encode(self._random_bytes(12))

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from ginnel.base.dataplane import EngineCommand
 from ginnel.base.types import Address, MemberId, NodeId
 from ginnel.ice.turn_events import TurnConfig
+from ginnel.ice.turn_ports import PortCommand
 from ginnel.peer.status import PeerState
 
 
@@ -182,6 +183,7 @@ MeshEvent: TypeAlias = (
     Engine
     | RelayedPacket
     | LinkCommand
+    | PortCommand
     | PeerChanged
     | MemberFound
     | PingResult

@@ -19,6 +19,7 @@ from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
 from ginnel.base.dataplane import DatagramKind
 from ginnel.base.demux import classify
+from ginnel.base.servers import DEFAULT_PORTS, PortRange
 from ginnel.base.types import Address, MemberId, NodeId, Secret, Transmit
 from ginnel.ice import stun
 from ginnel.ice.candidate import Candidate
@@ -41,14 +42,14 @@ from ginnel.mesh.finder import Found
 from ginnel.mesh.membership import Member, Membership
 from ginnel.mesh.objects import CAP_RELAY, Certificate
 from ginnel.mesh.path_mtu import PathMtus
-from ginnel.mesh.relays import (
+from ginnel.mesh.relay_events import (
     AddressesChanged,
     Arrived,
     Refused,
     RelayPath,
-    Relays,
     SendMessage,
 )
+from ginnel.mesh.relays import Relays
 from ginnel.mesh.rendezvous import Presence, Tokens
 from ginnel.mesh.sealer import Sealer
 from ginnel.mesh.signalling import MeshKeys, Peer, Signaller
@@ -82,6 +83,7 @@ class MeshConfig:
     ice: AgentConfig = field(default_factory=AgentConfig)
     keepalive_s: int = 25
     relay: bool = True  # serve as a relay if our certificate says that we may
+    relay_ports: PortRange = DEFAULT_PORTS  # of relayed addresses
     version: str = ""
     mtu: int = 1420  # bytes of the device's largest packet
 
@@ -125,7 +127,7 @@ class PeerTable:
         self._peers: dict[MemberId, Peer] = {}
         self._by_key: dict[bytes, Peer] = {}
         self._by_location: dict[NodeId, Peer] = {}
-        self.relays = Relays(random_bytes=random_bytes, rng=rng)
+        self.relays = Relays(random_bytes=random_bytes, rng=rng, ports=config.relay_ports)
         self._control: ControlPort | None = None
         self.path_mtus = PathMtus(config.mtu, tokens=tokens)
         self._candidates: tuple[Candidate, ...] = ()

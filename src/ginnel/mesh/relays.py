@@ -17,14 +17,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 from ginnel.base import rlp
 from ginnel.base.addresses import is_public
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable, earliest
 from ginnel.base.errors import RemoteProtocolError
-from ginnel.base.servers import Transport
+from ginnel.base.servers import DEFAULT_PORTS, PortRange, Transport
 from ginnel.base.types import Address, Deadline, MemberId, Secret, Transmit
 from ginnel.ice.candidate import Candidate, make_relayed
 from ginnel.ice.framing import FramingError, StreamSplitter, frame
@@ -39,6 +38,7 @@ from ginnel.ice.turn_events import (
     RelayReceived,
     TurnConfig,
 )
+from ginnel.ice.turn_ports import FreePort, PortCommand
 from ginnel.ice.turn_server import TurnServer
 from ginnel.mesh.events import (
     CloseLink,
@@ -48,6 +48,14 @@ from ginnel.mesh.events import (
     LinkLost,
     OpenLink,
     SendLink,
+)
+from ginnel.mesh.relay_events import (
+    AddressesChanged,
+    Arrived,
+    Refused,
+    RelayPath,
+    RelaysEvent,
+    SendMessage,
 )
 
 MAX_RELAYS = 2  # used at once; a second so that the first may go down
@@ -63,49 +71,6 @@ _PREFERENCES = {Transport.UDP: 65535, Transport.TCP: 65534, Transport.TLS: 65533
 _NOBODY = MemberId(b"")  # in the place of a member, for a configured server
 _SEND = b"\x00\x16"  # type of a Send indication
 _ASKS, _GRANTS, _REFUSES = 0, 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class RelayPath:
-    """A direct path to a member that may relay."""
-
-    member_id: MemberId
-    address: Address
-    source_ip: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A datagram came for our address at a relay."""
-
-    relayed: Address
-    peer: Address
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A relay carries nothing from our address there to this peer."""
-
-    relayed: Address
-    peer: Address
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class AddressesChanged:
-    """`candidates()` changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class SendMessage:
-    """Seal this payload of kind relay for a member."""
-
-    member_id: MemberId
-    payload: bytes
-
-
-RelaysEvent: TypeAlias = Arrived | Refused | AddressesChanged | SendMessage
 
 
 @dataclass(eq=False, slots=True)
@@ -126,8 +91,11 @@ class _Relay:
 class Relays:
     """All relaying of one member; `serve` begins and ends its own."""
 
-    def __init__(self, *, random_bytes: RandomBytes, rng: Rng) -> None:
+    def __init__(
+        self, *, random_bytes: RandomBytes, rng: Rng, ports: PortRange = DEFAULT_PORTS
+    ) -> None:
         self.server: TurnServer | None = None
+        self._ports = ports
         self._random_bytes = random_bytes
         self._rng = rng
         self._own_ip = ""
@@ -136,7 +104,7 @@ class Relays:
         self._timers: TimerTable[str] = TimerTable()
         self._out: deque[Transmit] = deque()
         self._events: deque[RelaysEvent] = deque()
-        self._links: deque[LinkCommand] = deque()
+        self._links: deque[LinkCommand | PortCommand] = deque()
         self._last_link = 0
         self._foreign: deque[tuple[bytes, Address]] = deque(maxlen=MAX_FOREIGN)
 
@@ -145,10 +113,14 @@ class Relays:
     def serve(self, is_wanted: bool, *, now: float) -> None:
         """Be a relay, or be none; it begins once an address of ours is known."""
         if not is_wanted or not self._own_ip:
-            self.server = None
+            self._end_server()
         elif self.server is None:
             self.server = TurnServer(
-                ip=self._own_ip, random_bytes=self._random_bytes, rng=self._rng, now=now
+                ip=self._own_ip,
+                random_bytes=self._random_bytes,
+                rng=self._rng,
+                now=now,
+                ports=self._ports,
             )
 
     def set_own_addresses(self, candidates: Sequence[Candidate]) -> None:
@@ -160,11 +132,21 @@ class Relays:
             self._own_ip = min(ips, key=lambda ip: (not is_public(ip), ":" in ip), default="")
             if self.server is not None and self._own_ip:
                 self.server.set_ip(self._own_ip)
+                self._drain_server()
 
     def revoke(self, member_id: MemberId) -> None:
         """A member is one no more: it may not relay here, nor do we relay there."""
         if self.server is not None:
             self.server.revoke(member_id)
+            self._drain_server()
+
+    def on_port(self, port: int, is_held: bool, *, now: float) -> None:
+        """Take what became of a `HoldPort`."""
+        if self.server is not None:
+            self.server.on_port(port, is_held, now=now)
+            self._drain_server()
+        elif is_held:
+            self._links.append(FreePort(port))
 
     # Using
 
@@ -323,8 +305,8 @@ class Relays:
         """Return the next datagram (with its source) that came through a relay for the DHT."""
         return self._foreign.popleft() if self._foreign else None
 
-    def poll_link(self) -> LinkCommand | None:
-        """Return the next command for connections; call until None."""
+    def poll_link(self) -> LinkCommand | PortCommand | None:
+        """Return the next command for connections and ports; call until None."""
         return self._links.popleft() if self._links else None
 
     def handle_timeout(self, *, now: float) -> None:
@@ -346,7 +328,7 @@ class Relays:
         for server in self._servers:
             self._drop_client(server, now)
         self._servers.clear()
-        self.server = None
+        self._end_server()
         self._timers = TimerTable()
 
     def poll_transmit(self) -> Transmit | None:
@@ -452,9 +434,17 @@ class Relays:
                 return relay.client
         return None
 
+    def _end_server(self) -> None:
+        if self.server is not None:
+            self.server.close()
+            self._drain_server()
+            self.server = None
+
     def _drain_server(self) -> None:
         while self.server is not None and (out := self.server.poll_transmit()) is not None:
             self._out.append(out)
+        while self.server is not None and (command := self.server.poll_event()) is not None:
+            self._links.append(command)
 
     def _send_all(self, relay: _Relay, client: TurnClient) -> None:
         while (transmit := client.poll_transmit()) is not None:

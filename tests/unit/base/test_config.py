@@ -116,3 +116,10 @@ def test_a_turn_server_of_another_form_is_refused_without_its_password(text: str
 
 def test_no_secret_comes_from_the_environment() -> None:
     assert parse_settings(MINIMAL, {"GINNEL_TURN": "turn:h me x"}).turn == ()
+
+
+@pytest.mark.parametrize("text", ["", "50000", "50000-", "80-90", "60000-50000", "50000-70000"])
+def test_the_range_of_a_relays_ports_is_checked(text: str) -> None:
+    assert parse_settings(MINIMAL + 'relay_ports = "50000-50000"').relay_ports == "50000-50000"
+    with pytest.raises(UsageError, match=r"relay_ports = .*FIRST-LAST"):
+        parse_settings(MINIMAL + f'relay_ports = "{text}"')

@@ -1,9 +1,11 @@
 """URIs of STUN and TURN servers."""
 
+import random
+
 import pytest
 
 from ginnel.base.errors import UsageError
-from ginnel.base.servers import Transport, parse_stun, parse_turn, parse_turn_uri
+from ginnel.base.servers import Transport, parse_ports, parse_stun, parse_turn, parse_turn_uri
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,11 @@ def test_stun_uris() -> None:
     for text in ("turn:a", "stun:a?transport=udp", "stun:"):
         with pytest.raises(UsageError):
             parse_stun(text)
+
+
+def test_ports_are_drawn_from_their_range_until_none_is_left() -> None:
+    rng, ports = random.Random(1), parse_ports("50000-50002")
+    taken: list[int] = []
+    while (port := ports.draw(taken, rng)) is not None:
+        taken.append(port)
+    assert sorted(taken) == [50000, 50001, 50002]

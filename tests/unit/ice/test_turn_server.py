@@ -4,12 +4,14 @@ import random
 
 import pytest
 
+from ginnel.base.servers import PortRange
 from ginnel.base.types import Address, Secret
-from ginnel.ice import stun, turn_server
+from ginnel.ice import stun, turn_ports, turn_server
 from ginnel.ice.stun import Attribute, MessageClass
 from ginnel.ice.turn_events import AllocationLost, RelayReceived
+from ginnel.ice.turn_ports import FreePort, HoldPort
 from ginnel.ice.turn_server import Credentials, RelayDrop, TurnServer
-from support.turn_world import SERVER, TurnWorld
+from support.turn_world import SERVER, TurnWorld, grant_ports
 
 CLIENT = Address("198.51.100.7", 700)
 UDP = (int(Attribute.REQUESTED_TRANSPORT), b"\x11\0\0\0")
@@ -45,6 +47,7 @@ def request(
 def ask(server: TurnServer, data: bytes, client: Address = CLIENT, now: float = 1.0) -> int | None:
     """Return 0 for success, the error's code, or None without an answer."""
     server.handle_datagram(data, client, now=now)
+    grant_ports(server, now=now)
     out = server.poll_transmit()
     if out is None:
         return None
@@ -128,10 +131,14 @@ def test_stale_nonce_is_replaced() -> None:
         Address("100.64.1.1", 50000),
         Address("198.51.100.99", 50000),
         Address(SERVER.ip, SERVER.port),
+        Address(SERVER.ip, 50000),
+        Address("fe80::1", 50000),
+        Address("fd00::1", 50000),
+        Address("0.0.0.0", 50000),
         Address("2001:db8::1", 50000),
     ],
 )
-def test_only_addresses_of_this_relay_are_permitted(address: Address) -> None:
+def test_only_allocations_of_this_relay_are_permitted(address: Address) -> None:
     server = make_server()
     given = server.issue(b"m", now=0.0)
     assert ask(server, request(given, stun.ALLOCATE, [UDP])) == 0
@@ -192,9 +199,12 @@ def test_revoked_member_is_out_at_once() -> None:
     one, two = world.add_client(1, b"one"), world.add_client(2, b"two")
     assert one.core.relayed is not None
     assert two.core.relayed is not None
+    gone = one.core.relayed
+    two.core.send(b"x", gone, now=world.now)
+    world.pump()
     world.server.revoke(b"one")
     assert world.server.allocation_count == 1
-    two.core.send(b"x", one.core.relayed, now=world.now)
+    two.core.send(b"x", gone, now=world.now)
     world.pump()
     assert world.server.drops[RelayDrop.NO_TARGET] == 1
     one.core.send(b"x", two.core.relayed, now=world.now)
@@ -234,23 +244,79 @@ def test_bandwidth_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.server.relayed_bytes == 4000
 
 
+def allocate(server: TurnServer, count: int) -> list[Address]:
+    """Let other members allocate; return their addresses."""
+    found = []
+    for number in range(count):
+        given = server.issue(b"other" + bytes([number]), now=0.0)
+        client = Address("198.51.100.8", 1000 + number)
+        server.handle_datagram(request(given, stun.ALLOCATE, [UDP]), client, now=1.0)
+        grant_ports(server, now=1.0)
+        out = server.poll_transmit()
+        assert out is not None
+        relayed = stun.decode_message(out.data).address(Attribute.XOR_RELAYED_ADDRESS)
+        assert relayed is not None
+        found.append(relayed)
+    return found
+
+
 def test_permissions_are_bounded() -> None:
     server = make_server()
     given = server.issue(b"m", now=0.0)
     ask(server, request(given, stun.ALLOCATE, [UDP]))
     codes = []
-    for number in range(turn_server.MAX_PERMISSIONS + 1):
+    for number, address in enumerate(allocate(server, turn_server.MAX_PERMISSIONS + 1)):
         transaction = number.to_bytes(12, "big")
-        attributes = [peer(Address(SERVER.ip, 50000 + number), transaction)]
+        attributes = [peer(address, transaction)]
         data = request(given, stun.CREATE_PERMISSION, attributes, transaction=transaction)
         codes.append(ask(server, data))
     assert codes == [0] * turn_server.MAX_PERMISSIONS + [508]
+
+
+def test_ports_come_from_the_range_and_another_is_tried_if_one_is_taken() -> None:
+    rng = random.Random(3)
+    ports = PortRange(50000, 50001)
+    server = TurnServer(ip=SERVER.ip, random_bytes=rng.randbytes, rng=rng, now=0.0, ports=ports)
+    given = server.issue(b"m", now=0.0)
+    data = request(given, stun.ALLOCATE, [UDP])
+    server.handle_datagram(data, CLIENT, now=1.0)
+    server.handle_datagram(data, CLIENT, now=1.0)  # repeated before the port is held
+    assert server.poll_transmit() is None
+    first = server.poll_event()
+    assert isinstance(first, HoldPort)
+    assert server.poll_event() is None
+    server.on_port(first.port, False, now=1.0)
+    command = server.poll_event()
+    assert isinstance(command, HoldPort)
+    server.on_port(command.port, True, now=1.0)
+    out = server.poll_transmit()
+    assert out is not None
+    relayed = stun.decode_message(out.data).address(Attribute.XOR_RELAYED_ADDRESS)
+    assert relayed == Address(SERVER.ip, command.port)
+    assert 50000 <= command.port <= 50001
+    server.revoke(b"m")
+    assert server.poll_event() == FreePort(command.port)
+
+
+def test_an_allocation_without_a_port_is_refused() -> None:
+    server = make_server()
+    given = server.issue(b"m", now=0.0)
+    server.handle_datagram(request(given, stun.ALLOCATE, [UDP]), CLIENT, now=1.0)
+    for _ in range(turn_ports.MAX_TRIES):
+        command = server.poll_event()
+        assert isinstance(command, HoldPort)
+        server.on_port(command.port, False, now=1.0)
+    out = server.poll_transmit()
+    assert out is not None
+    assert stun.decode_message(out.data).error_code == 508
+    assert server.poll_event() is None
 
 
 def test_channel_numbers_and_peers_are_bound_one_to_one() -> None:
     server = make_server()
     given = server.issue(b"m", now=0.0)
     ask(server, request(given, stun.ALLOCATE, [UDP]))
+    one, two, three = (address.port for address in allocate(server, 3))
 
     def bind(number: int, port: int, now: float = 1.0) -> int | None:
         transaction = number.to_bytes(6, "big") + port.to_bytes(6, "big")
@@ -259,11 +325,11 @@ def test_channel_numbers_and_peers_are_bound_one_to_one() -> None:
         data = request(given, stun.CHANNEL_BIND, attributes, transaction=transaction)
         return ask(server, data, now=now)
 
-    assert bind(0x4000, 50001) == 0
-    assert bind(0x4000, 50001) == 0
-    assert bind(0x4000, 50002) == 400
-    assert bind(0x4001, 50001) == 400
-    assert bind(0x5000, 50003) == 400
+    assert bind(0x4000, one) == 0
+    assert bind(0x4000, one) == 0
+    assert bind(0x4000, two) == 400
+    assert bind(0x4001, one) == 400
+    assert bind(0x5000, three) == 400
     assert server.knows_channel(CLIENT, 0x4000)
     assert not server.knows_channel(Address("198.51.100.7", 1), 0x4000)
 

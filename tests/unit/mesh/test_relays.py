@@ -10,17 +10,16 @@ from ginnel.base.types import Address, MemberId, Secret, Transmit
 from ginnel.ice import stun
 from ginnel.ice.candidate import make_host, make_server_reflexive
 from ginnel.ice.turn_events import TurnConfig
-from ginnel.mesh.relays import (
-    MAX_RELAYS,
-    MAX_SERVERS,
+from ginnel.ice.turn_ports import FreePort, HoldPort
+from ginnel.mesh.relay_events import (
     AddressesChanged,
     Arrived,
     Refused,
     RelayPath,
-    Relays,
     RelaysEvent,
     SendMessage,
 )
+from ginnel.mesh.relays import MAX_RELAYS, MAX_SERVERS, Relays
 
 SERVER = Address("203.0.113.9", 41640)
 HOST = make_host(Address("192.168.1.2", 7))
@@ -44,6 +43,7 @@ class Rig:
         self.users = {user: make() for user in users}
         self.places = {user: Address("198.51.100.1", 10 + n) for n, user in enumerate(users)}
         self.told: dict[MemberId, list[RelaysEvent]] = {user: [] for user in users}
+        self.ports: list[object] = []
         for user in self.users.values():
             user.set_paths([RelayPath(ATTIC, SERVER, None)], now=self.now)
         self.pump()
@@ -65,6 +65,11 @@ class Rig:
                 moved = True
                 assert isinstance(told, SendMessage)
                 self.users[told.member_id].on_message(ATTIC, told.payload, now=self.now)
+            while (command := self.server.poll_link()) is not None:
+                moved = True
+                self.ports.append(command)
+                if isinstance(command, HoldPort):
+                    self.server.on_port(command.port, True, now=self.now)
             while (answer := self.server.poll_transmit()) is not None:
                 moved = True
                 for member, place in self.places.items():
@@ -124,6 +129,19 @@ def test_a_path_that_is_gone_takes_the_address_with_it() -> None:
     assert rig.server.server is not None
     assert rig.server.server.allocation_count == 0
     assert user.poll_deadline() is None
+
+
+def test_ports_are_held_with_allocations_and_freed_with_the_service() -> None:
+    rig = Rig(PI, LAPTOP)
+    held = [command.port for command in rig.ports if isinstance(command, HoldPort)]
+    shown = [rig.users[member].candidates()[0].address.port for member in (PI, LAPTOP)]
+    assert sorted(held) == sorted(shown)
+    rig.server.serve(False, now=rig.now)
+    rig.pump()
+    assert rig.ports[2:] == [FreePort(port) for port in held]
+    rig.server.on_port(50000, True, now=rig.now)  # comes late
+    rig.pump()
+    assert rig.ports[4:] == [FreePort(50000)]
 
 
 def test_who_does_not_serve_refuses_and_is_left_alone_for_a_while() -> None:
