@@ -52,7 +52,10 @@ def restart(pair: IcePair, chance: random.Random) -> None:
     first, second = pair.sides if chance.random() < 0.5 else pair.sides[::-1]
     kept = first.candidates
     if chance.random() < 0.3 and first.machine.nat is not None:
-        first.machine.nat.renumber(f"203.0.113.{chance.randrange(10, 250)}")
+        ip = f"203.0.113.{chance.randrange(10, 250)}"
+        while ip in first.machine.nat.outer:  # both drew the same one
+            ip = f"203.0.113.{chance.randrange(10, 250)}"
+        first.machine.nat.renumber(ip)
         first.candidates = first.machine.candidates(pair.world) or kept
     is_heard, is_answered = chance.random() < 0.8, chance.random() < 0.8
     pair.restart(first, second, is_heard=is_heard, is_answered=is_heard and is_answered)

@@ -16,7 +16,7 @@ from ipaddress import IPv4Network
 
 from ginnel.base.addresses import is_private_prefix
 from ginnel.base.errors import UsageError
-from ginnel.base.servers import parse_ports, parse_turn
+from ginnel.base.servers import parse_ports, parse_stun, parse_turn
 from ginnel.base.types import make_address
 
 FIRST_PORT = 20_000  # the UDP port is drawn from here ...
@@ -39,7 +39,8 @@ _DURATIONS = {  # seconds, lowest and highest
     "ice_failed_timeout": (0.0, 3600.0),
     "ice_relay_acceptance_wait": (0.0, 60.0),
 }
-_LISTS = ("nodes", "interfaces", "interface_blacklist", "nat_1to1", "turn")
+_LISTS = ("nodes", "interfaces", "interface_blacklist", "nat_1to1", "stun", "turn")
+_SERVERS = {"stun": parse_stun, "turn": parse_turn}
 PORT_MAPPINGS = ("auto", "pcp", "nat-pmp", "upnp", "off")
 _SECRETS = ("turn",)  # never taken from the environment
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}  # seconds
@@ -64,6 +65,7 @@ _HELP = {
     "interface_blacklist": "addresses of these are never offered (patterns)",
     "nat_1to1": "outer addresses of a NAT that keeps ports (one to one)",
     "port_mapping": "open a port at the router: auto, pcp, nat-pmp, upnp or off",
+    "stun": "STUN servers, stun:HOST[:PORT], that are asked how they see this machine",
     "turn": (
         "TURN servers: turn:HOST[:PORT][?transport=tcp] USER PASSWORD, turns:HOST[:PORT] USER "
         "PASSWORD"
@@ -99,6 +101,7 @@ class Settings:
     interface_blacklist: tuple[str, ...] = ()
     nat_1to1: tuple[str, ...] = ()
     port_mapping: str = "auto"
+    stun: tuple[str, ...] = ()
     turn: tuple[str, ...] = field(default=(), repr=False)  # with passwords
     turn_ca: str = ""
     protocol_id: str = "ginnel"
@@ -192,12 +195,12 @@ def _check_list(name: str, value: object) -> tuple[str, ...]:
         raise UsageError(f"{name}: a list of texts belongs here")
     if len(value) > MAX_HINTS:
         raise UsageError(f"{name}: at most {MAX_HINTS}")
-    if name == "turn":
+    if name in _SERVERS:
         for text in value:
             try:
-                parse_turn(text)
+                _SERVERS[name](text)
             except UsageError as error:
-                raise UsageError(f"turn: {error}") from None
+                raise UsageError(f"{name}: {error}") from None
     if name == "nat_1to1":
         return tuple(make_address(text, 0).ip for text in value)
     return tuple(value)

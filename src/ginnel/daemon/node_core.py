@@ -25,6 +25,7 @@ from ginnel.base.demux import classify
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Address, Deadline, NodeId, Transmit
 from ginnel.daemon.blocked_udp import BlockedUdp
+from ginnel.daemon.own_addresses import OwnAddresses
 from ginnel.daemon.party import Party
 from ginnel.discv5.events import (
     DiscoveryEvent,
@@ -40,7 +41,6 @@ from ginnel.discv5.events import (
 )
 from ginnel.discv5.protocol import DiscoveryCore
 from ginnel.discv5.requests import Contact
-from ginnel.ice.gather import gather_candidates
 from ginnel.mesh.courier import Courier, CourierEvent
 from ginnel.mesh.events import MeshEvent
 from ginnel.mesh.lan import GROUP4, GROUP6, LanCore, LanEvent, Link, NeighbourFound, NeighbourLost
@@ -134,21 +134,21 @@ class NodeCore:
         self.courier = courier if mesh is None else mesh.courier
         self.lan = lan
         self.drops: dict[NodeDrop, int] = {}
-        self.reflexive: dict[bool, ReflexiveChanged] = {}  # by whether it is IPv6
+        self.own = OwnAddresses()
         self._party: Party | None = mesh or courier
         self._clock = clock
         self._asked: dict[int, tuple[_Asker, int]] = {}  # by discovery's number
         self._looked_up: dict[int, int] = {}
         self._local: dict[int, tuple[_Asker, int]] = {}  # talks with ourselves, below zero
         self._last_local = 0
-        self.outer_ips: tuple[str, ...] = ()  # of a NAT that keeps our port (one to one)
-        self._restricted = False  # only addresses and ports that we wrote to get in, as observed
-        self._mapped: Address | None = None  # the outer address that a port mapping holds
-        self._host_ips: tuple[str, ...] = ()
-        self._port = 0
         self._blocked = BlockedUdp()
         self._out: deque[Transmit] = deque()
         self._events: deque[NodeEvent] = deque()
+
+    @property
+    def reflexive(self) -> dict[bool, ReflexiveChanged]:
+        """Return how the DHT's observers see us, by whether it is IPv6."""
+        return self.own.reflexive
 
     # --- commands ------------------------------------------------------------------------------
 
@@ -180,8 +180,7 @@ class NodeCore:
 
     def set_host_addresses(self, ips: Sequence[str], port: int, *, now: float) -> None:
         """Tell this machine's addresses (the default route's first) and the shared port."""
-        changed = bool(self._host_ips) and tuple(ips) != self._host_ips
-        self._host_ips, self._port = tuple(ips), port
+        changed = self.own.set_host(ips, port, now=now)
         self._offer_candidates(now)
         if changed and self.mesh is not None:
             self.mesh.on_network_changed(now=now)
@@ -216,8 +215,8 @@ class NodeCore:
 
         `restricted`: only addresses and ports that we wrote to get in; offers say so.
         """
-        if (mapped, restricted) != (self._mapped, self._restricted):
-            self._mapped, self._restricted = mapped, restricted
+        if (mapped, restricted) != (self.own.mapped, self.own.restricted):
+            self.own.mapped, self.own.restricted = mapped, restricted
             self._offer_candidates(now)
             self._settle(now)
 
@@ -252,6 +251,8 @@ class NodeCore:
                 unix_now = self._clock.unix(now)
                 self.mesh.handle_channel_data(data, source, now=now, unix_now=unix_now)
                 return
+            case DatagramKind.STUN if self.own.handle_datagram(data, source, now=now):
+                owned = True
             case DatagramKind.STUN if self.mesh is not None:
                 owned = self.mesh.handle_datagram(
                     data, source, now=now, unix_now=self._clock.unix(now), local_ip=local_ip
@@ -267,6 +268,7 @@ class NodeCore:
     def handle_timeout(self, *, now: float) -> None:
         """Do what is due."""
         self.discovery.handle_timeout(now=now)
+        self.own.handle_timeout(now=now)
         if self.storer is not None:
             self.storer.handle_timeout(now=now)
         if self.lan is not None:
@@ -280,7 +282,7 @@ class NodeCore:
         if self._out:
             return self._out.popleft()
         transmit = self.mesh.poll_transmit() if self.mesh is not None else None
-        transmit = transmit or self.discovery.poll_transmit()
+        transmit = transmit or self.discovery.poll_transmit() or self.own.poll_transmit()
         if transmit is None and self.lan is not None:
             transmit = self.lan.poll_transmit()
         return transmit
@@ -299,6 +301,7 @@ class NodeCore:
         """Return when `handle_timeout` is wanted."""
         return earliest(
             self.discovery.poll_deadline(),
+            self.own.poll_deadline(),
             self.storer.poll_deadline() if self.storer is not None else None,
             self._party.poll_deadline() if self._party is not None else None,
             self.lan.poll_deadline() if self.lan is not None else None,
@@ -307,6 +310,8 @@ class NodeCore:
     # --- moving --------------------------------------------------------------------------------
 
     def _settle(self, now: float) -> None:
+        if self.own.take_change():
+            self._offer_candidates(now)
         for _ in range(MAX_STEPS):
             if not self._move_one(now):
                 if self.lan is not None:
@@ -363,7 +368,7 @@ class NodeCore:
             case LookupDone():
                 self._looked(event.lookup, event, now)
             case ReflexiveChanged():
-                self.reflexive[event.ipv6] = event
+                self.own.reflexive[event.ipv6] = event
                 self._offer_candidates(now)
                 self._events.append(event)
             case NodesReceived() | NodeAdded() | NodeRemoved():
@@ -407,7 +412,7 @@ class NodeCore:
         if self.lan is not None and self.storer is not None and self.lan.has_company:
             own_ip, own = self.lan.own_ip(), self.discovery.record
             if own_ip is not None:
-                near.append(Contact(own.node_id, Address(own_ip, self._port), own.public_key))
+                near.append(Contact(own.node_id, Address(own_ip, self.own.port), own.public_key))
         return sorted(near, key=lambda contact: distance(contact.node_id, target))[:NEIGHBOURS]
 
     def _run(self, asker: _Asker, command: RdvCommand, now: float) -> None:
@@ -476,18 +481,12 @@ class NodeCore:
             self._party.on_talk_answered(token, payload, now=now, unix_now=unix_now)
 
     def _offer_candidates(self, now: float) -> None:
-        if self.mesh is None or not self._port:
+        if self.mesh is None or not self.own.port:
             return
-        seen = [Address(ip, self._port) for ip in self.outer_ips]
-        seen += [] if self._mapped is None else [self._mapped]
-        views = [event.address for event in self.reflexive.values()]
-        seen_at_relays = [candidate.address for candidate in self.mesh.relays.candidates()]
-        seen += [a for a in views if a is not None and a not in (*seen, *seen_at_relays)]
         self.mesh.set_local_candidates(
-            gather_candidates(self._host_ips, self._port, seen),
-            symmetric=self._mapped is None
-            and any(event.symmetric for event in self.reflexive.values()),
-            restricted=self._mapped is None and self._restricted,
+            self.own.candidates(self.mesh.relays.candidates()),
+            symmetric=self.own.symmetric,
+            restricted=self.own.mapped is None and self.own.restricted,
             now=now,
             unix_now=self._clock.unix(now),
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures.thread  # names are resolved in a thread; no file opens later
-import contextlib
 import encodings.idna  # of names; as above
 import logging
 import os
@@ -26,9 +25,9 @@ from pathlib import Path
 
 from ginnel import __version__
 from ginnel.base.config import Settings
-from ginnel.base.errors import GinnelError, UsageError
-from ginnel.base.servers import parse_ports, parse_turn
-from ginnel.base.types import Address, Transmit, make_address
+from ginnel.base.errors import GinnelError
+from ginnel.base.servers import Server, parse_ports, parse_stun, parse_turn
+from ginnel.base.types import Address, Transmit
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.aio import Tunnel as Rpc
 from ginnel.codervpn.messages import Start
@@ -67,10 +66,10 @@ from ginnel.mesh.sealer import HpkeSealer
 from ginnel.mesh.signalling import MeshKeys
 from ginnel.mesh.storer import Storer
 from ginnel.net.portmap import Protocol
+from ginnel.net.resolve import resolve
 from ginnel.net.tun import DEVICE_PREFIX
 from ginnel.storage.identity import NodeBundle
 
-RESOLVE_TIMEOUT_S = 10.0  # seconds for one TURN server's name
 RESOLVE_AGAIN_S = 60.0  # seconds until names that did not resolve are tried again
 SAVE_INTERVAL_S = 60.0  # seconds between two writes of what is known
 
@@ -260,7 +259,7 @@ class _Running:
         """Run until cancelled; a bug in a core ends the process, loudly."""
         async with asyncio.TaskGroup() as tasks:
             saving = tasks.create_task(self._save_often())
-            relaying = tasks.create_task(self._use_turn_servers())
+            relaying = tasks.create_task(self._use_servers())
             signing = tasks.create_task(self._events.serve_signer())
             telling = tasks.create_task(self._events.tell_often())
             reaching = tasks.create_task(self._reach.run())
@@ -287,26 +286,36 @@ class _Running:
         self._state.database.close()
         self._engine.close()
 
-    async def _use_turn_servers(self) -> None:
+    async def _use_servers(self) -> None:
         """Resolve the servers of the settings, each as soon as it can be, and use them."""
-        mesh = self._core.mesh
-        waiting = list(self._settings.turn)
-        while waiting and mesh is not None:
-            for text in list(waiting):
-                server = parse_turn(text)
-                address = await resolve(server.host, server.port)
-                if address is not None:
-                    waiting.remove(text)
-                    config = TurnConfig(
-                        address,
-                        server.username,
-                        server.password,
-                        transport=server.transport,
-                        host=server.host,
-                    )
-                    mesh.relays.add_server(config, now=self._shell.now)
-                    self._shell.changed()
-            await asyncio.sleep(RESOLVE_AGAIN_S)
+        settings = self._settings
+        async with asyncio.TaskGroup() as tasks:
+            for text in settings.stun:
+                tasks.create_task(self._use_stun(parse_stun(text)))
+            for text in settings.turn:
+                tasks.create_task(self._use_turn(parse_turn(text)))
+
+    async def _use_stun(self, server: Server) -> None:
+        self._core.own.add_stun_servers(
+            await _resolved(server),
+            random_bytes=os.urandom,
+            rng=random.Random(os.urandom(16)),
+            now=self._shell.now,
+        )
+        self._shell.changed()
+
+    async def _use_turn(self, server: Server) -> None:
+        address = (await _resolved(server))[0]
+        config = TurnConfig(
+            address,
+            server.username,
+            server.password,
+            transport=server.transport,
+            host=server.host,
+        )
+        if self._core.mesh is not None:
+            self._core.mesh.relays.add_server(config, now=self._shell.now)
+            self._shell.changed()
 
     def _on_event(self, event: NodeEvent) -> None:
         self._events.on_event(event)
@@ -392,22 +401,16 @@ def _make_core(
     lan = LanCore(discovery.record, serves=True, rng=rng, now=now) if settings.lan else None
     clock = WallClock.at(state.unix_now, now)
     core = NodeCore(discovery, clock=clock, storer=storer, mesh=mesh, lan=lan)
-    core.outer_ips = settings.nat_1to1
+    core.own.outer_ips = settings.nat_1to1
     return core
 
 
-async def resolve(host: str, port: int) -> Address | None:
-    """Return the first UDP address of a name, or None; it never blocks the loop."""
-    with contextlib.suppress(UsageError):
-        return make_address(host, port)
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as error:
-        logger.warning("turn: %s does not resolve: %s", host, error)
-        return None
-    return make_address(str(found[0][4][0]), port)
+async def _resolved(server: Server) -> list[Address]:
+    """Return a server's addresses once its name resolves, at least one."""
+    while not (found := await resolve(server.host, server.port)):
+        logger.warning("%s does not resolve", server)
+        await asyncio.sleep(RESOLVE_AGAIN_S)
+    return found
 
 
 def agent_config(settings: Settings, overlay: Sequence[str]) -> AgentConfig:

@@ -123,3 +123,12 @@ def test_the_range_of_a_relays_ports_is_checked(text: str) -> None:
     assert parse_settings(MINIMAL + 'relay_ports = "50000-50000"').relay_ports == "50000-50000"
     with pytest.raises(UsageError, match=r"relay_ports = .*FIRST-LAST"):
         parse_settings(MINIMAL + f'relay_ports = "{text}"')
+
+
+def test_stun_servers_come_from_the_file_and_the_environment() -> None:
+    found = parse_settings(MINIMAL + 'stun = ["stun:stun.example.org", "stun:[2001:db8::7]:99"]')
+    assert found.stun == ("stun:stun.example.org", "stun:[2001:db8::7]:99")
+    found = parse_settings(MINIMAL, {"GINNEL_STUN": "stun:a stun:b:7"})
+    assert found.stun == ("stun:a", "stun:b:7")
+    with pytest.raises(UsageError, match="stun: write stun:HOST"):
+        parse_settings(MINIMAL + 'stun = ["turn:host"]')
