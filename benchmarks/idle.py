@@ -25,7 +25,6 @@ from collections.abc import Callable
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from benchmarks.common import below, cpu_seconds, publish
-from ginnel.base.core import earliest
 from ginnel.base.dataplane import CloseProxy, EngineEvent, InnerReceived
 from ginnel.base.types import Address, Deadline, Secret, Transmit
 from ginnel.engine.embedded import EmbeddedEngine
@@ -37,6 +36,7 @@ from ginnel.peer.conn import ConnCore
 from ginnel.peer.events import ConnConfig, ConnEvent, Engine, SendAnswer, SendOffer
 from ginnel.peer.signal import decode_offer, encode_offer
 from ginnel.peer.status import ConnStatus
+from ginnel.peer.table import ConnTable
 
 CPU_LIMIT = 0.6  # per cent of a core for 50 peers
 PACKETS_LIMIT = 1.0  # a second, sent to each peer
@@ -78,6 +78,10 @@ class Node:
             )
             for i, remote in enumerate(remotes)
         }
+        self.table: ConnTable[bytes] = ConnTable()
+        for remote, conn in self.conns.items():
+            self.table.put(remote, conn)
+        self._out: deque[Transmit] = deque()
         self._say = say
         self._events: deque[tuple[bytes, ConnEvent]] = deque()
         self.driver: Driver[tuple[bytes, ConnEvent]] = Driver(
@@ -91,6 +95,7 @@ class Node:
         for conn in self.conns.values():
             conn.set_local_candidates([make_host(self.address)], now=now)
             conn.open(now)
+        self._drain(*self.conns)
         self.driver.wake()
 
     def hear(self, remote: bytes, kind: str, payload: bytes) -> None:
@@ -98,6 +103,7 @@ class Node:
         conn, now = self.conns[remote], self.driver.now()
         take = conn.on_remote_offer if kind == "offer" else conn.on_remote_answer
         take(decode_offer(payload), now=now)
+        self._drain(remote)
         self.driver.wake()
 
     @property
@@ -114,33 +120,38 @@ class Node:
             message = stun.decode_message(data)
         except stun.StunError:
             return
-        for conn in self.conns.values():
-            if conn.owns(message, source):
-                conn.handle_message(message, source, now=now, local_ip=local_ip)
-                return
+        remote = self.table.find(message, source)
+        if remote is not None:
+            self.conns[remote].handle_message(message, source, now=now, local_ip=local_ip)
+            self._drain(remote)
 
     def handle_timeout(self, *, now: float) -> None:
         """Do what is due."""
-        for conn in self.conns.values():
-            deadline = conn.poll_deadline()
-            if deadline is not None and deadline.at <= now:
-                conn.handle_timeout(now=now)
+        for remote in self.table.take_due(now):
+            self.conns[remote].handle_timeout(now=now)
+            self._drain(remote)
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram."""
-        transmits = (conn.poll_transmit() for conn in self.conns.values())
-        return next((transmit for transmit in transmits if transmit is not None), None)
+        return self._out.popleft() if self._out else None
 
     def poll_event(self) -> tuple[bytes, ConnEvent] | None:
         """Return the next event and whose it is."""
-        for remote, conn in self.conns.items():
-            if (event := conn.poll_event()) is not None:
-                return remote, event
-        return None
+        return self._events.popleft() if self._events else None
 
     def poll_deadline(self) -> Deadline | None:
         """Return the earliest deadline."""
-        return earliest(*(conn.poll_deadline() for conn in self.conns.values()))
+        return self.table.poll_deadline()
+
+    def _drain(self, *remotes: bytes) -> None:
+        for remote in remotes:
+            conn = self.conns[remote]
+            while (transmit := conn.poll_transmit()) is not None:
+                self.table.note_sent(remote, transmit)
+                self._out.append(transmit)
+            while (event := conn.poll_event()) is not None:
+                self._events.append((remote, event))
+            self.table.touch(remote)
 
     def _on_event(self, told: tuple[bytes, ConnEvent]) -> None:
         remote, event = told
@@ -158,6 +169,7 @@ class Node:
     def _on_engine_event(self, event: EngineEvent) -> None:
         if not isinstance(event, InnerReceived):
             self.conns[event.public_key].on_engine_event(event, now=self.driver.now())
+            self._drain(event.public_key)
 
 
 async def far(count: int) -> None:

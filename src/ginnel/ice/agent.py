@@ -71,6 +71,11 @@ class AgentCore:
         return self._session.ufrag
 
     @property
+    def ufrags(self) -> tuple[str, ...]:
+        """Return our user name fragments that checks may come with: two during a restart."""
+        return tuple(session.ufrag for session in self._sessions())
+
+    @property
     def pwd(self) -> str:
         """Return our password, to be signalled sealed only; a restart changes it."""
         return self._session.pwd

@@ -150,6 +150,14 @@ class Message:
         return tuple(kind for kind, _ in self.attributes if kind < 0x8000 and kind not in _KNOWN)
 
 
+def request_id(data: bytes) -> bytes | None:
+    """Return the transaction id of an encoded request of ours, or None if it is something else."""
+    is_request = data[0] & 0xFE == 0 and data[1] & 0x10 == 0
+    if len(data) < HEADER_SIZE or not is_request or data[4:8] != _COOKIE:
+        return None
+    return data[8:HEADER_SIZE]
+
+
 def decode_message(data: bytes) -> Message:
     """Decode one STUN message; checks the fingerprint if there is one.
 

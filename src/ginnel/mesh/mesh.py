@@ -42,7 +42,7 @@ from ginnel.mesh.events import (
 )
 from ginnel.mesh.finder import Delivered, FinderDrop, Found, NotFound
 from ginnel.mesh.membership import Membership, Status
-from ginnel.mesh.peers import SPREAD_S, MeshConfig, PeerTable, Timer
+from ginnel.mesh.peers import SPREAD_S, PeerTable, Timer
 from ginnel.mesh.rendezvous import Node, RdvCommand, Tokens
 from ginnel.mesh.roster import (
     ObjectsPayload,
@@ -54,7 +54,7 @@ from ginnel.mesh.roster import (
     find_object,
 )
 from ginnel.mesh.sealer import Sealer
-from ginnel.mesh.signalling import MeshKeys, Peer
+from ginnel.mesh.signalling import MeshConfig, MeshKeys, Peer
 from ginnel.peer.signal import decode_candidates, decode_offer
 
 __all__ = ["Mesh", "MeshConfig", "MeshDrop", "MeshKeys"]
@@ -249,14 +249,15 @@ class Mesh(PeerTable):
         if self.relays.handle_message(message, source, now=now, local_ip=local_ip):
             self._drain(now, unix_now)
             return True
-        for peer in self._peers.values():
-            if peer.conn.owns(message, source):
-                peer.conn.handle_message(message, source, now=now, local_ip=local_ip)
-                self._drain_conn(peer, now, unix_now)
-                self._drain(now, unix_now)
-                return True
-        self._count(MeshDrop.STUN)
-        return False
+        owner = self._conns.find(message, source)
+        if owner is None:
+            self._count(MeshDrop.STUN)
+            return False
+        peer = self._peers[owner]
+        peer.conn.handle_message(message, source, now=now, local_ip=local_ip)
+        self._drain_conn(peer, now, unix_now)
+        self._drain(now, unix_now)
+        return True
 
     def handle_channel_data(
         self, data: bytes, source: Address, *, now: float, unix_now: float
@@ -280,9 +281,8 @@ class Mesh(PeerTable):
                 self._spread(now, unix_now)
             else:
                 self._open_greeted(now, unix_now)
-        for peer in list(self._peers.values()):
-            deadline = peer.conn.poll_deadline()
-            if deadline is not None and deadline.at <= now:
+        for member_id in self._conns.take_due(now):
+            if (peer := self._peers.get(member_id)) is not None:
                 peer.conn.handle_timeout(now=now)
                 self._drain_conn(peer, now, unix_now)
         if self._control is not None:
@@ -305,10 +305,10 @@ class Mesh(PeerTable):
 
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted."""
-        conns = [peer.conn.poll_deadline() for peer in self._peers.values()]
         control = self._control.poll_deadline() if self._control is not None else None
         own = (self._timers.deadline(), self.courier.poll_deadline(), self.relays.poll_deadline())
-        return earliest(*own, control, self.path_mtus.poll_deadline(), *conns)
+        conns = self._conns.poll_deadline()
+        return earliest(*own, control, self.path_mtus.poll_deadline(), conns)
 
     # --- receiving -----------------------------------------------------------------------------
 

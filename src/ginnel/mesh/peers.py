@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import Enum
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
 from ginnel.base.dataplane import DatagramKind
 from ginnel.base.demux import classify
-from ginnel.base.servers import DEFAULT_PORTS, PortRange
 from ginnel.base.types import Address, MemberId, NodeId, Secret, Transmit
 from ginnel.ice import stun
 from ginnel.ice.candidate import Candidate
-from ginnel.ice.events import AgentConfig
 from ginnel.mesh import derive, names
 from ginnel.mesh.control_port import ControlPort
 from ginnel.mesh.courier import Courier
@@ -52,7 +50,7 @@ from ginnel.mesh.relay_events import (
 from ginnel.mesh.relays import Relays
 from ginnel.mesh.rendezvous import Presence, Tokens
 from ginnel.mesh.sealer import Sealer
-from ginnel.mesh.signalling import MeshKeys, Peer, Signaller
+from ginnel.mesh.signalling import MeshConfig, MeshKeys, Peer, Signaller
 from ginnel.peer.conn import ConnCore
 from ginnel.peer.events import (
     ConnConfig,
@@ -64,6 +62,7 @@ from ginnel.peer.events import (
 )
 from ginnel.peer.events import Engine as ConnEngine
 from ginnel.peer.signal import encode_candidates, encode_offer
+from ginnel.peer.table import ConnTable
 
 GREETING_S = 1.5  # seconds that the greeting of a member gets before we offer all the same
 SPREAD_S = 0.3  # seconds that news are gathered before they are spread
@@ -73,19 +72,6 @@ SUSPECT_GAP_S = 5.0  # seconds between two looks at our own address because a pa
 MAX_FRESH = 4  # newest certificates that a greeting may hold whole
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """Settings of one member; `ice` holds the overlay's prefixes and the one check limiter."""
-
-    node_id: NodeId
-    ice: AgentConfig = field(default_factory=AgentConfig)
-    keepalive_s: int = 25
-    relay: bool = True  # serve as a relay if our certificate says that we may
-    relay_ports: PortRange = DEFAULT_PORTS  # of relayed addresses
-    version: str = ""
-    mtu: int = 1420  # bytes of the device's largest packet
 
 
 class Timer(Enum):
@@ -127,6 +113,7 @@ class PeerTable:
         self._peers: dict[MemberId, Peer] = {}
         self._by_key: dict[bytes, Peer] = {}
         self._by_location: dict[NodeId, Peer] = {}
+        self._conns: ConnTable[MemberId] = ConnTable()
         self.relays = Relays(random_bytes=random_bytes, rng=rng, ports=config.relay_ports)
         self._control: ControlPort | None = None
         self.path_mtus = PathMtus(config.mtu, tokens=tokens)
@@ -228,11 +215,11 @@ class PeerTable:
             message = stun.decode_message(event.data)
         except stun.StunError:
             return
-        for peer in self._peers.values():
-            if peer.conn.owns(message, event.peer):
-                peer.conn.handle_message(message, event.peer, now=now, relayed=event.relayed)
-                self._drain_conn(peer, now, unix_now)
-                return
+        owner = self._conns.find(message, event.peer)
+        if owner is not None:
+            peer = self._peers[owner]
+            peer.conn.handle_message(message, event.peer, now=now, relayed=event.relayed)
+            self._drain_conn(peer, now, unix_now)
 
     # --- members -------------------------------------------------------------------------------
 
@@ -287,7 +274,8 @@ class PeerTable:
 
     def _add(self, member: Member, epoch_id: bytes, now: float, unix_now: float) -> None:
         peer = Peer(member.cert, member.name, self._make_conn(member.cert), epoch_id)
-        self._peers[member.cert.member_id] = peer
+        self._peers[peer.member_id] = peer
+        self._conns.put(peer.member_id, peer.conn)
         self._by_key[member.cert.wireguard] = peer
         self._seek(peer, now, unix_now)
         self._show(peer)
@@ -296,6 +284,7 @@ class PeerTable:
         peer.conn.close(now)
         self._drain_conn(peer, now, unix_now)
         self._forget(peer)
+        self._conns.remove(peer.member_id)
         del self._peers[peer.member_id]
         del self._by_key[peer.cert.wireguard]
         self.relays.revoke(peer.member_id)
@@ -307,6 +296,7 @@ class PeerTable:
         self._drain_conn(peer, now, unix_now)
         self._forget(peer)
         peer.conn = self._make_conn(peer.cert)
+        self._conns.put(peer.member_id, peer.conn)
         peer.is_open = peer.is_found = peer.is_silent = False
         peer.open_at = peer.hello = None
         self._seek(peer, now, unix_now)
@@ -429,6 +419,7 @@ class PeerTable:
     def _drain_conn(self, peer: Peer, now: float, unix_now: float) -> None:
         conn = peer.conn
         while (transmit := conn.poll_transmit()) is not None:
+            self._conns.note_sent(peer.member_id, transmit)
             if transmit.relayed_from is None:
                 self._out.append(transmit)
             else:
@@ -453,6 +444,7 @@ class PeerTable:
                     self._on_suspected(peer, now, unix_now)
                 case _:
                     log.debug("a connection tells %s", type(event).__name__)
+        self._conns.touch(peer.member_id)
 
     def _on_suspected(self, peer: Peer, now: float, unix_now: float) -> None:
         """Its path may be dead: be ready to signal by the DHT, and see whether we have moved."""

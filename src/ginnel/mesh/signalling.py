@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from ginnel.base.chance import RandomBytes
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.limits import BoundedLru
+from ginnel.base.servers import DEFAULT_PORTS, PortRange
 from ginnel.base.types import MemberId, NodeId, Secret
+from ginnel.ice.events import AgentConfig
 from ginnel.mesh import derive, names
 from ginnel.mesh.derive import Point
 from ginnel.mesh.envelope import SESSION_SIZE, Kind, Message, Opened, Opener, seal_envelope
@@ -31,6 +33,19 @@ from ginnel.peer.status import ConnStatus, Stage
 OFFLINE = "offline (does not answer)"
 MAX_POINTS_CACHED = 4096  # points of members worked out: two signature-sized steps each
 MAX_RECIPIENTS = 4096  # as many as members
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Settings of one member; `ice` holds the overlay's prefixes and the one check limiter."""
+
+    node_id: NodeId
+    ice: AgentConfig = field(default_factory=AgentConfig)
+    keepalive_s: int = 25
+    relay: bool = True  # serve as a relay if our certificate says that we may
+    relay_ports: PortRange = DEFAULT_PORTS  # of relayed addresses
+    version: str = ""
+    mtu: int = 1420  # bytes of the device's largest packet
 
 
 @dataclass(frozen=True)

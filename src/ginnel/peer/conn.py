@@ -202,6 +202,11 @@ class ConnCore(PathCare):
 
     # The five verbs, and routing on a shared socket
 
+    @property
+    def ufrags(self) -> tuple[str, ...]:
+        """Return our user name fragments, by which checks of the other side are told apart."""
+        return tuple(ufrag for attempt in self._attempts() for ufrag in attempt.agent.ufrags)
+
     def owns(self, message: Message, source: Address) -> bool:
         """Say whether a STUN message on the shared port is for this connection."""
         return any(attempt.agent.owns(message, source) for attempt in self._attempts())
