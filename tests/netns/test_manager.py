@@ -34,6 +34,7 @@ from support.confined import (
     in_child,
     unshare,
 )
+from support.machine_state import look
 
 PORT = 45454
 DEVICE = "gn-test"
@@ -170,6 +171,7 @@ def test_settings_are_there_while_it_runs_and_gone_after_down(
             assert "included_routes: 0.0.0.0/0 is not inside" in found["refused"]
             assert found["manager.sock"] in REFUSALS
             check_threads(status["tunnel"]["pid"])
+            check_manager(process.pid)
             assert ask(root, "approve", name="pi", code=None) == {
                 "asked": {"verb": "approve", "name": "pi", "code": None}
             }
@@ -183,13 +185,44 @@ def test_settings_are_there_while_it_runs_and_gone_after_down(
     in_child(child)
 
 
-def check_threads(pid: int) -> None:
+def threads_of(pid: int) -> Iterator[dict[str, str]]:
     for task in Path(f"/proc/{pid}/task").iterdir():
-        fields = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+        lines = (task / "status").read_text().splitlines()
+        yield {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def check_threads(pid: int) -> None:
+    for fields in threads_of(pid):
         for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
             assert int(fields[name], 16) == 0, name
-        assert fields["NoNewPrivs"].strip() == "1"
-        assert fields["Seccomp"].strip() == "2"
+        assert fields["NoNewPrivs"] == "1"
+        assert fields["Seccomp"] == "2"
+
+
+def check_manager(pid: int) -> None:
+    """Hold each thread of the manager to what it needs: for the network, and for its children."""
+    kept = {"CAP_NET_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL"}
+    for_children = {"CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", "CAP_CHOWN"}
+    for fields in threads_of(pid):
+        assert names_of(fields["CapEff"]) == names_of(fields["CapPrm"]) == kept
+        assert names_of(fields["CapInh"]) == names_of(fields["CapAmb"]) == set()
+        assert names_of(fields["CapBnd"]) == kept | for_children
+
+
+def names_of(mask: str) -> set[str]:
+    return {NAMES.get(number, str(number)) for number in range(64) if int(mask, 16) >> number & 1}
+
+
+NAMES = {  # linux/capability.h
+    0: "CAP_CHOWN",
+    1: "CAP_DAC_OVERRIDE",
+    5: "CAP_KILL",
+    6: "CAP_SETGID",
+    7: "CAP_SETUID",
+    8: "CAP_SETPCAP",
+    12: "CAP_NET_ADMIN",
+    21: "CAP_SYS_ADMIN",
+}
 
 
 @pytest.mark.parametrize("enter", ROOMS)
@@ -280,5 +313,33 @@ def test_a_second_manager_and_a_port_in_use_are_refused(
         assert refused.returncode == 1
         assert f"UDP port {PORT} is in use" in refused.stderr
         assert network_state() is None
+
+    in_child(child)
+
+
+BREAK = """
+from support import tiny_manager
+def break_down(text, flush): raise RuntimeError("on purpose")
+tiny_manager.print = break_down  # instead of its READY
+tiny_manager.main()
+"""
+
+
+def test_a_manager_that_breaks_takes_its_rules_and_filter_back(root: Path) -> None:
+    def child() -> None:
+        enter_namespaces()
+        before = look()
+        command = [sys.executable, "-c", BREAK, str(PORT)]
+        tests = str(Path(__file__).parents[1])
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": tests},
+            timeout=WAIT,
+            check=False,
+        )
+        assert "on purpose" in done.stderr
+        assert look() == before
 
     in_child(child)

@@ -20,6 +20,7 @@ from ginnel.codervpn.frame import FrameReader, encode_frame
 from ginnel.codervpn.messages import make_settings
 from support import hostile_tunnel, tiny_manager
 from support.confined import can_enter_namespaces, enter_namespaces, in_child
+from support.machine_state import look
 
 pytestmark = [
     pytest.mark.netns,
@@ -30,19 +31,7 @@ pytestmark = [
 ]
 PORT = 45455
 WAIT = 20.0  # seconds, at most
-LOOK = """
-ip -o link; ip -o addr; ip rule; ip -6 rule
-ip route show table all; ip -6 route show table all
-nft list ruleset | sed 's/packets.*drop/drop/'
-grep -r . /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf 2>/dev/null
-cat /etc/resolv.conf
-"""
 GOOD = make_settings(["100.64.7.1/16", "fd12:3456::7/48"], ["100.64.0.0/16"], mtu=1380)
-
-
-def look() -> str:
-    command = ["sh", "-c", LOOK]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 class Stream:

@@ -173,6 +173,8 @@ class _Manager:
                 await admin.finish()
                 serving.cancel()
         finally:
+            if not self._done.is_set():  # something broke: nothing is left behind all the same
+                await self._take_back()
             admin.close()
 
     def _watch_resolver(self, tasks: asyncio.TaskGroup) -> asyncio.Task[None] | None:

@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from ginnel.base.errors import SystemFailure
 from ginnel.daemon.settings_check import Plan
 from ginnel.net.dns import DnsPlan, DnsSetter
-from ginnel.net.netlink import MAIN_TABLE, Netlink
+from ginnel.net.netlink import MAIN_TABLE, NO_ADDRESS_GENERATION, Netlink
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class SettingsApplier:
-    """Holds what is applied to one device; both methods may be called from any thread.
+    """Holds what is applied to one device; its methods may be called from any thread.
 
     Invariant: after `apply` returned or raised, the device has exactly `current`, unless somebody
     else changed it meanwhile.
@@ -33,8 +34,10 @@ class SettingsApplier:
     device: str
     table: int = MAIN_TABLE  # of the routes
     dns: DnsSetter | None = None  # None: the resolver is left alone
+    open_netlink: Callable[[], Netlink] = Netlink
     current: Plan | None = field(default=None)
-    _original_mtu: int | None = field(default=None)
+    _original: _Original | None = field(default=None)
+    _is_over: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def apply(self, plan: Plan) -> None:
@@ -43,15 +46,17 @@ class SettingsApplier:
         Raises:
             SystemFailure: a step failed (its text names the item); all steps before are undone.
         """
-        with self._lock, Netlink() as netlink:
-            if self._original_mtu is None:
-                self._original_mtu = netlink.mtu_of(self.device)
-            self._run(self._steps(netlink, plan))
+        with self._lock, self.open_netlink() as netlink:
+            if self._is_over:  # asked before the end, and come to its turn after it
+                raise SystemFailure("network_settings: the network is down")
+            if self._original is None:
+                self._original = _Original.of(netlink, self.device)
+            _run(self._steps(netlink, plan, self._original))
             self.current = plan
 
     def physical_mtu(self) -> int:
         """Return the MTU of the device that packets leave by."""
-        with Netlink() as netlink:
+        with self.open_netlink() as netlink:
             return netlink.physical_mtu(besides=self.device)
 
     def repair_dns(self) -> None:
@@ -64,116 +69,141 @@ class SettingsApplier:
             setter.apply(plan)
 
     def take_back(self) -> None:
-        """Remove all that is applied; harmless if the device is gone."""
-        with self._lock:
-            current, self.current = self.current, None
-        if current is None:
-            return
-        with self._lock, Netlink() as netlink:
-            if self.dns is not None and current.dns is not None:
-                self.dns.take_back()
-            for route in current.excluded:
-                netlink.include_again(route, table=self.table)
-            try:
-                netlink.index_of(self.device)
-            except SystemFailure:
-                return  # the device took everything else along
-            for route in current.routes:
-                netlink.remove_route(self.device, route, table=self.table)
-            for address in current.addresses:
-                netlink.remove_address(self.device, address)
-            netlink.set_up(self.device, is_up=False)
-            if self._original_mtu is not None:
-                netlink.set_mtu(self.device, self._original_mtu)
+        """Remove all that is applied, for good; harmless if the device is gone.
 
-    def _steps(self, netlink: Netlink, plan: Plan) -> list[_Step]:
-        device = self.device
-        before = self.current or Plan(self._original_mtu or plan.mtu)
-        steps = []
+        Raises:
+            SystemFailure: some of it can't be removed (its text names the items); the rest was.
+        """
+        with self._lock, self.open_netlink() as netlink:
+            self._is_over = True
+            current, self.current = self.current, None
+            if current is None or self._original is None:
+                return
+            errors = []
+            for step in self._last_steps(netlink, current, self._original):
+                try:
+                    step.do()
+                except SystemFailure as error:
+                    errors.append(str(error))
+            if errors:
+                raise SystemFailure("; ".join(errors))
+
+    def _steps(self, netlink: Netlink, plan: Plan, original: _Original) -> Iterator[_Step]:
+        device, table = self.device, self.table
+        before = self.current or Plan(original.mtu)
         if plan.mtu != before.mtu:
-            steps.append(
-                _Step(
-                    lambda: netlink.set_mtu(device, plan.mtu),
-                    lambda: netlink.set_mtu(device, before.mtu),
-                )
+            yield _Step(
+                lambda: netlink.set_mtu(device, plan.mtu),
+                lambda: netlink.set_mtu(device, before.mtu),
             )
         if self.current is None:
-            steps.append(
-                _Step(
-                    lambda: netlink.set_up(device),
-                    lambda: netlink.set_up(device, is_up=False),
-                )
-            )
-        add, remove = netlink.add_address, netlink.remove_address
+            yield from _up_steps(netlink, device, original)
         keep = _unchanged(before, plan)
-
-        def route(device: str, item: str) -> None:
-            netlink.add_route(device, item, table=self.table)
-
-        def unroute(device: str, item: str) -> None:
-            netlink.remove_route(device, item, table=self.table)
-
-        def exclude(_: str, item: str) -> None:
-            netlink.exclude(item, table=self.table)
-
-        def include(_: str, item: str) -> None:
-            netlink.include_again(item, table=self.table)
-
-        for do, undo, items in (
-            (include, exclude, [item for item in before.excluded if item not in plan.excluded]),
-            (exclude, include, [item for item in plan.excluded if item not in before.excluded]),
-            (unroute, route, [item for item in before.routes if item not in keep]),
-            (remove, add, [item for item in before.addresses if item not in keep]),
-            (add, remove, [item for item in plan.addresses if item not in keep]),
-            (route, unroute, [item for item in plan.routes if item not in keep]),
+        address = (_with(netlink.add_address, device), _with(netlink.remove_address, device))
+        route = (
+            _with(netlink.add_route, device, table=table),
+            _with(netlink.remove_route, device, table=table),
+        )
+        throw = (_with(netlink.exclude, table=table), _with(netlink.include_again, table=table))
+        for (do, undo), items in (
+            (throw[::-1], [item for item in before.excluded if item not in plan.excluded]),
+            (throw, [item for item in plan.excluded if item not in before.excluded]),
+            (route[::-1], [item for item in before.routes if item not in keep]),
+            (address[::-1], [item for item in before.addresses if item not in keep]),
+            (address, [item for item in plan.addresses if item not in keep]),
+            (route, [item for item in plan.routes if item not in keep]),
         ):
-            steps += [_Step.pair(do, undo, device, item) for item in items]
+            for item in items:
+                yield _Step(partial(do, item), partial(undo, item))
         if self.dns is not None and plan.dns != before.dns:
-            steps.append(
-                _Step(
-                    lambda: self._set_dns(plan.dns),
-                    lambda: self._set_dns(before.dns),
-                )
+            yield _Step(
+                partial(_set_dns, self.dns, plan.dns),
+                partial(_set_dns, self.dns, before.dns),
+                is_whole=False,
             )
-        return steps
 
-    def _set_dns(self, plan: DnsPlan | None) -> None:
-        assert self.dns is not None
-        if plan is None or plan.is_empty:
-            self.dns.take_back()
-        else:
-            self.dns.apply(plan)
-
-    @staticmethod
-    def _run(steps: list[_Step]) -> None:
-        done: list[_Step] = []
+    def _last_steps(self, netlink: Netlink, current: Plan, original: _Original) -> Iterator[_Step]:
+        device, table = self.device, self.table
+        if self.dns is not None and current.dns is not None:
+            yield _Step(self.dns.take_back)
+        for item in current.excluded:
+            yield _Step(partial(netlink.include_again, item, table=table))
         try:
-            for step in steps:
-                step.do()
-                done.append(step)
+            netlink.index_of(device)
         except SystemFailure:
-            for step in reversed(done):
-                try:
-                    step.undo()
-                except SystemFailure as error:  # somebody else changed it: go on with the rest
-                    log.warning("settings: not rolled back: %s", error)
-            raise
+            return  # the device took everything else along
+        for item in current.routes:
+            yield _Step(partial(netlink.remove_route, device, item, table=table))
+        for item in current.addresses:
+            yield _Step(partial(netlink.remove_address, device, item))
+        for step in reversed(list(_up_steps(netlink, device, original))):
+            yield _Step(step.undo)
+        yield _Step(partial(netlink.set_mtu, device, original.mtu))
+
+
+@dataclass(frozen=True, slots=True)
+class _Original:
+    """What the device had before the first plan."""
+
+    mtu: int
+    address_generation: int | None  # None: a kernel without IPv6
+
+    @classmethod
+    def of(cls, netlink: Netlink, device: str) -> _Original:
+        return cls(netlink.mtu_of(device), netlink.address_generation_of(device))
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
     do: Callable[[], None]
-    undo: Callable[[], None]
+    undo: Callable[[], None] = _nothing
+    is_whole: bool = True  # False: what failed may be half done, and is undone too
 
-    @classmethod
-    def pair(
-        cls,
-        do: Callable[[str, str], None],
-        undo: Callable[[str, str], None],
-        device: str,
-        item: str,
-    ) -> _Step:
-        return cls(lambda: do(device, item), lambda: undo(device, item))
+
+def _run(steps: Iterable[_Step]) -> None:
+    """Do all steps, or, whatever goes wrong, none."""
+    begun: list[_Step] = []
+    is_done = False
+    try:
+        for step in steps:
+            if not step.is_whole:
+                begun.append(step)
+            step.do()
+            if step.is_whole:
+                begun.append(step)
+        is_done = True
+    finally:
+        while begun and not is_done:
+            try:
+                begun.pop().undo()
+            except SystemFailure as error:  # somebody else changed it: go on with the rest
+                log.warning("settings: not rolled back: %s", error)
+
+
+def _up_steps(netlink: Netlink, device: str, original: _Original) -> Iterator[_Step]:
+    """Bring the device up; it gets no link-local address of the kernel's."""
+    mode = original.address_generation
+    if mode is not None:
+        yield _Step(
+            partial(netlink.set_address_generation, device, NO_ADDRESS_GENERATION),
+            partial(netlink.set_address_generation, device, mode),
+        )
+    yield _Step(partial(netlink.set_up, device), partial(netlink.set_up, device, is_up=False))
+
+
+def _with(verb: Callable[..., None], *first: str, **keys: int) -> Callable[[str], None]:
+    return partial(verb, *first, **keys)
+
+
+def _set_dns(setter: DnsSetter, plan: DnsPlan | None) -> None:
+    if plan is None or plan.is_empty:
+        setter.take_back()
+    else:
+        setter.apply(plan)
 
 
 def _unchanged(before: Plan, plan: Plan) -> list[str]:

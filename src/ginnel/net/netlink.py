@@ -23,7 +23,7 @@ MAIN_RULE = 32_766  # the rule that looks the main table up
 DEFAULT_MTU = 1500  # bytes, where no device says otherwise
 _KERNEL_PROTOCOL = 2  # routes that the kernel made itself (RTPROT_KERNEL)
 _STATIC_PROTOCOL = 4  # ours (RTPROT_STATIC)
-_NO_ADDRESS_GENERATION = 1  # IN6_ADDR_GEN_MODE_NONE
+NO_ADDRESS_GENERATION = 1  # no link-local address of the kernel's (IN6_ADDR_GEN_MODE_NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +85,26 @@ class Netlink:
             self._ip.link("set", index=self.index_of(name), mtu=mtu)
 
     def set_up(self, name: str, *, is_up: bool = True) -> None:
-        """Bring the device up or down; it gets no link-local address of the kernel's."""
+        """Bring the device up or down."""
         index = self.index_of(name)
         with _explained(f"{name} {'up' if is_up else 'down'}"):
-            if is_up:
-                self._stop_address_generation(index)
             self._ip.link("set", index=index, state="up" if is_up else "down")
+
+    def address_generation_of(self, name: str) -> int | None:
+        """Return how the kernel makes the device's link-local address; None without IPv6."""
+        link = self._ip.get_links(self.index_of(name))[0]
+        mode = link.get_nested("IFLA_AF_SPEC", "AF_INET6", "IFLA_INET6_ADDR_GEN_MODE")
+        return None if mode is None else int(mode)
+
+    def set_address_generation(self, name: str, mode: int) -> None:
+        """Set how the kernel makes the device's link-local address when it comes up."""
+        values = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", mode)]}
+        with _explained(f"address generation {mode} of {name}"):
+            self._ip.link(
+                "set",
+                index=self.index_of(name),
+                IFLA_AF_SPEC={"attrs": [("AF_INET6", values)]},
+            )
 
     def addresses(self, name: str) -> list[str]:
         """Return the device's addresses as `ADDRESS/LEN`, sorted."""
@@ -242,21 +256,6 @@ class Netlink:
             "family": socket.AF_INET6 if network.version == 6 else socket.AF_INET,
             "proto": _STATIC_PROTOCOL,
         }
-
-    def _stop_address_generation(self, index: int) -> None:
-        generation = {
-            "attrs": [
-                (
-                    "AF_INET6",
-                    {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _NO_ADDRESS_GENERATION)]},
-                )
-            ]
-        }
-        try:
-            self._ip.link("set", index=index, IFLA_AF_SPEC=generation)
-        except _netlink_error() as error:
-            if error.code not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):
-                raise  # without IPv6 in the kernel there is nothing to stop
 
 
 _NO_PREFIX_ROUTE = 0x200  # IFA_F_NOPREFIXROUTE: routes are ours to make

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from ginnel.base.errors import SystemFailure
-from ginnel.net.netlink import Netlink
+from ginnel.net.netlink import NO_ADDRESS_GENERATION, Netlink
 from ginnel.net.tun import open_tun
 from support.confined import can_enter_namespaces, enter_namespaces, in_child
 
@@ -22,6 +22,7 @@ def test_everything_is_set_read_and_removed_twice() -> None:
         open_tun("gn-test")
         with Netlink() as netlink:
             netlink.set_mtu("gn-test", 1400)
+            netlink.set_address_generation("gn-test", NO_ADDRESS_GENERATION)
             netlink.set_up("gn-test")
             for address in ("100.64.0.1/16", "fd00::1/48"):
                 netlink.add_address("gn-test", address)
@@ -46,6 +47,9 @@ def test_no_address_of_the_kernels_own() -> None:
         enter_namespaces()
         open_tun("gn-test")
         with Netlink() as netlink:
+            before = netlink.address_generation_of("gn-test")
+            netlink.set_address_generation("gn-test", NO_ADDRESS_GENERATION)
+            assert before != netlink.address_generation_of("gn-test") == NO_ADDRESS_GENERATION
             netlink.set_up("gn-test")
         command = ["ip", "-o", "address", "show", "dev", "gn-test"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
