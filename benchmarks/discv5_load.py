@@ -91,7 +91,7 @@ class Identity:
         header = self.codec.header(flag, nonce, authdata)
         iv = self.codec.make_iv(IV_SIZE + len(header) + len(message) + TAG_SIZE)
         ciphertext = session.encrypt(nonce, message, iv + header)
-        return self.codec.finish(self.mask, iv, header, ciphertext)
+        return self.codec.finish(self.mask, iv + header, ciphertext)
 
     def read(self, session: Session, data: bytes) -> Message | None:
         """Return the message of a packet inside the session, or None if it is none."""

@@ -125,7 +125,7 @@ def test_well_masked_headers_with_any_content(
     codec = PacketCodec(peer.node_id, b"discv5", rng.randbytes)
     header = codec.header(Flag.ORDINARY, rng.randbytes(12), authdata)
     header = header[:8] + bytes((flag,)) + header[9:]
-    packet = codec.finish(new_mask(host.core.node_id), rng.randbytes(16), header, rest)
+    packet = codec.finish(new_mask(host.core.node_id), rng.randbytes(16) + header, rest)
     net.now += 0.1
     host.core.handle_datagram(packet, Address("203.2.2.2", 5), now=net.now)
     sizes = []

@@ -61,7 +61,7 @@ class RawPeer:
         header = self.codec.header(flag, nonce, authdata)
         iv = self.codec.make_iv(16 + len(header) + len(message) + 16)
         ciphertext = self.session.encrypt(nonce, message, iv + header)
-        return self.codec.finish(self.session.mask, iv, header, ciphertext)
+        return self.codec.finish(self.session.mask, iv + header, ciphertext)
 
     def connect(self, now: float) -> None:
         challenge = self.knock(now)

@@ -60,7 +60,7 @@ class Scene:
         header = bytearray(codec.header(Flag.ORDINARY, bytes(12), self.peer.node_id))
         header[7], header[8] = version, flag
         return codec.finish(
-            new_mask(self.host.core.node_id), bytes(15) + b"\xf0", bytes(header), bytes(44)
+            new_mask(self.host.core.node_id), bytes(15) + b"\xf0" + header, bytes(44)
         )
 
     def asked(self) -> bytes:

@@ -64,23 +64,26 @@ class TimerTable(Generic[KeyT]):
     pairs) keep their own order and put their earliest instant here.
     """
 
-    __slots__ = ("_at",)
+    __slots__ = ("_at", "_earliest")
 
     def __init__(self) -> None:
         self._at: dict[KeyT, float] = {}
+        self._earliest: Deadline | None = None  # None: nothing is armed, or look again
 
     def set(self, key: KeyT, at: float) -> None:
         """Arm or move the timer `key` to `at`."""
         self._at[key] = at
+        self._earliest = None
 
     def set_earlier(self, key: KeyT, at: float) -> None:
         """Arm the timer `key`, or move it only if `at` is earlier."""
         if at < self._at.get(key, float("inf")):
-            self._at[key] = at
+            self.set(key, at)
 
     def stop(self, key: KeyT) -> None:
         """Disarm the timer `key`; harmless if it is not armed."""
         self._at.pop(key, None)
+        self._earliest = None
 
     def get(self, key: KeyT) -> float | None:
         """Return when `key` is due, or None."""
@@ -88,21 +91,28 @@ class TimerTable(Generic[KeyT]):
 
     def expire(self, now: float) -> Iterator[KeyT]:
         """Disarm and yield each key due at `now`, earliest first; a handler may arm it again."""
+        first = self.deadline()
+        if first is None or first.at > now:
+            return
         due = sorted((at, index) for index, at in enumerate(self._at.values()) if at <= now)
         keys = list(self._at)
         for at, index in due:
             if self._at.get(keys[index]) == at:  # an earlier handler may have moved or stopped it
-                del self._at[keys[index]]
+                self.stop(keys[index])
                 yield keys[index]
 
     def deadline(self) -> Deadline | None:
         """Return the earliest instant and its key's name, or None."""
-        if not self._at:
-            return None
-        key = min(self._at, key=self._at.__getitem__)
-        return Deadline(self._at[key], getattr(key, "name", str(key)))
+        if self._earliest is None and self._at:
+            key = min(self._at, key=self._at.__getitem__)
+            self._earliest = Deadline(self._at[key], getattr(key, "name", str(key)))
+        return self._earliest
 
 
 def earliest(*deadlines: Deadline | None) -> Deadline | None:
     """Return the earliest of several deadlines, or None."""
-    return min((d for d in deadlines if d is not None), default=None)
+    first: Deadline | None = None
+    for deadline in deadlines:
+        if deadline is not None and (first is None or deadline < first):
+            first = deadline
+    return first

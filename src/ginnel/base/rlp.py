@@ -17,6 +17,7 @@ MAX_DEPTH = 8  # nested lists; the deepest format (a join answer) has 5
 MAX_SIZE = 65_536  # bytes; a datagram carries less
 
 _SHORT = tuple(bytes((0x80 + size,)) for size in range(56))  # headers of short byte strings
+_SHORT_LIST = tuple(bytes((0xC0 + size,)) for size in range(56))
 
 Rlp: TypeAlias = Union[bytes, "list[Rlp]"]
 Encodable: TypeAlias = Union[bytes, int, str, "Sequence[Encodable]"]
@@ -51,7 +52,8 @@ def encode_bytes(data: bytes) -> bytes:
 
 def encode_list_payload(payload: bytes) -> bytes:
     """Wrap already encoded items into one list."""
-    return _header(0xC0, len(payload)) + payload
+    size = len(payload)
+    return (_SHORT_LIST[size] if size < 56 else _header(0xC0, size)) + payload
 
 
 def decode(data: bytes) -> Rlp:

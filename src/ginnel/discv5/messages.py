@@ -20,6 +20,9 @@ MAX_REQUEST_ID_SIZE = 8  # bytes ("Protocol Messages")
 MAX_DISTANCES = 256  # distances read of one FINDNODE; there are only 257
 REMEMBERED_ADDRESSES = 1024  # encoded for PONGs
 REMEMBERED_SEQS = 1024  # decoded from PINGs
+REMEMBERED_DISTANCES = 256  # sets of them, decoded from FINDNODEs
+REMEMBERED_RECORDS = 64  # packets of NODES, each 1.2 kB
+_REST_AT = 11  # after type, list header, and a request id of 8 bytes with its header
 MAX_RECORDS_PER_MESSAGE = 16  # records; more don't fit in 1280 bytes with a signature each
 
 
@@ -92,6 +95,10 @@ def decode_message(data: bytes) -> Message:
     """
     if not data:
         raise RemoteProtocolError("an empty message")
+    if _REST_AT < len(data) < 58 and data[2] == 0x88 and data[1] == 0xBE + len(data):
+        usual = _USUAL.get(data[0])  # a short list that begins with an id of 8 bytes
+        if usual is not None:
+            return usual[0](data[3:_REST_AT], usual[1](data[_REST_AT:]))
     decode = _DECODERS.get(data[0])
     if decode is None:
         raise UnknownMessageType(f"message type {data[0]}")
@@ -125,10 +132,7 @@ def _decode_pong(request_id: bytes, parts: list[bytes]) -> Pong:
 
 def _decode_find_node(request_id: bytes, parts: list[bytes]) -> FindNode:
     _check_count(parts, 2)
-    distances = rlp.decode_list(parts[1])
-    if len(distances) > MAX_DISTANCES:
-        raise RemoteProtocolError("too many distances")
-    return FindNode(request_id, tuple(rlp.as_int(distance) for distance in distances))
+    return FindNode(request_id, _decode_distances(parts[1]))
 
 
 def _decode_nodes(request_id: bytes, parts: list[bytes]) -> Nodes:
@@ -164,7 +168,7 @@ def _rest_of_find_node(message: FindNode) -> bytes:
 
 
 def _rest_of_nodes(message: Nodes) -> bytes:
-    return rlp.encode(message.total) + rlp.encode_list_payload(b"".join(message.records))
+    return _encode_records(message.total, message.records)
 
 
 def _rest_of_talk_request(message: TalkRequest) -> bytes:
@@ -187,6 +191,21 @@ def _decode_seq(item: bytes) -> int:
     return rlp.as_int(rlp.decode_bytes(item))
 
 
+@lru_cache(maxsize=REMEMBERED_DISTANCES)
+def _decode_distances(item: bytes) -> tuple[int, ...]:
+    """Return the distances that FINDNODE asks for: of one lookup, the same each time."""
+    distances = rlp.decode_list(item)
+    if len(distances) > MAX_DISTANCES:
+        raise RemoteProtocolError("too many distances")
+    return tuple(rlp.as_int(distance) for distance in distances)
+
+
+@lru_cache(maxsize=REMEMBERED_RECORDS)
+def _encode_records(total: int, records: tuple[bytes, ...]) -> bytes:
+    """Return what NODES tells: for the same distances the same, until the table changes."""
+    return rlp.encode(total) + rlp.encode_list_payload(b"".join(records))
+
+
 _ENCODERS: dict[type[Message], tuple[bytes, Callable[[Any], bytes]]] = {
     Ping: (b"\x01", _rest_of_ping),
     Pong: (b"\x02", _rest_of_pong),
@@ -194,6 +213,12 @@ _ENCODERS: dict[type[Message], tuple[bytes, Callable[[Any], bytes]]] = {
     Nodes: (b"\x04", _rest_of_nodes),
     TalkRequest: (b"\x05", _rest_of_talk_request),
     TalkResponse: (b"\x06", _rest_of_talk_response),
+}
+
+# what has one item after the request id, decoded without taking the list apart: quicker
+_USUAL: dict[int, tuple[Callable[[bytes, Any], Message], Callable[[bytes], Any]]] = {
+    1: (Ping, _decode_seq),
+    3: (FindNode, _decode_distances),
 }
 
 _DECODERS: dict[int, Callable[[bytes, list[bytes]], Message]] = {

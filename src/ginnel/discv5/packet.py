@@ -39,8 +39,9 @@ FIRST_FREE_BYTE = 0x50  # IVs from here on are neither WireGuard, STUN nor Chann
 _STATIC = struct.Struct(">6sHB12sH")
 _AUTH_HEAD = struct.Struct(">32sBB")
 STATIC_SIZE = _STATIC.size  # 23 bytes
-_ORDINARY = 0  # the flag as it is on the wire
 _NONCE_AT = 9  # of the static header
+_SIZE_AT = _NONCE_AT + NONCE_SIZE
+_ORDINARY_SIZE = NODE_ID_SIZE.to_bytes(2, "big")  # of the authdata of an ordinary packet
 _ORDINARY_END = IV_SIZE + STATIC_SIZE + NODE_ID_SIZE  # where the message of an ordinary one begins
 ORDINARY_OVERHEAD = IV_SIZE + STATIC_SIZE + 32 + TAG_SIZE  # bytes of a packet besides the message
 HANDSHAKE_OVERHEAD = (  # bytes besides message and record
@@ -157,6 +158,16 @@ class PacketCodec:
         iv = data[:IV_SIZE]
         mask.reset_nonce(iv)
         head = mask.update(data[IV_SIZE:_ORDINARY_END])  # all of it where the packet is ordinary
+        if (
+            head[:_NONCE_AT] == self._ordinary_start
+            and head[_SIZE_AT:STATIC_SIZE] == _ORDINARY_SIZE
+        ):
+            if len(data) < _ORDINARY_END + TAG_SIZE:
+                raise PacketError(PacketFault.AUTHDATA)
+            node_id = NodeId(head[STATIC_SIZE:])
+            return OrdinaryPacket(
+                node_id, head[_NONCE_AT:_SIZE_AT], iv + head, data[_ORDINARY_END:]
+            )
         protocol_id, version, flag, nonce, size = _STATIC.unpack_from(head)
         if protocol_id != self._protocol_id:
             raise PacketError(PacketFault.PROTOCOL)
@@ -165,11 +176,8 @@ class PacketCodec:
         end = IV_SIZE + STATIC_SIZE + size
         if end > len(data):
             raise PacketError(PacketFault.AUTHDATA)
-        if flag == _ORDINARY:
-            if size != NODE_ID_SIZE or len(data) < end + TAG_SIZE:
-                raise PacketError(PacketFault.AUTHDATA)
-            node_id = NodeId(head[STATIC_SIZE:])
-            return OrdinaryPacket(node_id, nonce, iv + head, data[_ORDINARY_END:])
+        if flag == Flag.ORDINARY:  # of another size
+            raise PacketError(PacketFault.AUTHDATA)
         head = (head + mask.update(data[_ORDINARY_END:end]))[: STATIC_SIZE + size]
         authdata, message = head[STATIC_SIZE:], data[end:]
         if flag == Flag.WHOAREYOU:
@@ -199,27 +207,30 @@ class PacketCodec:
         First bytes of 0x50 and more belong to no other protocol, so most draws need no look.
         """
         iv = self._random_bytes(IV_SIZE)
+        if iv[0] >= FIRST_FREE_BYTE:
+            return iv
         for _ in range(MAX_IV_DRAWS):
-            if iv[0] >= FIRST_FREE_BYTE or not looks_foreign(iv + bytes(size - IV_SIZE)):
+            if not looks_foreign(iv + bytes(size - IV_SIZE)):
                 break
             iv = self._random_bytes(IV_SIZE)
         return iv
 
-    def ordinary_header(self, nonce: bytes) -> bytes:
-        """Return the unmasked header of an ordinary packet of the local node; quicker."""
-        return self._ordinary_start + nonce + self._ordinary_end
+    def ordinary_start(self, size: int, nonce: bytes) -> bytes:
+        """Return masking IV and unmasked header of an ordinary packet from here; quicker."""
+        return self.make_iv(size) + self._ordinary_start + nonce + self._ordinary_end
 
-    def finish(self, mask: Mask, iv: bytes, header: bytes, message: bytes) -> bytes:
-        """Return the packet: the header masked, the message appended."""
+    def finish(self, mask: Mask, start: bytes, message: bytes) -> bytes:
+        """Return the packet: the header in `start` (masking IV and header) masked, the message."""
+        iv = start[:IV_SIZE]
         mask.reset_nonce(iv)
-        return iv + mask.update(header) + message
+        return iv + mask.update(start[IV_SIZE:]) + message
 
     def encode_random(self, mask: Mask, nonce: bytes) -> bytes:
         """Return a packet that nobody can decrypt: it asks for a challenge."""
         header = self.header(Flag.ORDINARY, nonce, self.node_id)
         message = self._random_bytes(RANDOM_MESSAGE_SIZE)
         iv = self.make_iv(IV_SIZE + len(header) + len(message))
-        return self.finish(mask, iv, header, message)
+        return self.finish(mask, iv + header, message)
 
     def encode_whoareyou(
         self, node_id: NodeId, request_nonce: bytes, id_nonce: bytes, enr_seq: int
@@ -227,7 +238,7 @@ class PacketCodec:
         """Return a challenge to a node, and its challenge data."""
         iv = self.make_iv(MIN_PACKET_SIZE)
         header = self.header(Flag.WHOAREYOU, request_nonce, id_nonce + enr_seq.to_bytes(8, "big"))
-        return self.finish(self.mask_to(node_id), iv, header, b""), iv + header
+        return self.finish(self.mask_to(node_id), iv + header, b""), iv + header
 
     def handshake_authdata(self, id_signature: bytes, ephemeral_key: bytes, record: bytes) -> bytes:
         """Return the authdata of a handshake packet from the local node."""

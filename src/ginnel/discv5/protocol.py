@@ -51,15 +51,17 @@ from ginnel.discv5.requests import Contact, Failure, Pending, Purpose
 from ginnel.discv5.responder import Responder
 from ginnel.discv5.searches import Want
 from ginnel.discv5.serve import check_distances, check_message_size
-from ginnel.discv5.session import WarmPool
+from ginnel.discv5.session import Session, WarmPool
 from ginnel.discv5.table import Added, RoutingTable
 from ginnel.discv5.verify import check_records
 from ginnel.discv5.views import AddressWatch
-from ginnel.discv5.wire import Dropped, Opened, Wire
+from ginnel.discv5.wire import Dropped, Wire
 
 __all__ = ["Contact", "DiscoveryConfig", "DiscoveryCore", "Failure"]
 
 log = logging.getLogger(__name__)
+
+_RESPONSES = (Pong, Nodes, TalkResponse)
 
 
 class DiscoveryCore:
@@ -298,7 +300,8 @@ class DiscoveryCore:
         except Dropped as dropped:
             self.drops[dropped.reason] += 1
             log.debug("dropped: %s", dropped.reason.value)
-        self._settle(now)
+        if self._exchange.failed:
+            self._settle(now)
 
     def handle_timeout(self, *, now: float) -> None:
         """Do what is due; a late or repeated call is harmless."""
@@ -353,41 +356,37 @@ class DiscoveryCore:
             raise Dropped(Drop.OWN_ID)
         if self._guard.is_banned(packet.node_id, now):
             raise Dropped(Drop.BANNED)
-        opened: Opened | None
+        is_new = not isinstance(packet, OrdinaryPacket)
         if isinstance(packet, OrdinaryPacket):
             opened = self._wire.open_ordinary(packet, source)
             if opened is None:
                 challenge = self._wire.challenge(packet, source, now)
                 self.metrics.challenges_sent += 1
-                self._exchange.transmits.append(
-                    Transmit(challenge.data, challenge.destination, local_ip)
-                )
+                self._exchange.transmits.append(challenge._replace(source_ip=local_ip))
                 return
         else:
             opened = self._wire.accept(packet, source, now)
+        session, message = opened
         self._last_heard_at = now
-        opened.session.local_ip = local_ip
-        if opened.is_new_session or self._exchange.has_openings or not opened.session.confirmed:
-            self._on_session(opened, source, now)
-        self._on_message(opened, source, now)
+        session.local_ip = local_ip
+        if is_new or self._exchange.has_openings or not session.confirmed:
+            self._on_session(session, source, now, is_new=is_new)
+        self._on_message(session, message, source, now)
 
-    def _on_session(self, opened: Opened, source: Address, now: float) -> None:
+    def _on_session(self, session: Session, source: Address, now: float, *, is_new: bool) -> None:
         """Note the use of a session, which may be its first."""
-        session = opened.session
-        if opened.is_new_session:
+        if is_new:
             self.metrics.handshakes_accepted += 1
             if session.record is not None:
                 self._around.on_met(session.record, source, now)
-        if not session.confirmed or opened.is_new_session:
-            initiated = not opened.is_new_session
-            self._events.append(SessionOpened(session.node_id, source, initiated))
+        if not session.confirmed or is_new:
+            self._events.append(SessionOpened(session.node_id, source, initiated=not is_new))
         key = (session.node_id, source)
-        self._exchange.on_session_used(key, session, now, is_new=opened.is_new_session)
+        self._exchange.on_session_used(key, session, now, is_new=is_new)
 
-    def _on_message(self, opened: Opened, source: Address, now: float) -> None:
-        session = opened.session
+    def _on_message(self, session: Session, data: bytes, source: Address, now: float) -> None:
         try:
-            message = decode_message(opened.message)
+            message = decode_message(data)
         except UnknownMessageType:
             self.metrics.requests_incoming[ALL] += 1
             self.metrics.requests_incoming[NO_RESPONSE] += 1
@@ -395,7 +394,7 @@ class DiscoveryCore:
         except RemoteProtocolError:
             self._blame(session.node_id, source, now)
             raise Dropped(Drop.MESSAGE) from None
-        if isinstance(message, Pong | Nodes | TalkResponse):
+        if isinstance(message, _RESPONSES):
             self._on_response(session.node_id, source, message, now)
             return
         self.metrics.requests_incoming[ALL] += 1

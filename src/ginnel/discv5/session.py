@@ -143,10 +143,10 @@ class Session:
         Shape: 12 bytes, the count of messages so far as big-endian uint32, then 8 random bytes.
         The counter alone keeps nonces distinct if the random source repeats.
         """
-        assert not self.is_exhausted
-        nonce = self._sent_count.to_bytes(4, "big") + random_bytes(8)
-        self._sent_count += 1
-        return nonce
+        count = self._sent_count
+        assert count < MAX_MESSAGES_PER_KEY
+        self._sent_count = count + 1
+        return count.to_bytes(4, "big") + random_bytes(8)
 
     def encrypt(self, nonce: bytes, message: bytes, authenticated: bytes) -> bytes:
         """Return the message encrypted under our key."""

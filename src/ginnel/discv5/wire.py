@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ginnel.base.chance import DrawnAhead, RandomBytes
 from ginnel.base.errors import RemoteProtocolError
@@ -62,14 +61,6 @@ class _Challenge:
     attempts: int = 0
 
 
-class Opened(NamedTuple):
-    """A message that was decrypted: by which session, and the record of a new session's node."""
-
-    session: Session
-    message: bytes
-    is_new_session: bool
-
-
 class Wire:
     """Packets of one node.
 
@@ -107,13 +98,15 @@ class Wire:
         self._pool = WarmPool(config.session_limit) if pool is None else pool
         self._guard = guard or Guard(config)
 
-    def open_ordinary(self, packet: OrdinaryPacket, source: Address) -> Opened | None:
+    def open_ordinary(
+        self, packet: OrdinaryPacket, source: Address
+    ) -> tuple[Session, bytes] | None:
         """Decrypt a message under the session with its sender; None: it needs a challenge."""
         session = self.sessions.get((packet.node_id, source))
         while session is not None:
             message = session.decrypt(packet.nonce, packet.ciphertext, packet.authenticated)
             if message is not None:
-                return Opened(session, message, False)
+                return session, message
             session = session.previous
         return None
 
@@ -140,8 +133,10 @@ class Wire:
         self._challenges.put(key, _Challenge(data, challenge_data, record, expires_at))
         return Transmit(data, source)
 
-    def accept(self, packet: HandshakePacket, source: Address, now: float) -> Opened:
+    def accept(self, packet: HandshakePacket, source: Address, now: float) -> tuple[Session, bytes]:
         """Verify the answer to our challenge; the session it makes becomes the current one.
+
+        Returns the session and the message in the packet.
 
         Raises:
             Dropped: no such challenge, or anything in it is wrong.
@@ -178,7 +173,7 @@ class Wire:
             raise Dropped(Drop.BAD_HANDSHAKE_MESSAGE)
         self._challenges.pop(key)
         self.sessions.put(key, session)
-        return Opened(session, message, True)
+        return session, message
 
     def answer(
         self, packet: WhoAreYouPacket, contact: Contact, message: bytes
@@ -204,10 +199,8 @@ class Wire:
     def seal(self, session: Session, message: bytes) -> tuple[bytes, bytes]:
         """Return the packet that carries a message inside a session, and its nonce."""
         nonce = session.next_nonce(self._open_bytes)
-        header = self.codec.ordinary_header(nonce)
-        iv = self.codec.make_iv(ORDINARY_OVERHEAD + len(message))
-        ciphertext = session.encrypt(nonce, message, iv + header)
-        return self.codec.finish(session.mask, iv, header, ciphertext), nonce
+        start = self.codec.ordinary_start(ORDINARY_OVERHEAD + len(message), nonce)
+        return self.codec.finish(session.mask, start, session.encrypt(nonce, message, start)), nonce
 
     def knock(self, node_id: NodeId, mask: Mask | None = None) -> tuple[bytes, bytes]:
         """Return a packet that asks a node for a challenge, and its nonce."""
@@ -215,9 +208,8 @@ class Wire:
         return self.codec.encode_random(mask or new_mask(node_id), nonce), nonce
 
     def _encrypt(self, session: Session, nonce: bytes, header: bytes, message: bytes) -> bytes:
-        iv = self.codec.make_iv(IV_SIZE + len(header) + len(message) + TAG_SIZE)
-        ciphertext = session.encrypt(nonce, message, iv + header)
-        return self.codec.finish(session.mask, iv, header, ciphertext)
+        start = self.codec.make_iv(IV_SIZE + len(header) + len(message) + TAG_SIZE) + header
+        return self.codec.finish(session.mask, start, session.encrypt(nonce, message, start))
 
     def _initiate(self, packet: WhoAreYouPacket, contact: Contact, record: bytes) -> Session:
         data = packet.challenge_data

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from ginnel.base.core import Core, DatagramSource
 from ginnel.base.errors import UsageError
-from ginnel.base.types import Deadline, Transmit
+from ginnel.base.types import Deadline
 
 _log = logging.getLogger(__name__)
 
@@ -134,10 +134,10 @@ class Driver(Generic[EventT]):
     def _receive(self) -> None:
         datagrams = self._source.receive(RECEIVE_BATCH)
         now = self.now()
-        for datagram in datagrams:
-            self._core.handle_datagram(
-                datagram.data, datagram.source, now=now, local_ip=datagram.local_ip
-            )
+        handle = self._core.handle_datagram
+        for data, source, local_ip in datagrams:
+            handle(data, source, now=now, local_ip=local_ip)
+            self._send_batch()  # at once: whoever asked goes on while we do
         if self._after_receive is not None:
             self._after_receive()
         if len(datagrams) >= RECEIVE_BATCH:
@@ -162,12 +162,14 @@ class Driver(Generic[EventT]):
             self._arm(self._core.poll_deadline())
 
     def _send_batch(self) -> bool:
-        batch: list[Transmit] = []
+        transmit = self._core.poll_transmit()
+        if transmit is None:
+            return False
+        batch = [transmit]
         while len(batch) < RECEIVE_BATCH and (transmit := self._core.poll_transmit()) is not None:
             batch.append(transmit)
-        if batch:
-            self._source.send(batch)
-        return bool(batch)
+        self._source.send(batch)
+        return True
 
     def _tell_one(self) -> bool:
         event = self._core.poll_event()

@@ -100,7 +100,7 @@ def test_encodes_the_vectors(vector: dict[str, object]) -> None:
     else:
         header = writer.header(Flag.ORDINARY, nonce, NODE_A)
     ciphertext = Session(NODE_B, b"", key, key).encrypt(nonce, ping, bytes(16) + header)
-    assert writer.finish(new_mask(NODE_B), bytes(16), header, ciphertext) == raw
+    assert writer.finish(new_mask(NODE_B), bytes(16) + header, ciphertext) == raw
 
 
 def test_faults_are_told_apart() -> None:

@@ -47,13 +47,13 @@ def test_a_session_both_ways() -> None:
     with pytest.raises(Dropped) as caught:
         right.accept(handshake, Address("192.168.0.9", 1), 0.0)
     assert caught.value.reason is Drop.NO_CHALLENGE
-    opened = right.accept(handshake, LEFT, 0.0)
-    assert (opened.message, opened.session.record) == (b"hello", left_record)
-    back = left.codec.decode(right.seal(opened.session, b"world")[0])
+    session, message = right.accept(handshake, LEFT, 0.0)
+    assert (message, session.record) == (b"hello", left_record)
+    back = left.codec.decode(right.seal(session, b"world")[0])
     assert isinstance(back, OrdinaryPacket)
     read = left.open_ordinary(back, RIGHT)
     assert read is not None
-    assert read.message == b"world"
+    assert read[1] == b"world"
     assert left.open_ordinary(back, LEFT) is None
 
 
