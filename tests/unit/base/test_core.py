@@ -52,6 +52,23 @@ def test_set_stop_and_set_earlier() -> None:
     assert table.get(Timer.A) is None
 
 
+def test_deadline_follows_every_change() -> None:
+    table = make_table(A=3.0, B=4.0)
+    assert table.deadline() == Deadline(3.0, "A")
+    table.set(Timer.C, 1.0)
+    assert table.deadline() == Deadline(1.0, "C")
+    table.set_earlier(Timer.B, 0.5)
+    assert table.deadline() == Deadline(0.5, "B")
+    table.stop(Timer.B)
+    assert table.deadline() == Deadline(1.0, "C")
+    assert list(table.expire(2.0)) == [Timer.C]
+    assert table.deadline() == Deadline(3.0, "A")
+    table.set(Timer.A, 9.0)
+    assert table.deadline() == Deadline(9.0, "A")
+    table.stop(Timer.A)
+    assert table.deadline() is None
+
+
 def test_a_handler_may_rearm_move_and_stop() -> None:
     table = make_table(A=1.0, B=2.0, C=3.0)
     seen = []

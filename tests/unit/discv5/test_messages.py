@@ -30,6 +30,9 @@ from ginnel.discv5.messages import (
         ("06c20162", TalkResponse(b"\x01", b"b")),
         ("05c3016162", TalkRequest(b"\x01", b"a", b"b")),
         ("01ca8800000000000000000001"[:22] + "01", Ping(bytes(8), 1)),
+        ("01ca" + "88" + "11" * 8 + "80", Ping(b"\x11" * 8, 0)),
+        ("01ce" + "88" + "11" * 8 + "8401020304", Ping(b"\x11" * 8, 0x01020304)),
+        ("03cd" + "88" + "11" * 8 + "c381ff01", FindNode(b"\x11" * 8, (255, 1))),
     ],
 )
 def test_by_hand(text: str, message: object) -> None:
@@ -53,6 +56,16 @@ def test_by_hand(text: str, message: object) -> None:
         "01cb89" + "01" * 9 + "01",
         "01c2c001",
         "02c8010183010203827660",
+        # with an id of 8 bytes: read in another way
+        "01c9" + "88" + "11" * 8,
+        "01cb" + "88" + "11" * 8 + "0101",
+        "01cb" + "88" + "11" * 8 + "8101",
+        "01ca" + "88" + "11" * 8 + "00",
+        "01ca" + "88" + "11" * 8 + "0101",
+        "01cb" + "88" + "11" * 8 + "c101",
+        "03ca" + "88" + "11" * 8 + "01",
+        "03cc" + "88" + "11" * 8 + "c28101",
+        "03cc" + "88" + "11" * 8 + "c101c0",
     ],
 )
 def test_refused(text: str) -> None:
