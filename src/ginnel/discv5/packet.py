@@ -217,7 +217,10 @@ class PacketCodec:
 
     def ordinary_start(self, size: int, nonce: bytes) -> bytes:
         """Return masking IV and unmasked header of an ordinary packet from here; quicker."""
-        return self.make_iv(size) + self._ordinary_start + nonce + self._ordinary_end
+        iv = self._random_bytes(IV_SIZE)
+        if iv[0] < FIRST_FREE_BYTE:
+            iv = self.make_iv(size)
+        return iv + self._ordinary_start + nonce + self._ordinary_end
 
     def finish(self, mask: Mask, start: bytes, message: bytes) -> bytes:
         """Return the packet: the header in `start` (masking IV and header) masked, the message."""

@@ -19,6 +19,7 @@ from ginnel.base.types import Deadline
 _log = logging.getLogger(__name__)
 
 RECEIVE_BATCH = 64  # datagrams for each wake-up; then other tasks have their turn
+ANSWER_BATCH = 4  # datagrams until answers are sent: who asked goes on while we do
 DRAIN_BATCH = 1024  # transmits and events for each pass; then other tasks have their turn
 
 EventT = TypeVar("EventT")
@@ -135,9 +136,10 @@ class Driver(Generic[EventT]):
         datagrams = self._source.receive(RECEIVE_BATCH)
         now = self.now()
         handle = self._core.handle_datagram
-        for data, source, local_ip in datagrams:
+        for number, (data, source, local_ip) in enumerate(datagrams, 1):
             handle(data, source, now=now, local_ip=local_ip)
-            self._send_batch()  # at once: whoever asked goes on while we do
+            if not number % ANSWER_BATCH:
+                self._send_batch()
         if self._after_receive is not None:
             self._after_receive()
         if len(datagrams) >= RECEIVE_BATCH:

@@ -69,8 +69,7 @@ class UdpSocket:
         self.drops: dict[SocketDrop, int] = {}
         self._socket = sock
         self._is_ipv6 = sock.family == socket.AF_INET6
-        self._buffer = bytearray(max_datagram)
-        self._view = memoryview(self._buffer)
+        self._max_datagram = max_datagram
         self._only_ip = _bound_ip(sock)
         sock.setblocking(False)
         if self._only_ip is not None:
@@ -175,21 +174,19 @@ class UdpSocket:
         return taken
 
     def _receive_one(self) -> Datagram | None:
+        limit = self._max_datagram + 1  # one more: to see that it was longer
         if self._only_ip is not None and not self._is_ipv6:  # the quickest way
-            size, (ip, port) = self._socket.recvfrom_into(self._buffer, 0, socket.MSG_TRUNC)
-            if size > len(self._buffer):
-                self._add(SocketDrop.TRUNCATED)
-                return None
-            return Datagram(bytes(self._view[:size]), Address(ip, port), self._only_ip)
-        size, control, flags, source = self._socket.recvmsg_into([self._buffer], CONTROL_SIZE)
-        if flags & socket.MSG_TRUNC:
+            data, (ip, port) = self._socket.recvfrom(limit)
+            source = Address(ip, port)
+            local_ip: str | None = self._only_ip
+        else:
+            data, control, _, (ip, port, *_) = self._socket.recvmsg(limit, CONTROL_SIZE)
+            source = _canonical(ip, port) if self._is_ipv6 else Address(ip, port)
+            local_ip = self._only_ip or _local_ip(control)
+        if len(data) >= limit:
             self._add(SocketDrop.TRUNCATED)
             return None
-        data = bytes(self._view[:size])
-        local_ip = self._only_ip or _local_ip(control)
-        if self._is_ipv6:
-            return Datagram(data, _canonical(source[0], source[1]), local_ip)
-        return Datagram(data, Address(source[0], source[1]), local_ip)
+        return Datagram(data, source, local_ip)
 
     def _send_one(self, transmit: Transmit) -> None:
         ip, port = transmit.destination
