@@ -255,7 +255,7 @@ def decode_enr(raw: bytes) -> Enr:
     if len(parts) < 2 or len(parts) % 2:
         raise RemoteProtocolError("a record without signature and seq, or a key without value")
     signature = rlp.as_bytes(rlp.decode(parts[0]))
-    seq = rlp.as_int(rlp.decode(parts[1]))
+    seq = rlp.as_int(rlp.decode_bytes(parts[1]))
     items = _decode_pairs(parts[2:])
     values = dict(items)
     if values.get("id") != b"v4":
@@ -317,7 +317,11 @@ def _decode_pairs(parts: Sequence[bytes]) -> tuple[tuple[str, rlp.Rlp], ...]:
         if last is not None and key <= last:
             raise RemoteProtocolError("a record's keys are not sorted or not unique")
         last = key
-        pairs.append((key.decode("latin-1"), rlp.decode(parts[at + 1])))
+        value = parts[at + 1]
+        is_list = value[0] >= 0xC0
+        pairs.append(
+            (key.decode("latin-1"), rlp.decode(value) if is_list else rlp.decode_bytes(value))
+        )
     return tuple(pairs)
 
 

@@ -126,7 +126,7 @@ class Wire:
         data, challenge_data = self.codec.encode_whoareyou(
             packet.node_id,
             packet.nonce,
-            self._random_bytes(ID_NONCE_SIZE),
+            self._open_bytes(ID_NONCE_SIZE),
             record.seq if record is not None else 0,
         )
         expires_at = now + self._config.handshake_timeout
