@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. All else is for developers.
-.PHONY: help setup demo test soak interop bench bench-discv5 bench-codervpn bench-tunnel bench-connect bench-idle matrix lock proto clean
+.PHONY: help setup demo test soak fuzz interop interop-kernel bench bench-discv5 bench-codervpn bench-tunnel bench-connect bench-idle matrix lock proto clean
 
 help:
 	@echo "make demo    set everything up, then show machines behind NATs finding each other (about a minute)"
@@ -9,6 +9,8 @@ help:
 	@echo "make bench   every benchmark; make bench-discv5 one of them (benchmarks/README.md)"
 	@echo "make matrix  every kind of NAT against every kind in the lab, RUNS=500 of them (a quarter of an hour)"
 	@echo "make soak    the long runs of random networks, hours"
+	@echo "make fuzz    each parser of the data plane under libFuzzer, MINUTES=10 each"
+	@echo "make interop-kernel  Debian's kernel with its WireGuard in qemu, against ours"
 	@echo "make lock    write requirements/*.txt anew from pyproject.toml"
 	@echo "make clean   remove what setup made"
 
@@ -53,6 +55,13 @@ matrix: setup
 soak: setup
 	@GINNEL_HYPOTHESIS=random .venv/bin/pytest -q -m soak
 	@GINNEL_HYPOTHESIS=random .venv/bin/pytest -q tests/property
+
+fuzz: setup
+	@scripts/fuzz
+
+interop-kernel: setup
+	@scripts/interop-kernel
+	@.venv/bin/pytest -q tests/interop/test_kernel.py
 
 lock: setup
 	@scripts/lock

@@ -378,6 +378,16 @@ fn a_datagram_without_checksum_stays_so() {
 }
 
 #[test]
+fn nothing_overtakes_a_packet_of_its_flow_that_stays_alone() {
+    let mut packets = build(&train(false, false, 3, 100));
+    packets[1][26..28].fill(0); // no checksum
+    let merged = merge(&packets, true);
+    let found: Vec<_> = split_all(&merged);
+    assert_eq!(merged.len(), 3);
+    assert!(found.iter().zip(&packets).all(|(a, b)| a[20..] == b[20..]));
+}
+
+#[test]
 fn udp_waits_for_a_kernel_that_splits_it() {
     assert_eq!(merge(&build(&train(false, false, 5, 1000)), false).len(), 5);
 }

@@ -5,6 +5,7 @@
 //! Each drains what waits and flushes at the end of a batch, so that segmentation offloads have
 //! something to join.
 
+mod arena;
 mod fragments;
 mod signal;
 mod tun;
@@ -285,6 +286,8 @@ struct FailureGuard<'shared>(&'shared Shared);
 
 impl Drop for FailureGuard<'_> {
     fn drop(&mut self) {
+        // `settle` must not lower what is raised here. The thread's own locks are gone already.
+        let _inbox = lock(&self.0.inbox);
         self.0.failed.store(true, Ordering::Release);
         self.0.waiting.raise();
     }

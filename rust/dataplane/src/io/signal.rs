@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+/// Callers of `raise` and `lower` that may meet hold one lock, or a late `lower` could take back a
+/// `raise` that found it raised. A signal that is never lowered needs none.
 pub(super) struct Signal {
     fd: EventFd,
     /// What `fd` says, to save system calls.
@@ -29,7 +31,7 @@ impl Signal {
         }
     }
 
-    /// Makes the descriptor unreadable; callers that race with `raise` hold a lock.
+    /// Makes the descriptor unreadable.
     pub(super) fn lower(&self) {
         if self.raised.swap(false, Ordering::AcqRel) {
             let _ = self.fd.read();
@@ -40,5 +42,43 @@ impl Signal {
 impl AsFd for Signal {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::Signal;
+    use crate::io::lock;
+
+    const ITEMS: usize = if cfg!(miri) { 6 } else { 20_000 };
+
+    /// As the inbox is used: one thread queues and raises, another takes and lowers.
+    #[test]
+    fn the_descriptor_says_whether_something_waits() {
+        let signal = Signal::new().expect("an eventfd");
+        let queue = Mutex::new(0usize);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..ITEMS {
+                    let mut waiting = lock(&queue);
+                    *waiting += 1;
+                    signal.raise();
+                }
+            });
+            let mut taken = 0;
+            while taken < ITEMS {
+                let mut waiting = lock(&queue);
+                let is_readable = signal.fd.read().is_ok();
+                assert_eq!(is_readable, *waiting > 0);
+                if is_readable {
+                    signal.fd.write(1).expect("room in the counter");
+                    taken += std::mem::take(&mut *waiting);
+                    signal.lower();
+                }
+            }
+        });
+        assert!(signal.fd.read().is_err());
     }
 }

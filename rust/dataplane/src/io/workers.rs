@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use gotatun::packet::Packet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::arena::Arena;
 use super::tun::ReadBuffer;
 use super::udp::{ControlBuffer, Received, Socket};
 use super::{ERROR_PAUSE, Shared, clock, lock};
@@ -26,11 +27,6 @@ const FAST_READS: f64 = 25_000.0;
 const PACE_PERIOD: Duration = Duration::from_millis(5);
 /// How long they gather: a TUN queues 500 packets, enough for 3 million a second.
 const GATHER_PAUSE: Duration = Duration::from_micros(100);
-/// No datagram and no train of them is larger.
-const BUFFER_SIZE: usize = 65_536;
-/// Bytes of a batch: a full one at an MTU of 1500, and a train; larger datagrams end it earlier.
-const ARENA_SIZE: usize = 4 * BUFFER_SIZE;
-
 /// Moves datagrams to the machine, the TUN and the application, and ticks the timers.
 pub(super) fn udp_to_tun(shared: &Shared) {
     let mut receiver = Receiver::new();
@@ -129,40 +125,6 @@ impl Pace {
             (self.since, self.reads) = (now, 0);
         }
         self.is_fast
-    }
-}
-
-/// Room for the datagrams of a batch, which are opened and written to the TUN where they are.
-struct Arena(BytesMut);
-
-impl Arena {
-    fn new() -> Self {
-        Self(BytesMut::zeroed(ARENA_SIZE))
-    }
-
-    /// Returns room for one call, or `None` if the batch must end.
-    fn room(&mut self) -> Option<&mut [u8]> {
-        self.0.get_mut(..BUFFER_SIZE)
-    }
-
-    /// Takes what a call has written to the room.
-    fn take(&mut self, size: usize) -> BytesMut {
-        self.0.split_to(size)
-    }
-
-    /// Makes all of it room again, once the parts taken are gone.
-    fn reclaim(&mut self) {
-        if self.0.len() == ARENA_SIZE {
-            return;
-        }
-        self.0.clear();
-        if self.0.try_reclaim(ARENA_SIZE) && self.0.capacity() == ARENA_SIZE {
-            // SAFETY: this is the allocation of `new`, whole again: all its ARENA_SIZE bytes were
-            // initialised there, and nothing can make them uninitialised.
-            unsafe { self.0.set_len(ARENA_SIZE) };
-        } else {
-            *self = Self::new();
-        }
     }
 }
 

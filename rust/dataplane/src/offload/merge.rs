@@ -77,17 +77,20 @@ impl Merger {
 
     fn place(&mut self, packets: &[Packet], number: usize) {
         let packet = &packets[number];
-        let layout = Layout::of(packet).filter(|layout| self.is_candidate(layout, packet));
-        if let Some(layout) = layout {
+        let found = Layout::of(packet);
+        let layout = found.filter(|layout| self.is_candidate(layout, packet));
+        if let Some(found) = found {
             let start = self.used.saturating_sub(MAX_LOOK_BACK);
             let flow = self.groups[start..self.used]
                 .iter_mut()
                 .rev()
-                .find(|group| group.has_flow(packets, &layout, packet));
-            if let Some(group) = flow
-                && group.append(packets, &layout, number)
-            {
-                return;
+                .find(|group| group.has_flow(packets, &found, packet));
+            if let Some(group) = flow {
+                match layout {
+                    Some(layout) if group.append(packets, &layout, number) => return,
+                    // It stays alone, and what comes behind it must not overtake it.
+                    _ => group.is_open = false,
+                }
             }
         }
         if self.used == self.groups.len() {
