@@ -27,7 +27,8 @@ from ginnel.base.dataplane import (
     StartHandshake,
 )
 from ginnel.base.types import Address, Deadline, Secret, Transmit
-from ginnel.daemon.node_core import NodeCore, NodeEvent, WallClock
+from ginnel.daemon.node_core import NodeCore, NodeEvent
+from ginnel.daemon.wall_clock import WallClock
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.protocol import DiscoveryConfig, DiscoveryCore
 from ginnel.ice.events import AgentConfig

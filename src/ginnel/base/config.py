@@ -110,8 +110,17 @@ class Settings:
     debug: bool = False
 
 
-def parse_settings(text: str, environ: Mapping[str, str] | None = None) -> Settings:
+def parse_settings(
+    text: str,
+    environ: Mapping[str, str] | None = None,
+    defaults: Mapping[str, object] | None = None,
+) -> Settings:
     """Return the settings of a file, with those of the environment over them.
+
+    Args:
+        text: TOML.
+        environ: the environment.
+        defaults: where neither says anything.
 
     Raises:
         UsageError: the text names the setting, its range and what was found.
@@ -119,7 +128,7 @@ def parse_settings(text: str, environ: Mapping[str, str] | None = None) -> Setti
     if len(text) > MAX_TEXT:
         raise UsageError(f"the settings have more than {MAX_TEXT} characters")
     try:
-        values: dict[str, object] = tomllib.loads(text)
+        values: dict[str, object] = {**(defaults or {}), **tomllib.loads(text)}
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the settings are no TOML: {error}") from None
     names = [item.name for item in fields(Settings)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from ginnel.base.types import Transmit
 from ginnel.discv5.protocol import DiscoveryCore
 from ginnel.mesh.events import Notice, NoticeKind
-from ginnel.mesh.mesh import Mesh
 from ginnel.mesh.relays import Relays
 
 BLOCKED_AFTER = 5.0  # s from a datagram of the DHT without any to us; answers come within 1 s
@@ -50,23 +49,23 @@ class BlockedUdp:
         )
 
     def act(
-        self, discovery: DiscoveryCore, mesh: Mesh | None, *, now: float
+        self, discovery: DiscoveryCore, relays: Relays | None, *, now: float
     ) -> tuple[list[Transmit], list[Notice]]:
         """Send what the DHT has to send through a server, if nothing comes by UDP.
 
         Returns the same, to be sent directly too, and what a person should know now.
         """
         found: list[Transmit] = []
-        if mesh is None:
+        if relays is None:
             return found, []
         self.asked(discovery.metrics.packets_sent, now=now)
         while self.is_blocked(now) and (transmit := discovery.poll_transmit()) is not None:
             found.append(transmit)
-            relayed = mesh.relays.stream_address(ipv6=transmit.destination.is_ipv6)
+            relayed = relays.stream_address(ipv6=transmit.destination.is_ipv6)
             if relayed is not None:
                 copy = Transmit(transmit.data, transmit.destination, relayed_from=relayed)
-                mesh.send_relayed(copy, now=now)
-        notice = self.notice(mesh.relays, now=now)
+                relays.send(copy, now=now)
+        notice = self.notice(relays, now=now)
         return found, [] if notice is None else [notice]
 
     def notice(self, relays: Relays, *, now: float) -> Notice | None:

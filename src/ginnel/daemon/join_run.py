@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ginnel.base.config import Settings, check_settings
+from ginnel.base.config import (
+    FIRST_PORT,
+    LAST_PORT,
+    Settings,
+    check_settings,
+    format_settings,
+    parse_settings,
+)
 from ginnel.base.errors import SystemFailure, UsageError
-from ginnel.daemon.channel import Channel
+from ginnel.daemon.channel import MAX_RECORDS, Channel
 from ginnel.daemon.hints import parse_hint
 from ginnel.daemon.joiner import Joiner, JoinRefused, join_and_store
 from ginnel.daemon.logs import escape_control
@@ -24,6 +32,7 @@ from ginnel.daemon.node_shell import parse_advertised
 from ginnel.daemon.paths import ETC_ROOT, NetworkPaths, known_networks
 from ginnel.daemon.resources import bind_udp
 from ginnel.daemon.supervise import Child, start_child
+from ginnel.daemon.turn_links import tls_for
 from ginnel.discv5.enr import Enr
 from ginnel.mesh.join import parse_invite
 from ginnel.mesh.join_attempt import Granted, JoinAttempt, JoinState
@@ -42,13 +51,36 @@ class JoinOptions:
 
     invite: str
     name: str
-    port: int
     uid: int
+    port: int | None = None
+    drawn_port: int = FIRST_PORT  # where neither `port` nor the settings name one
     nodes: tuple[str, ...] = ()
     advertise: str = ""
+    settings: str = ""  # TOML; it may hold passwords
 
     def __repr__(self) -> str:
         return f"JoinOptions(name={self.name!r}, port={self.port})"
+
+    def merged(self, records: Sequence[Enr], environ: Mapping[str, str] | None) -> Settings:
+        """Return the settings of all that was given, and the invite's nodes.
+
+        Raises:
+            UsageError: a setting is wrong.
+        """
+        drawn = {"port": self.drawn_port, "tunnel_uid": self.uid}
+        given = parse_settings(self.settings, environ, drawn)
+        texts = (*given.nodes, *self.nodes, *(enr.to_text() for enr in records))
+        settings = replace(
+            given,
+            port=self.port or given.port,
+            tunnel_uid=self.uid,
+            signer_uid=0,
+            ipv4_prefix="",
+            advertise=self.advertise or given.advertise,
+            nodes=tuple(dict.fromkeys(texts)),
+        )
+        check_settings(settings)
+        return settings
 
 
 def run_join(options: JoinOptions, show: ShowStage) -> Granted:
@@ -77,16 +109,13 @@ def refuse_if_member(network_id: bytes, etc_root: Path = ETC_ROOT) -> None:
 async def _run(options: JoinOptions, show: ShowStage) -> Granted:
     invite = parse_invite(options.invite, unix_now=time.time())
     refuse_if_member(invite.network_id)
-    parse_advertised(options.advertise, options.port)
-    hints = [parse_hint(text) for text in options.nodes]
-    texts = (*options.nodes, *(enr.to_text() for enr in invite.records))
-    settings = Settings(
-        port=options.port,
-        tunnel_uid=options.uid,
-        advertise=options.advertise,
-        nodes=tuple(dict.fromkeys(texts)),
-    )
-    check_settings(settings)
+    if options.port is None:
+        options = replace(options, drawn_port=random.SystemRandom().randint(FIRST_PORT, LAST_PORT))
+    kept = options.merged(invite.records, None)
+    used = options.merged(invite.records, os.environ)
+    parse_advertised(used.advertise, used.port)
+    tls_for(used)  # refused here rather than by the tunnel
+    hints = [parse_hint(text) for text in used.nodes]
     keys = generate_keys(os.urandom)
     attempt = JoinAttempt(
         invite,
@@ -99,11 +128,11 @@ async def _run(options: JoinOptions, show: ShowStage) -> Granted:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with theirs:
-            child = _start_tunnel(options, theirs)
+            child = _start_tunnel(used, theirs)
     except SystemFailure:
         ours.close()
         raise
-    records = [enr.raw for enr in invite.records] + [h.raw for h in hints if isinstance(h, Enr)]
+    records = [hint.raw for hint in hints if isinstance(hint, Enr)][:MAX_RECORDS]
 
     def on_stage(stage: str) -> None:
         show(stage, attempt.code, attempt.state is JoinState.PENDING)
@@ -112,11 +141,13 @@ async def _run(options: JoinOptions, show: ShowStage) -> Granted:
     joiner = Joiner(channel, attempt, records, on_stage)
     show("searching for a node", attempt.code, False)
     try:
-        return await join_and_store(joiner, keys, settings, NetworkPaths)
+        return await join_and_store(joiner, keys, kept, NetworkPaths)
     except JoinRefused:
         raise
     except SystemFailure as error:
-        if not child.is_running:
+        channel.close()
+        await child.end()
+        if await child.wait() != 0:  # it failed: that is the reason
             raise SystemFailure(escape_control(child.describe_end())) from error
         raise
     finally:
@@ -124,23 +155,26 @@ async def _run(options: JoinOptions, show: ShowStage) -> Granted:
         await child.end()
 
 
-def _start_tunnel(options: JoinOptions, channel: socket.socket) -> Child:
+def _start_tunnel(settings: Settings, channel: socket.socket) -> Child:
     """Start the tunnel in join mode with the sockets; ours are closed again."""
-    argv = [*COMMAND, "tunnel", "join", "--join", "--uid", str(options.uid)]
-    for hint in options.nodes:
-        argv += ["--node", hint]
-    argv += ["--udp4-fd", "5", "--signer-fd", "8"]
-    udp4 = bind_udp(socket.AF_INET, options.port)
+    argv = [*COMMAND, "tunnel", "join", "--join"]
+    argv += ["--udp4-fd", "5", "--signer-fd", "8", "--settings-fd", "9"]
+    udp4 = bind_udp(socket.AF_INET, settings.port)
     descriptors = {5: udp4.fileno(), 8: channel.fileno()}
     try:
-        udp6 = bind_udp(socket.AF_INET6, options.port)
+        udp6 = bind_udp(socket.AF_INET6, settings.port)
     except (OSError, SystemFailure):
         udp6 = None  # no IPv6 here
     if udp6 is not None:
         descriptors[6] = udp6.fileno()
         argv += ["--udp6-fd", "6"]
     try:
-        return start_child("tunnel", argv, descriptors, lambda _line: None)
+        with open(os.memfd_create("settings"), "w+", encoding="utf-8") as file:  # has passwords
+            file.write(format_settings(settings))
+            file.seek(0)
+            return start_child(
+                "tunnel", argv, {**descriptors, 9: file.fileno()}, lambda _line: None
+            )
     finally:
         udp4.close()
         if udp6 is not None:

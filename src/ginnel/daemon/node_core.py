@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
@@ -27,6 +26,7 @@ from ginnel.base.types import Address, Deadline, NodeId, Transmit
 from ginnel.daemon.blocked_udp import BlockedUdp
 from ginnel.daemon.own_addresses import OwnAddresses
 from ginnel.daemon.party import Party
+from ginnel.daemon.wall_clock import WallClock
 from ginnel.discv5.events import (
     DiscoveryEvent,
     LookupDone,
@@ -42,9 +42,11 @@ from ginnel.discv5.events import (
 from ginnel.discv5.protocol import DiscoveryCore
 from ginnel.discv5.requests import Contact
 from ginnel.mesh.courier import Courier, CourierEvent
-from ginnel.mesh.events import MeshEvent
+from ginnel.mesh.events import LinkEvent, MeshEvent
 from ginnel.mesh.lan import GROUP4, GROUP6, LanCore, LanEvent, Link, NeighbourFound, NeighbourLost
 from ginnel.mesh.mesh import Mesh
+from ginnel.mesh.relay_events import Arrived
+from ginnel.mesh.relays import Relays
 from ginnel.mesh.rendezvous import (
     NEIGHBOURS,
     PROTOCOL,
@@ -88,22 +90,6 @@ class _Asker(Enum):
     STORER = 2
 
 
-@dataclass(frozen=True, slots=True)
-class WallClock:
-    """Wall time as a function of monotonic time; replace it when the system's clock is set."""
-
-    offset: float
-
-    @classmethod
-    def at(cls, unix_now: float, now: float) -> WallClock:
-        """Return the clock that shows `unix_now` at `now`."""
-        return cls(unix_now - now)
-
-    def unix(self, now: float) -> float:
-        """Return the wall time at `now`."""
-        return now + self.offset
-
-
 class NodeCore:
     """Discovery, storer and mesh as one core; see the module's text.
 
@@ -112,6 +98,7 @@ class NodeCore:
         storer: None where nothing is ever stored for others.
         mesh: the member's, or None.
         courier: while joining, instead of a mesh.
+        relays: then, for TURN servers over TCP and TLS.
         lan: nodes of the local networks, or None.
         clock: wall time; `set_clock` keeps it right.
     """
@@ -124,6 +111,7 @@ class NodeCore:
         storer: Storer | None = None,
         mesh: Mesh | None = None,
         courier: Courier | None = None,
+        relays: Relays | None = None,
         lan: LanCore | None = None,
     ) -> None:
         if mesh is not None and courier is not None:
@@ -132,6 +120,7 @@ class NodeCore:
         self.storer = storer
         self.mesh = mesh
         self.courier = courier if mesh is None else mesh.courier
+        self.relays = relays if mesh is None else mesh.relays
         self.lan = lan
         self.drops: dict[NodeDrop, int] = {}
         self.own = OwnAddresses()
@@ -226,6 +215,17 @@ class NodeCore:
             self.mesh.on_engine_event(event, now=now, unix_now=self._clock.unix(now))
         self._settle(now)
 
+    def on_link(self, event: LinkEvent, *, now: float) -> None:
+        """Take what became of a connection to a TURN server."""
+        if self.mesh is not None:
+            self.mesh.on_link(event, now=now, unix_now=self._clock.unix(now))
+        elif self.relays is not None:
+            self.relays.on_link(event, now=now)
+            while (told := self.relays.poll_event()) is not None:
+                if isinstance(told, Arrived):  # all else is of interest to peers only
+                    self.relays.keep_foreign(told)
+        self._settle(now)
+
     def settle(self, *, now: float) -> None:
         """Carry on after a command was given to `mesh`, `courier` or `discovery` directly."""
         self._settle(now)
@@ -241,7 +241,7 @@ class NodeCore:
                 self.lan.handle_datagram(data, source, now=now)
             self._settle(now)
             return
-        relays = self.mesh.relays if self.mesh is not None else None
+        relays = self.relays
         known = None if relays is None else lambda number: relays.knows_channel(source, number)
         match classify(data, known):
             case DatagramKind.WIREGUARD:
@@ -275,6 +275,8 @@ class NodeCore:
             self.lan.handle_timeout(now=now)
         if self._party is not None:
             self._party.handle_timeout(now=now, unix_now=self._clock.unix(now))
+        if self.mesh is None and self.relays is not None:
+            self.relays.handle_timeout(now=now)
         self._settle(now)
 
     def poll_transmit(self) -> Transmit | None:
@@ -293,6 +295,8 @@ class NodeCore:
             event: NodeEvent | None = self.mesh.poll_event()
         else:
             event = self.courier.poll_event() if self.courier is not None else None
+            if event is None and self.relays is not None:
+                event = self.relays.poll_link()
         if event is not None:
             return event
         return self._events.popleft() if self._events else None
@@ -304,6 +308,7 @@ class NodeCore:
             self.own.poll_deadline(),
             self.storer.poll_deadline() if self.storer is not None else None,
             self._party.poll_deadline() if self._party is not None else None,
+            self.relays.poll_deadline() if self.relays is not None else None,
             self.lan.poll_deadline() if self.lan is not None else None,
         )
 
@@ -316,7 +321,7 @@ class NodeCore:
             if not self._move_one(now):
                 if self.lan is not None:
                     self.lan.set_record(self.discovery.record, now=now)
-                sent, notices = self._blocked.act(self.discovery, self.mesh, now=now)
+                sent, notices = self._blocked.act(self.discovery, self.relays, now=now)
                 self._out.extend(sent)
                 self._events.extend(notices)
                 return
@@ -327,7 +332,7 @@ class NodeCore:
         if event is not None:
             self._on_discovery(event, now)
             return True
-        foreign = self.mesh.relays.poll_foreign() if self.mesh is not None else None
+        foreign = self.relays.poll_foreign() if self.relays is not None else None
         if foreign is not None:
             self.discovery.handle_datagram(*foreign, now=now)
             return True

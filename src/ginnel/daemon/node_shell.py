@@ -16,7 +16,8 @@ from ginnel.base.core import DatagramSource
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Address, make_address
 from ginnel.daemon.hints import parse_hint
-from ginnel.daemon.node_core import SERVICES, NodeCore, NodeEvent, WallClock
+from ginnel.daemon.node_core import SERVICES, NodeCore, NodeEvent
+from ginnel.daemon.wall_clock import WallClock
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.requests import Contact
 from ginnel.mesh.lan import GROUP4, GROUP6, PORT, Link

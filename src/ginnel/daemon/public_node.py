@@ -20,9 +20,10 @@ from pathlib import Path
 from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.base.types import Address, Secret
 from ginnel.daemon import privileges
-from ginnel.daemon.node_core import NodeCore, WallClock
+from ginnel.daemon.node_core import NodeCore
 from ginnel.daemon.node_shell import NodeShell, read_hints, record_fields
 from ginnel.daemon.resources import bind_udp
+from ginnel.daemon.wall_clock import WallClock
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.keys import public_key_of

@@ -34,6 +34,8 @@ from ginnel.mesh.derive import Point
 from ginnel.mesh.events import (
     EnvelopeDelivered,
     EnvelopeReceived,
+    Notice,
+    NoticeKind,
     PointRegistered,
     PointSearched,
 )
@@ -94,6 +96,8 @@ class SignerPort:
                 self._put(Stage(text))
             case PointSearched():
                 self._put(Stage(f"searching: {event.reason}"))
+            case Notice(NoticeKind.UDP, text) if text:
+                self._put(Stage(text))
             case NodeAdded():
                 self.tell_nodes_soon()
             case _:

@@ -10,8 +10,6 @@ Source: DESIGN, "Processes".
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures.thread  # names are resolved in a thread; no file opens later
-import encodings.idna  # of names; as above
 import logging
 import os
 import random
@@ -36,15 +34,16 @@ from ginnel.daemon.control import ControlServer
 from ginnel.daemon.logs import SinkHandler
 from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.name_service import NameService
-from ginnel.daemon.node_core import NodeCore, NodeEvent, WallClock
+from ginnel.daemon.node_core import NodeCore, NodeEvent
 from ginnel.daemon.node_shell import NodeShell, open_multicast, parse_advertised, record_fields
 from ginnel.daemon.port_mapping import PortMapping
 from ginnel.daemon.privileges import Separation
 from ginnel.daemon.reachability import Reachability
 from ginnel.daemon.tunnel_events import TunnelEvents
 from ginnel.daemon.tunnel_service import TunnelService
-from ginnel.daemon.turn_links import TurnLinks
+from ginnel.daemon.turn_links import TurnLinks, resolved, turn_config
 from ginnel.daemon.uapi_server import UapiServer, describe_mesh
+from ginnel.daemon.wall_clock import WallClock
 from ginnel.daemon.wire_settings import (
     overlay_prefixes,
     settings_for,
@@ -56,7 +55,6 @@ from ginnel.discv5.protocol import Contact, DiscoveryCore
 from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.ice.events import AgentConfig
-from ginnel.ice.turn_events import TurnConfig
 from ginnel.mesh.events import LinkEvent
 from ginnel.mesh.lan import LanCore
 from ginnel.mesh.mesh import Mesh, MeshConfig
@@ -66,16 +64,12 @@ from ginnel.mesh.sealer import HpkeSealer
 from ginnel.mesh.signalling import MeshKeys
 from ginnel.mesh.storer import Storer
 from ginnel.net.portmap import Protocol
-from ginnel.net.resolve import resolve
 from ginnel.net.tun import DEVICE_PREFIX
 from ginnel.storage.identity import NodeBundle
 
-RESOLVE_AGAIN_S = 60.0  # seconds until names that did not resolve are tried again
 SAVE_INTERVAL_S = 60.0  # seconds between two writes of what is known
 
 logger = logging.getLogger(__name__)
-
-_IMPORTED_EARLY = (concurrent.futures.thread, encodings.idna)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +291,7 @@ class _Running:
 
     async def _use_stun(self, server: Server) -> None:
         self._core.own.add_stun_servers(
-            await _resolved(server),
+            await resolved(server),
             random_bytes=os.urandom,
             rng=random.Random(os.urandom(16)),
             now=self._shell.now,
@@ -305,14 +299,7 @@ class _Running:
         self._shell.changed()
 
     async def _use_turn(self, server: Server) -> None:
-        address = (await _resolved(server))[0]
-        config = TurnConfig(
-            address,
-            server.username,
-            server.password,
-            transport=server.transport,
-            host=server.host,
-        )
+        config = await turn_config(server)
         if self._core.mesh is not None:
             self._core.mesh.relays.add_server(config, now=self._shell.now)
             self._shell.changed()
@@ -325,9 +312,7 @@ class _Running:
         self._reach.set_mapped("" if protocol is None else protocol.value, address)
 
     def _on_link(self, event: LinkEvent) -> None:
-        assert self._core.mesh is not None
-        now = self._shell.now
-        self._core.mesh.on_link(event, now=now, unix_now=self._shell.unix_now)
+        self._core.on_link(event, now=self._shell.now)
         self._shell.changed()
 
     def _send_relayed(self, transmit: Transmit) -> None:
@@ -403,14 +388,6 @@ def _make_core(
     core = NodeCore(discovery, clock=clock, storer=storer, mesh=mesh, lan=lan)
     core.own.outer_ips = settings.nat_1to1
     return core
-
-
-async def _resolved(server: Server) -> list[Address]:
-    """Return a server's addresses once its name resolves, at least one."""
-    while not (found := await resolve(server.host, server.port)):
-        logger.warning("%s does not resolve", server)
-        await asyncio.sleep(RESOLVE_AGAIN_S)
-    return found
 
 
 def agent_config(settings: Settings, overlay: Sequence[str]) -> AgentConfig:

@@ -95,13 +95,18 @@ class Scenario:
         finally:  # after Ctrl-C nobody waits: the lab's end ends what the threads wait for
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def join(self, admin: str, name: str, *, relay: bool = False) -> str:
-        """Invite a machine, let it join, approve its code, start it; return the invite."""
+    def join(
+        self, admin: str, name: str, *, relay: bool = False, options: Sequence[str] = ()
+    ) -> str:
+        """Invite a machine, let it join (`options` of join), approve its code, start it.
+
+        Returns the invite.
+        """
         with self._invites:
             invite: str = self.ginnel(admin, "invite", self.network, "--json")["invite"]
         self.say(admin, f"ginnel invite: one for {name}")
         joiner = self.machine(name).popen(
-            ["ginnel", "join", "--json", "--name", name, "-"],
+            ["ginnel", "join", "--json", "--name", name, *options, "-"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # names are resolved in a thread; in a sandbox no file opens later
+import encodings.idna  # of names, also in TLS; as above
 import socket
 
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Address, make_address
 
 RESOLVE_TIMEOUT_S = 10.0  # seconds for one name
+
+_IMPORTED_EARLY = (concurrent.futures.thread, encodings.idna)
 
 
 async def resolve(host: str, port: int) -> list[Address]:

@@ -45,6 +45,8 @@ def show(_stage: str, _code: str, _waiting: bool) -> None:
         ({"nodes": ("enr:-x",)}, "damaged"),
         ({"advertise": "nonsense"}, "nonsense"),
         ({"name": "No Name"}, "a-z, 0-9"),
+        ({"settings": "turn = 7"}, "turn: a list"),
+        ({"settings": 'turn = ["turns:h me sesame"]\nturn_ca = "/no/file"'}, "turn_ca"),
     ],
 )
 def test_what_can_not_be_used_is_refused_before_anything_starts(
@@ -54,6 +56,17 @@ def test_what_can_not_be_used_is_refused_before_anything_starts(
     with pytest.raises(GinnelError, match=named):
         run_join(options(**changes), show)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_settings_are_a_files_with_what_was_asked_for_over_them() -> None:
+    file = 'port = 31000\ntunnel_uid = 5\nnodes = ["a"]\nturn = ["turn:h me sesame"]\nlan = false'
+    made = options(settings=file, port=None, nodes=("b", "a"), advertise="192.0.2.1")
+    assert "sesame" not in repr(made)
+    kept = made.merged([], {})
+    assert (kept.port, kept.tunnel_uid, kept.nodes) == (31000, 64100, ("a", "b"))
+    assert (kept.turn, kept.lan, kept.advertise) == (("turn:h me sesame",), False, "192.0.2.1")
+    assert made.merged([], {"GINNEL_PORT": "32000"}).port == 32000
+    assert options(settings=file).merged([], {"GINNEL_PORT": "32000"}).port == PORT
 
 
 def test_a_network_is_not_joined_twice(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from ginnel.base.config import Settings
 from ginnel.daemon.channel import Channel, DeliverTo, Nodes, Points, Stage
-from ginnel.daemon.join_tunnel import run_join_tunnel
+from ginnel.daemon.join_tunnel import JoinTunnelOptions, run_join_tunnel
 from support.joins import AdminSide, attempt
 from support.live_tunnel import WAIT, udp_on_loopback
 from support.members import NetworkFactory
@@ -19,9 +20,9 @@ from support.members import NetworkFactory
 def parent() -> tuple[socket.socket, threading.Thread]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     udp = udp_on_loopback()
-    thread = threading.Thread(
-        target=run_join_tunnel, args=(theirs.detach(), udp.detach(), None, [], "ginnel")
-    )
+    settings = Settings(port=20_000, tunnel_uid=64100)
+    options = JoinTunnelOptions(settings, (), theirs.detach(), udp.detach(), None)
+    thread = threading.Thread(target=run_join_tunnel, args=(options,))
     thread.start()
     return ours, thread
 

@@ -6,7 +6,8 @@ import pytest
 
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Address, NodeId
-from ginnel.daemon.node_core import NodeCore, NodeDrop, WallClock
+from ginnel.daemon.node_core import NodeCore, NodeDrop
+from ginnel.daemon.wall_clock import WallClock
 from ginnel.discv5.events import TalkAnswered
 from ginnel.mesh.events import PointRegistered
 from ginnel.mesh.rendezvous import (

@@ -11,8 +11,9 @@ import pytest
 
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Address, Secret
-from ginnel.daemon.node_core import NodeCore, NodeEvent, WallClock
+from ginnel.daemon.node_core import NodeCore, NodeEvent
 from ginnel.daemon.node_shell import NodeShell, parse_advertised, read_hints, record_fields
+from ginnel.daemon.wall_clock import WallClock
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.events import NodeAdded, ReflexiveChanged
 from ginnel.discv5.protocol import DiscoveryCore

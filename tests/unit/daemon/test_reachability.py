@@ -10,9 +10,10 @@ import time
 import pytest
 
 from ginnel.base.types import Address
-from ginnel.daemon.node_core import NodeCore, WallClock
+from ginnel.daemon.node_core import NodeCore
 from ginnel.daemon.node_shell import NodeShell
 from ginnel.daemon.reachability import Reachability
+from ginnel.daemon.wall_clock import WallClock
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.events import ReflexiveChanged
 from ginnel.discv5.protocol import DiscoveryCore

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import socket
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from ginnel.cli.networks import require_root
 from ginnel.cli.render import SCHEMA
 
 MAX_INVITE = 4096  # characters that are read; an invite has about 1200
+MAX_SETTINGS = 65_536  # characters that are read
 
 
 @click.command()
@@ -31,6 +31,11 @@ MAX_INVITE = 4096  # characters that are read; an invite has about 1200
     help="A further node to start from: enr:... or KEY-HEX@NAME:PORT; repeatable.",
 )
 @click.option("--advertise", metavar="IP[:PORT]", help="Others reach this machine under this.")
+@click.option(
+    "--settings",
+    type=click.Path(path_type=Path),
+    help="Settings of this machine (TOML): `turn` where UDP is blocked, for instance.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
 def join(
     source: str | None,
@@ -39,6 +44,7 @@ def join(
     port: int | None,
     nodes: tuple[str, ...],
     advertise: str | None,
+    settings: Path | None,
     as_json: bool,
 ) -> None:
     """Join a network. Asks for the invite, or reads it from standard input with `-`.
@@ -50,6 +56,7 @@ def join(
     Examples:
       sudo ginnel join
       sudo ginnel join --invite-file invite.txt --name pi
+      sudo ginnel join --settings mine.toml
       ssh attic sudo ginnel invite | sudo ginnel join -
     """
     if source not in (None, "-"):
@@ -59,15 +66,16 @@ def join(
             "if others use this machine"
         )
     require_root("join")
-    from ginnel.cli.choices import choose_port, member_name
+    from ginnel.cli.choices import member_name
     from ginnel.daemon.join_run import JoinOptions, run_join
 
     options = JoinOptions(
         invite=_read_invite(source, invite_file),
         name=member_name(name or socket.gethostname()),
-        port=port or choose_port(random.SystemRandom()),
+        port=port,
         nodes=nodes,
         advertise=advertise or "",
+        settings=_read(settings, MAX_SETTINGS) if settings is not None else "",
         uid=_uid(),
     )
 
@@ -90,13 +98,18 @@ def join(
 
 def _read_invite(source: str | None, file: Path | None) -> str:
     if file is not None:
-        try:
-            return file.read_text()[:MAX_INVITE].strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SystemFailure(f"{file} can't be read: {error}") from None
+        return _read(file, MAX_INVITE).strip()
     if source == "-" or not sys.stdin.isatty():
         return sys.stdin.read(MAX_INVITE).strip()
     return str(click.prompt("Invite", hide_input=True)).strip()
+
+
+def _read(file: Path, limit: int) -> str:
+    try:
+        with file.open(encoding="utf-8") as opened:
+            return opened.read(limit)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemFailure(f"{file} can't be read: {error}") from None
 
 
 def _uid() -> int:

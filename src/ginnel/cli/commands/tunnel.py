@@ -28,6 +28,7 @@ class Given(TypedDict):
     listen_fd: int | None
     uapi_fd: int | None
     signer_fd: int | None
+    settings_fd: int | None
     dns_fds: tuple[int, ...]
     upstream_fd: int | None
     reset_clock: bool
@@ -47,6 +48,7 @@ class Given(TypedDict):
 @click.option("--listen-fd", type=int)
 @click.option("--uapi-fd", type=int)
 @click.option("--signer-fd", type=int)
+@click.option("--settings-fd", type=int, help="With --join: the settings to use.")
 @click.option("--dns-fd", "dns_fds", type=int, multiple=True)
 @click.option("--upstream-fd", type=int)
 @click.option("--no-sandbox", is_flag=True, help="Without Landlock and seccomp, to debug.")
@@ -127,12 +129,24 @@ def _options(network: str | None, given: Given) -> tuple[TunnelOptions, int]:
 
 
 def _join(given: Given) -> None:
-    from ginnel.daemon.join_tunnel import run_join_tunnel
+    from ginnel.base.config import parse_settings
+    from ginnel.daemon.join_tunnel import JoinTunnelOptions, run_join_tunnel
     from ginnel.daemon.node_shell import read_hints
+    from ginnel.daemon.turn_links import tls_for
 
-    signer_fd, udp4_fd = given["signer_fd"], given["udp4_fd"]
-    if signer_fd is None or udp4_fd is None:
-        raise click.UsageError("--join needs --signer-fd and --udp4-fd")
-    hints = read_hints(given["nodes"])
-    privileges.drop(privileges.Confinement(given["uid"], given["uid"], []))
-    run_join_tunnel(signer_fd, udp4_fd, given["udp6_fd"], hints, "ginnel")
+    signer_fd, udp4_fd, settings_fd = given["signer_fd"], given["udp4_fd"], given["settings_fd"]
+    if signer_fd is None or udp4_fd is None or settings_fd is None:
+        raise click.UsageError("--join needs --signer-fd, --settings-fd and --udp4-fd")
+    with open(settings_fd, encoding="utf-8") as file:
+        settings = parse_settings(file.read())
+    options = JoinTunnelOptions(
+        settings=settings,
+        hints=tuple(read_hints(settings.nodes)),
+        channel_fd=signer_fd,
+        udp4_fd=udp4_fd,
+        udp6_fd=given["udp6_fd"],
+        tls=tls_for(settings),
+    )
+    uid = settings.tunnel_uid
+    privileges.drop(privileges.Confinement(uid, uid, []))
+    run_join_tunnel(options)
