@@ -8,7 +8,7 @@ import pytest
 from ginnel.base.types import Address
 from ginnel.ice.aio import Agent
 from ginnel.ice.candidate import CandidateKind, make_host, make_remote
-from ginnel.ice.events import AgentConfig
+from ginnel.ice.settings import IceSettings
 from ginnel.net.udp import UdpSocket
 
 pytestmark = pytest.mark.interop
@@ -31,8 +31,8 @@ def test_we_connect_with_aioice(controlling: bool, monkeypatch: pytest.MonkeyPat
         theirs = aioice.Connection(ice_controlling=not controlling, use_ipv6=False)
         await theirs.gather_candidates()
         source = UdpSocket.open(Address("127.0.0.1", 0))
-        config = AgentConfig(allow_loopback=True)
-        async with Agent(source, controlling=controlling, config=config) as ours:
+        settings = IceSettings(allow_loopback=True)
+        async with Agent(source, controlling=controlling, settings=settings) as ours:
             host = make_host(source.address)
             ours.add_local_candidate(host)
             theirs.remote_username, theirs.remote_password = ours.ufrag, ours.pwd

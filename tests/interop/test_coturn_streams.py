@@ -20,14 +20,14 @@ from pathlib import Path
 
 import pytest
 
+from ginnel.base.links import LinkCommand
 from ginnel.base.servers import Transport
 from ginnel.base.types import Address, Secret, Transmit
-from ginnel.daemon.turn_links import TurnLinks
 from ginnel.ice.turn_events import TurnConfig
-from ginnel.mesh.events import LinkCommand
 from ginnel.mesh.relay_events import Arrived
 from ginnel.mesh.relays import Relays
 from ginnel.net.link import make_tls_context
+from ginnel.net.links import StreamLinks
 from support.coturn import PASSWORD, USER, coturn_argv
 
 pytestmark = [
@@ -91,7 +91,7 @@ class Client:
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         self.relays = Relays(random_bytes=os.urandom, rng=random.Random())
-        self.links = TurnLinks(tls, self._tell)
+        self.links = StreamLinks(tls, self._tell)
         self.received: list[Arrived] = []
 
     @property

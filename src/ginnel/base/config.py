@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Network
+from typing import Any
 
 from ginnel.base.addresses import is_private_prefix
 from ginnel.base.errors import UsageError
@@ -135,14 +136,26 @@ def parse_settings(
     for key in values:
         if key not in names:
             raise UsageError(f"unknown setting {key!r}; there are {', '.join(names)}")
-    for name in names:
-        found = (environ or {}).get(f"GINNEL_{name.upper()}")
-        if found is not None and name not in _SECRETS:
-            values[name] = _from_environment(name, found)
+    checked = from_environment(environ or {}, names)
+    checked |= {name: _check(name, found) for name, found in values.items() if name not in checked}
     for name in ("port", "tunnel_uid"):
-        if name not in values:
+        if name not in checked:
             raise UsageError(f"the setting {name} is missing")
-    return Settings(**{name: _check(name, value) for name, value in values.items()})  # type: ignore[arg-type]  # each value was checked by its name
+    return Settings(**checked)
+
+
+def from_environment(environ: Mapping[str, str], names: Sequence[str]) -> dict[str, Any]:
+    """Return what `GINNEL_*` variables say of these settings, checked; never secrets.
+
+    Raises:
+        UsageError: the text names the setting, its range and what was found.
+    """
+    found: dict[str, Any] = {}
+    for name in names:
+        text = environ.get(f"GINNEL_{name.upper()}")
+        if text is not None and name not in _SECRETS:
+            found[name] = _check(name, _from_environment(name, text))
+    return found
 
 
 def check_settings(settings: Settings) -> None:

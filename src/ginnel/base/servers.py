@@ -48,6 +48,11 @@ class Server:
     username: str = ""
     password: Secret = field(default=Secret(b""), repr=False)
 
+    @property
+    def is_turn(self) -> bool:
+        """Say whether it relays: a STUN server has no user."""
+        return bool(self.username)
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}/{self.transport.value}"
@@ -96,6 +101,15 @@ def parse_turn(text: str) -> Server:
             "USER PASSWORD"
         )
     return parse_turn_uri(match["uri"], match["user"], match["password"])
+
+
+def parse_server(text: str) -> Server:
+    """Return the server of `stun:HOST[:PORT]`, or as `parse_turn` of another text.
+
+    Raises:
+        UsageError: another form; it shows no password.
+    """
+    return parse_stun(text) if text.startswith("stun:") else parse_turn(text)
 
 
 def _host(match: re.Match[str]) -> str:

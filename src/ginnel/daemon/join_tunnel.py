@@ -16,22 +16,23 @@ import time
 from dataclasses import dataclass
 
 from ginnel.base.config import Settings
+from ginnel.base.links import CloseLink, LinkEvent, OpenLink, SendLink
 from ginnel.base.servers import Server, parse_turn
 from ginnel.daemon.channel import Channel
 from ginnel.daemon.node_core import NodeCore, NodeEvent
 from ginnel.daemon.node_shell import NodeShell, open_multicast
 from ginnel.daemon.signer_port import SignerPort
-from ginnel.daemon.turn_links import TurnLinks, turn_config
+from ginnel.daemon.turn_links import turn_config
 from ginnel.daemon.wall_clock import WallClock
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.protocol import Contact, DiscoveryCore
 from ginnel.mesh.courier import Courier
-from ginnel.mesh.events import CloseLink, LinkEvent, OpenLink, SendLink
 from ginnel.mesh.lan import LanCore
 from ginnel.mesh.relays import Relays
 from ginnel.mesh.rendezvous import PROTOCOL, Tokens
 from ginnel.net.dual import DualSocket
+from ginnel.net.links import StreamLinks
 from ginnel.net.udp import UdpSocket
 from ginnel.storage.identity import draw_secp256k1
 
@@ -79,7 +80,7 @@ async def _run(options: JoinTunnelOptions) -> None:
 
     fds = (options.udp4_fd, options.udp6_fd)
     multicast = open_multicast(source, *fds) if settings.lan else None
-    links = TurnLinks(options.tls, on_link)
+    links = StreamLinks(options.tls, on_link)
     shell = NodeShell(core, source, on_event, port=udp4.address.port, multicast=multicast)
     assert core.courier is not None
     channel = Channel.from_fd(options.channel_fd)

@@ -22,6 +22,7 @@ from ginnel.base.core import earliest
 from ginnel.base.dataplane import DatagramKind, EngineEvent
 from ginnel.base.demux import classify
 from ginnel.base.errors import UsageError
+from ginnel.base.links import LinkEvent
 from ginnel.base.types import Address, Deadline, NodeId, Transmit
 from ginnel.daemon.blocked_udp import BlockedUdp
 from ginnel.daemon.own_addresses import OwnAddresses
@@ -42,7 +43,7 @@ from ginnel.discv5.events import (
 from ginnel.discv5.protocol import DiscoveryCore
 from ginnel.discv5.requests import Contact
 from ginnel.mesh.courier import Courier, CourierEvent
-from ginnel.mesh.events import LinkEvent, MeshEvent
+from ginnel.mesh.events import MeshEvent
 from ginnel.mesh.lan import GROUP4, GROUP6, LanCore, LanEvent, Link, NeighbourFound, NeighbourLost
 from ginnel.mesh.mesh import Mesh
 from ginnel.mesh.relay_events import Arrived

@@ -24,6 +24,7 @@ from pathlib import Path
 from ginnel import __version__
 from ginnel.base.config import Settings
 from ginnel.base.errors import GinnelError
+from ginnel.base.links import LinkEvent
 from ginnel.base.servers import Server, parse_ports, parse_stun, parse_turn
 from ginnel.base.types import Address, Transmit
 from ginnel.codervpn import vpn_pb2 as pb
@@ -41,7 +42,7 @@ from ginnel.daemon.privileges import Separation
 from ginnel.daemon.reachability import Reachability
 from ginnel.daemon.tunnel_events import TunnelEvents
 from ginnel.daemon.tunnel_service import TunnelService
-from ginnel.daemon.turn_links import TurnLinks, resolved, turn_config
+from ginnel.daemon.turn_links import resolved, turn_config
 from ginnel.daemon.uapi_server import UapiServer, describe_mesh
 from ginnel.daemon.wall_clock import WallClock
 from ginnel.daemon.wire_settings import (
@@ -55,7 +56,6 @@ from ginnel.discv5.protocol import Contact, DiscoveryCore
 from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.ice.events import AgentConfig
-from ginnel.mesh.events import LinkEvent
 from ginnel.mesh.lan import LanCore
 from ginnel.mesh.mesh import Mesh, MeshConfig
 from ginnel.mesh.names import overlay_addresses
@@ -63,6 +63,7 @@ from ginnel.mesh.rendezvous import PROTOCOL, Tokens
 from ginnel.mesh.sealer import HpkeSealer
 from ginnel.mesh.signalling import MeshKeys
 from ginnel.mesh.storer import Storer
+from ginnel.net.links import StreamLinks
 from ginnel.net.portmap import Protocol
 from ginnel.net.tun import DEVICE_PREFIX
 from ginnel.storage.identity import NodeBundle
@@ -206,7 +207,7 @@ class _Running:
             after_receive=self._take_engine_events,
         )
         signer = None if options.signer_fd is None else Channel.from_fd(options.signer_fd)
-        self._links = links = TurnLinks(options.tls, self._on_link)
+        self._links = links = StreamLinks(options.tls, self._on_link)
         self._events = TunnelEvents(self._shell, self._engine, state, rpc, signer, links=links)
         self._reach = Reachability(self._shell, settings.protocol_id, advertised)
         self._ports = PortMapping(self._port, settings.port_mapping, self._on_mapped)

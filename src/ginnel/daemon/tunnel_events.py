@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 
 from ginnel.base.errors import UsageError
+from ginnel.base.links import CloseLink, OpenLink, SendLink
 from ginnel.base.types import MemberId
 from ginnel.codervpn.aio import Tunnel as Rpc
 from ginnel.daemon.channel import Channel
@@ -19,24 +20,21 @@ from ginnel.daemon.node_core import NodeEvent
 from ginnel.daemon.node_shell import NodeShell
 from ginnel.daemon.relay_ports import RelayPorts
 from ginnel.daemon.signer_port import SignerPort
-from ginnel.daemon.turn_links import TurnLinks
 from ginnel.daemon.wire_settings import agent_for
 from ginnel.discv5.events import NodeAdded, ReflexiveChanged
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.ice.turn_ports import FreePort, HoldPort, PortCommand
 from ginnel.mesh.events import (
-    CloseLink,
     Engine,
     MemberFound,
     Notice,
-    OpenLink,
     PeerChanged,
     PingResult,
     PointRegistered,
     RelayedPacket,
     RosterChanged,
-    SendLink,
 )
+from ginnel.net.links import StreamLinks
 from ginnel.peer.status import ConnStatus
 from ginnel.storage.state import KnownNode
 
@@ -57,7 +55,7 @@ class TunnelEvents:
         rpc: Rpc,
         signer: Channel | None,
         *,
-        links: TurnLinks,
+        links: StreamLinks,
     ) -> None:
         self.peers: dict[MemberId, PeerChanged] = {}
         self.notices: dict[str, str] = {}

@@ -7,8 +7,8 @@ from enum import Enum
 from typing import TypeAlias
 
 from ginnel.base.dataplane import EngineCommand
+from ginnel.base.links import LinkCommand
 from ginnel.base.types import Address, MemberId, NodeId
-from ginnel.ice.turn_events import TurnConfig
 from ginnel.ice.turn_ports import PortCommand
 from ginnel.peer.status import PeerState
 
@@ -36,57 +36,6 @@ class RelayedPacket:
     relayed: Address
     peer: Address
     data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class OpenLink:
-    """Connect to a TURN server over TCP or TLS; tell `Mesh.on_link` what becomes of it."""
-
-    link: int
-    config: TurnConfig
-
-
-@dataclass(frozen=True, slots=True)
-class SendLink:
-    """Send bytes on a connection; `may_drop`: they are a datagram's, better lost than late."""
-
-    link: int
-    data: bytes
-    may_drop: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CloseLink:
-    """End a connection once all is sent."""
-
-    link: int
-
-
-@dataclass(frozen=True, slots=True)
-class LinkOpened:
-    """A connection to a TURN server is there."""
-
-    link: int
-
-
-@dataclass(frozen=True, slots=True)
-class LinkBytes:
-    """Bytes came on a connection."""
-
-    link: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class LinkLost:
-    """A connection is over, or could not be made."""
-
-    link: int
-    reason: str
-
-
-LinkCommand: TypeAlias = OpenLink | SendLink | CloseLink
-LinkEvent: TypeAlias = LinkOpened | LinkBytes | LinkLost
 
 
 @dataclass(frozen=True, slots=True)

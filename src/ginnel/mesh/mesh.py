@@ -21,6 +21,7 @@ from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable, earliest
 from ginnel.base.dataplane import EngineEvent, InnerReceived, SendInner, SendProbe
 from ginnel.base.errors import RemoteProtocolError
+from ginnel.base.links import LinkEvent
 from ginnel.base.types import Address, Deadline, MemberId, Secret, Transmit
 from ginnel.discv5.requests import Contact
 from ginnel.ice import stun
@@ -32,7 +33,6 @@ from ginnel.mesh.derive import Point
 from ginnel.mesh.envelope import EnvelopeDrop, Kind, Opened
 from ginnel.mesh.events import (
     Engine,
-    LinkEvent,
     MeshDrop,
     MeshEvent,
     NoticeKind,

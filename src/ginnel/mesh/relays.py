@@ -16,39 +16,32 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ginnel.base import rlp
 from ginnel.base.addresses import is_public
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable, earliest
 from ginnel.base.errors import RemoteProtocolError
+from ginnel.base.links import (
+    LinkCommand,
+    LinkEvent,
+)
 from ginnel.base.servers import DEFAULT_PORTS, PortRange, Transport
 from ginnel.base.types import Address, Deadline, MemberId, Secret, Transmit
+from ginnel.ice.allocation import Allocation
 from ginnel.ice.candidate import Candidate, make_relayed
-from ginnel.ice.framing import FramingError, StreamSplitter, frame
 from ginnel.ice.stun import Message
 from ginnel.ice.turn import TurnClient
 from ginnel.ice.turn_events import (
     Allocated,
     AllocationLost,
-    ConnectionOver,
-    ConnectionWanted,
     PeerRefused,
     RelayReceived,
     TurnConfig,
 )
 from ginnel.ice.turn_ports import FreePort, PortCommand
 from ginnel.ice.turn_server import TurnServer
-from ginnel.mesh.events import (
-    CloseLink,
-    LinkBytes,
-    LinkCommand,
-    LinkEvent,
-    LinkLost,
-    OpenLink,
-    SendLink,
-)
 from ginnel.mesh.relay_events import (
     AddressesChanged,
     Arrived,
@@ -69,7 +62,6 @@ MAX_NONCE = 128  # bytes (RFC 8489 section 14.10)
 
 _PREFERENCES = {Transport.UDP: 65535, Transport.TCP: 65534, Transport.TLS: 65533}  # of candidates
 _NOBODY = MemberId(b"")  # in the place of a member, for a configured server
-_SEND = b"\x00\x16"  # type of a Send indication
 _ASKS, _GRANTS, _REFUSES = 0, 1, 2
 
 
@@ -78,9 +70,12 @@ class _Relay:
     path: RelayPath
     ask_at: float
     config: TurnConfig | None = None
-    client: TurnClient | None = None
-    link: int = 0  # the connection in use; 0: none
-    splitter: StreamSplitter = field(default_factory=StreamSplitter)
+    allocation: Allocation | None = None
+
+    @property
+    def client(self) -> TurnClient | None:
+        """Return what asks there, if we do."""
+        return self.allocation.client if self.allocation is not None else None
 
     @property
     def is_datagram(self) -> bool:
@@ -279,23 +274,10 @@ class Relays:
 
     def on_link(self, event: LinkEvent, *, now: float) -> None:
         """Take what became of a connection; what comes late is ignored."""
-        relay = next((r for r in self._servers if r.link == event.link), None)
-        if relay is None or relay.client is None:
-            return
-        if isinstance(event, LinkBytes):
-            try:
-                items = relay.splitter.feed(event.data)
-            except FramingError as error:
-                relay.client.on_disconnected(f"the relay speaks no TURN: {error}", now=now)
-                items = []
-            for item in items:
-                relay.client.handle_datagram(item, relay.path.address, now=now)
-        elif isinstance(event, LinkLost):
-            relay.link = 0
-            relay.client.on_disconnected(event.reason, now=now)
-        else:
-            relay.client.on_connected(now=now)
-        self._drain(relay, now)
+        for relay in self._servers:
+            if relay.allocation is not None and relay.allocation.link == event.link:
+                relay.allocation.on_link(event, now=now)
+                self._drain(relay, now)
 
     def keep_foreign(self, arrived: Arrived) -> None:
         """Keep a datagram of the DHT until it is taken."""
@@ -396,18 +378,22 @@ class Relays:
     def _connect(self, relay: _Relay, config: TurnConfig, now: float) -> None:
         path = relay.path
         relay.config = replace(config, server=path.address, source_ip=path.source_ip)
-        relay.client = TurnClient(relay.config, random_bytes=self._random_bytes, rng=self._rng)
-        relay.client.start(now=now)
+        relay.allocation = Allocation(
+            relay.config,
+            random_bytes=self._random_bytes,
+            rng=self._rng,
+            next_link=self._next_link,
+        )
+        relay.allocation.client.start(now=now)
         self._drain(relay, now)
 
     def _drop_client(self, relay: _Relay, now: float) -> None:
-        client, relay.client = relay.client, None
-        if client is None:
+        allocation, relay.allocation = relay.allocation, None
+        if allocation is None:
             return
-        had_address = client.relayed is not None
-        client.close(now=now)
-        self._send_all(relay, client)
-        self._end_link(relay)
+        had_address = allocation.relayed is not None
+        allocation.client.close(now=now)
+        allocation.collect(self._out.append, self._links.append)
         if had_address:
             self._events.append(AddressesChanged())
 
@@ -446,37 +432,21 @@ class Relays:
         while self.server is not None and (command := self.server.poll_event()) is not None:
             self._links.append(command)
 
-    def _send_all(self, relay: _Relay, client: TurnClient) -> None:
-        while (transmit := client.poll_transmit()) is not None:
-            if relay.is_datagram:
-                self._out.append(transmit)
-            elif relay.link:
-                may_drop = bool(transmit.data[0] & 0xC0) or transmit.data[:2] == _SEND
-                self._links.append(SendLink(relay.link, frame(transmit.data), may_drop))
-
-    def _end_link(self, relay: _Relay) -> None:
-        if relay.link:
-            self._links.append(CloseLink(relay.link))
-            relay.link = 0
+    def _next_link(self) -> int:
+        self._last_link += 1
+        return self._last_link
 
     def _drain(self, relay: _Relay, now: float) -> None:
-        client = relay.client
-        if client is None:
+        allocation = relay.allocation
+        if allocation is None:
             return
-        self._send_all(relay, client)
-        while (event := client.poll_event()) is not None:
+        for event in allocation.collect(self._out.append, self._links.append):
+            relayed = allocation.relayed
             match event:
-                case RelayReceived(peer, data) if client.relayed is not None:
-                    self._events.append(Arrived(client.relayed, peer, data))
-                case PeerRefused(peer, reason) if client.relayed is not None:
-                    self._events.append(Refused(client.relayed, peer, reason))
-                case ConnectionWanted():
-                    self._end_link(relay)
-                    self._last_link += 1
-                    relay.link, relay.splitter = self._last_link, StreamSplitter()
-                    self._links.append(OpenLink(relay.link, client.config))
-                case ConnectionOver():
-                    self._end_link(relay)
+                case RelayReceived(peer, data) if relayed is not None:
+                    self._events.append(Arrived(relayed, peer, data))
+                case PeerRefused(peer, reason) if relayed is not None:
+                    self._events.append(Refused(relayed, peer, reason))
                 case Allocated() | AllocationLost():
                     self._on_allocation(relay, event, now)
 

@@ -12,6 +12,8 @@ from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.base.types import Address, Datagram, Transmit
 from ginnel.net.udp import UdpSocket
 
+SAME_PORT_TRIES = 8  # ports tried until IPv4 and IPv6 have the same one
+
 
 class DualSocket:
     """Both sockets of one port; either may be missing, not both. Owns and closes them."""
@@ -79,3 +81,27 @@ def open_pair(
         raise
     ipv4, ipv6 = (other, one) if first.is_ipv6 else (one, other)
     return DualSocket(ipv4, ipv6), (one.address, other.address)
+
+
+def open_same_port(ips: Sequence[str]) -> tuple[DualSocket, tuple[Address, ...]]:
+    """Open a socket at each IP, one of each version at most, on one free port if that can be had.
+
+    Raises:
+        SystemFailure: an IP is not ours.
+    """
+    for tries_left in reversed(range(SAME_PORT_TRIES)):
+        opened: dict[bool, UdpSocket] = {}
+        try:
+            for ip in ips:
+                port = next((sock.address.port for sock in opened.values()), 0)
+                sock = UdpSocket.open(Address(ip, port if tries_left else 0))
+                opened[sock.address.is_ipv6] = sock
+        except SystemFailure:
+            for sock in opened.values():
+                sock.close()
+            if not tries_left:
+                raise
+            continue
+        pair = DualSocket(opened.get(False), opened.get(True))
+        return pair, tuple(sock.address for sock in opened.values())
+    raise AssertionError("the last try returns or raises")

@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 
 from ginnel.base.addresses import Scope, scope_of
 from ginnel.base.errors import SystemFailure
+from ginnel.base.types import Address
 
 # Container bridges, virtual machines and other VPNs: peers can't reach us there (FACTS).
 EXCLUDED_NAMES = (
@@ -147,6 +148,16 @@ def usable_addresses(
             kept.setdefault(address.ip, address)
     rank = {name: place for place, name in reversed(list(enumerate(preferred)))}
     return sorted(kept.values(), key=lambda address: rank.get(address.name, len(rank) + 1))
+
+
+def addresses_at(bound: Iterable[Address], ips: Sequence[str]) -> list[Address]:
+    """Return the addresses of sockets bound there; one that is bound to any IP has all of these."""
+    found: list[Address] = []
+    for place in bound:
+        is_any = scope_of(place.ip) is Scope.UNSPECIFIED
+        at = [ip for ip in ips if (":" in ip) == place.is_ipv6] if is_any else [place.ip]
+        found += [Address(ip, place.port) for ip in at]
+    return found
 
 
 class AddressWatcher:

@@ -5,7 +5,14 @@ import random
 import pytest
 
 from ginnel.base.errors import UsageError
-from ginnel.base.servers import Transport, parse_ports, parse_stun, parse_turn, parse_turn_uri
+from ginnel.base.servers import (
+    Transport,
+    parse_ports,
+    parse_server,
+    parse_stun,
+    parse_turn,
+    parse_turn_uri,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,3 +69,11 @@ def test_ports_are_drawn_from_their_range_until_none_is_left() -> None:
     while (port := ports.draw(taken, rng)) is not None:
         taken.append(port)
     assert sorted(taken) == [50000, 50001, 50002]
+
+
+def test_a_server_of_either_kind() -> None:
+    assert parse_server("stun:h") == parse_stun("stun:h")
+    assert parse_server("turn:h me x") == parse_turn("turn:h me x")
+    assert [parse_server(t).is_turn for t in ("stun:h", "turns:h me x")] == [False, True]
+    with pytest.raises(UsageError, match="stun:HOST"):
+        parse_server("stun:h me x")

@@ -2,8 +2,11 @@
 
 import select
 
+import pytest
+
+from ginnel.base.errors import SystemFailure
 from ginnel.base.types import Address, Transmit
-from ginnel.net.dual import DualSocket
+from ginnel.net.dual import DualSocket, open_same_port
 from ginnel.net.udp import UdpSocket
 
 
@@ -47,3 +50,14 @@ def test_a_full_batch_is_shared_between_the_sockets() -> None:
     dual.close()
     versions = [{item.source.is_ipv6 for item in batch} for batch in (first, second)]
     assert versions[0] != versions[1]
+
+
+def test_both_versions_get_one_free_port() -> None:
+    pair, addresses = open_same_port(["127.0.0.1", "::1"])
+    assert [address.ip for address in addresses] == ["127.0.0.1", "::1"]
+    pair.close()
+    alone, (address,) = open_same_port(["127.0.0.1"])
+    assert address.port
+    alone.close()
+    with pytest.raises(SystemFailure):
+        open_same_port(["192.0.2.254"])

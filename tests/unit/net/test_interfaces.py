@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
+from ginnel.base.types import Address
 from ginnel.net.interfaces import (
     AddressWatcher,
     InterfaceAddress,
+    addresses_at,
     default_routes,
     list_addresses,
     usable_addresses,
@@ -121,3 +123,14 @@ def test_dump_and_watcher_in_a_namespace() -> None:
     assert "192.0.2.7" not in told["all"]
     assert sorted(told["hosts"]) == ["10.9.0.1", "2001:db8::7"]
     assert told["routes"] == [["far", False, 100]]
+
+
+def test_a_socket_has_the_address_that_it_is_bound_to_or_all_of_its_version() -> None:
+    ips = ["192.0.2.1", "2001:db8::1", "192.0.2.2"]
+    bound = [Address("0.0.0.0", 7), Address("::", 8), Address("127.0.0.1", 9)]
+    assert addresses_at(bound, ips) == [
+        Address("192.0.2.1", 7),
+        Address("192.0.2.2", 7),
+        Address("2001:db8::1", 8),
+        Address("127.0.0.1", 9),
+    ]
