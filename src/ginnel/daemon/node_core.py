@@ -135,11 +135,6 @@ class NodeCore:
         self._out: deque[Transmit] = deque()
         self._events: deque[NodeEvent] = deque()
 
-    @property
-    def reflexive(self) -> dict[bool, ReflexiveChanged]:
-        """Return how the DHT's observers see us, by whether it is IPv6."""
-        return self.own.reflexive
-
     # --- commands ------------------------------------------------------------------------------
 
     def start(self, *, now: float) -> None:

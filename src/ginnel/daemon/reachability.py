@@ -156,11 +156,11 @@ class Reachability:
         return (self._shell.host_ips, None if seen is None else seen.ip)
 
     def _seen(self) -> Address | None:
-        event = self._shell.core.reflexive.get(False)
+        event = self._shell.core.own.reflexive.get(False)
         return None if event is None else event.address
 
     def _mapping(self) -> Mapping:
-        event = self._shell.core.reflexive.get(False)
+        event = self._shell.core.own.reflexive.get(False)
         if event is None or event.address is None:
             return Mapping.UNKNOWN
         if event.symmetric:

@@ -31,7 +31,7 @@ SYMMETRIC = (
 
 def has_answers(core: NodeCore) -> bool:
     """Say whether any node has told how it sees us: nodes known from a cache may all be silent."""
-    return any(event.address is not None for event in core.reflexive.values())
+    return any(event.address is not None for event in core.own.reflexive.values())
 
 
 def describe_peer(
@@ -114,12 +114,12 @@ def describe_network(
 ) -> Json:
     """Return `netcheck`: facts, and what to do about them."""
     nodes = core.discovery.nodes()
-    views = [event for event in core.reflexive.values() if event.address is not None]
+    views = [event for event in core.own.reflexive.values() if event.address is not None]
     facts = {
         "addresses": ", ".join(host_ips) or "none",
         "public addresses": ", ".join(ip for ip in host_ips if is_public(ip)) or "none",
         "UDP": "gets out and back" if views else "no answer yet",
-        "NAT": describe_nat(core.reflexive, host_ips),
+        "NAT": describe_nat(core.own.reflexive, host_ips),
         "reachable from outside": reachable,
         "nodes known": str(len(nodes)),
         "MTU": describe_mtus(path_mtus(core)),

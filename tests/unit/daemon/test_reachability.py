@@ -55,7 +55,7 @@ def outcome(
             assert reach.outside.text.startswith("unknown yet" if advertised is None else "yes")
             reach.behaviour = behaviour
             view = ReflexiveChanged(SEEN, symmetric, 2, False)
-            shell.core.reflexive[False] = view
+            shell.core.own.reflexive[False] = view
             reach.set_mapped("PCP", mapped)
             return reach.outside.text, shell.core.discovery.record.address()
         finally:
@@ -114,12 +114,12 @@ def test_a_network_that_changed_is_told_anew() -> None:
         try:
             reach = Reachability(shell, "ginnel", None)
             reach.behaviour = Behaviour(Mapping.INDEPENDENT, Filtering.INDEPENDENT)
-            shell.core.reflexive[False] = ReflexiveChanged(SEEN, False, 2, False)
+            shell.core.own.reflexive[False] = ReflexiveChanged(SEEN, False, 2, False)
             reach.set_mapped("", None)
             assert shell.core.discovery.record.address() == SEEN
             assert shell.core.discovery.record.get("ginnel") is not None
             moved = ReflexiveChanged(Address("192.0.2.77", 5), False, 2, False)
-            shell.core.reflexive[False] = moved
+            shell.core.own.reflexive[False] = moved
             reach.on_event(moved)
             assert reach.outside.text == "unknown yet"
             assert shell.core.discovery.record.address() is None

@@ -97,13 +97,13 @@ def test_netcheck_says_what_to_do() -> None:
     cached = describe_network(alone, HERE, "yes (advertised)", [])
     assert cached["advice"] == [NO_NODES]  # known, but silent: UDP may be blocked
     assert not has_answers(alone)
-    alone.reflexive.update(seen(symmetric=True))
+    alone.own.reflexive.update(seen(symmetric=True))
     assert has_answers(alone)
     report = describe_network(alone, ("192.0.2.9",), "no (behind a NAT)", [])
     assert report["facts"]["UDP"] == "gets out and back"
     assert report["facts"]["public addresses"] == "192.0.2.9"
     assert SYMMETRIC in report["advice"]
-    alone.reflexive.update(seen())
+    alone.own.reflexive.update(seen())
     report = describe_network(alone, (), "no (behind a NAT)", [])
     assert NOT_OPEN in report["advice"]
     assert report["facts"]["addresses"] == "none"
