@@ -7,12 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from ginnel.base.dataplane import DataUnanswered, RemovePeer, StartHandshake
+from ginnel.base.dataplane import (
+    DataUnanswered,
+    EndpointRoamed,
+    RemovePeer,
+    SetPeer,
+    StartHandshake,
+)
 from ginnel.base.types import Address
 from ginnel.ice.candidate import Candidate, make_host
 from ginnel.peer.events import Disconnected, PathSuspected, SendOffer
 from ginnel.peer.status import ConnStatus, Stage
-from ginnel.peer.timers import SILENT
+from ginnel.peer.timers import LATE, SILENT
 from support.ice_world import PORT, make_machine
 from support.peer_world import PeerPair, PeerSide
 from support.sim import World
@@ -193,3 +199,36 @@ def test_a_path_that_is_no_better_is_left() -> None:
     for side in pair.sides.values():
         assert Stage.BROKEN not in side.stages()
         assert side.conn.state.stage is Stage.CONNECTED
+
+
+def roamed(pair: PeerPair, side: PeerSide, address: Address) -> list[Address]:
+    """Return where the data plane is sent to after it followed a packet from an address."""
+    before = len(side.commands)
+    event = EndpointRoamed(side.conn.config.key, address)
+    side.conn.on_engine_event(event, now=pair.world.now)
+    pair.wake(side)
+    new = [c.endpoint for c in side.commands[before:] if isinstance(c, SetPeer)]
+    return [endpoint.address for endpoint in new if endpoint is not None]
+
+
+def test_late_packets_of_the_path_before_do_not_move_the_connection_back() -> None:
+    world = World(6)
+    pair = connected_pair(world)
+    old = pair.a.conn.state.remote_address
+    assert old is not None
+    lan = Realm(world, "lan")
+    for side, ip in ((pair.a, "192.168.50.2"), (pair.b, "192.168.50.3")):
+        side.machine.host.add_interface(ip, lan)
+        pair.tell_candidates(side, [*side.candidates, make_host(Address(ip, PORT), 65000)])
+    new = Address("192.168.50.3", PORT)
+    assert pair.run_until(lambda: pair.a.conn.state.remote_address == new, 60.0)
+    assert pair.a.conn.left_working
+    for _ in range(3):
+        assert roamed(pair, pair.a, old) == [new]
+        assert pair.a.conn.state.remote_address == new
+        world.run_for(0.5)
+    strange = Address("203.0.113.200", 4000)  # a NAT that has moved is followed
+    assert roamed(pair, pair.a, strange) == []
+    assert pair.a.conn.state.remote_address == strange
+    world.run_for(LATE)
+    assert roamed(pair, pair.a, old) == []  # so late none is under way: the peer has moved

@@ -73,7 +73,7 @@ class MeshLab:
     def path(self, one: str, other: str) -> Json | None:
         """Return the path from one to the other if they are connected."""
         peer = self.scenario.peer(one, other)
-        return peer["path"] if peer is not None and peer["status"] == "connected" else None
+        return peer["path"] if peer is not None and peer.get("status") == "connected" else None
 
     def wait_for_path(self, one: str, other: str, limit_s: float = CONNECT_S) -> Json:
         """Wait until both ends are connected; return the path as the first one sees it."""

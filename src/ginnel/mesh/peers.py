@@ -166,8 +166,8 @@ class PeerTable:
             if not (peer.cert.caps & CAP_RELAY and peer.is_up and path and state.remote_address):
                 continue
             if not any(candidate.is_relayed for candidate in path):
-                source_ip = path[0].base.ip
-                paths.append(RelayPath(peer.member_id, state.remote_address, source_ip))
+                ends = (state.remote_address, path[0].base.ip)
+                paths.append(RelayPath(peer.member_id, *ends, peer.conn.left_working))
         self.relays.set_paths(paths, now=now)
 
     def _tell_candidates(self, now: float, unix_now: float) -> None:

@@ -10,11 +10,12 @@ from ginnel.base.types import Address, MemberId
 
 @dataclass(frozen=True, slots=True)
 class RelayPath:
-    """A direct path to a member that may relay."""
+    """A direct path to a member that may relay; `is_choice`: the one before works, too."""
 
     member_id: MemberId
     address: Address
     source_ip: str | None
+    is_choice: bool = False
 
 
 @dataclass(frozen=True, slots=True)

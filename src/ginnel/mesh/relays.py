@@ -94,6 +94,7 @@ class Relays:
         self._random_bytes = random_bytes
         self._rng = rng
         self._own_ip = ""
+        self._own_ips: frozenset[str] = frozenset()  # that packets can be sent from
         self._relays: dict[MemberId, _Relay] = {}
         self._servers: list[_Relay] = []  # configured, no members
         self._timers: TimerTable[str] = TimerTable()
@@ -121,6 +122,7 @@ class Relays:
     def set_own_addresses(self, candidates: Sequence[Candidate]) -> None:
         """Tell our addresses: relayed ones show a public one, the same as long as we have it."""
         ips = [c.address.ip for c in candidates if not c.is_relayed]
+        self._own_ips = frozenset(c.base.ip for c in candidates if not c.is_relayed)
         is_used = self.server is not None and self.server.allocation_count > 0
         is_poor = not (self._own_ip and is_public(self._own_ip))
         if self._own_ip not in ips or (is_poor and not is_used):
@@ -167,12 +169,19 @@ class Relays:
             relay = self._relays.get(member_id)
             if relay is None:
                 self._relays[member_id] = _Relay(path, now)
-            elif relay.path != path:
+            elif relay.path != path and not self._may_stay(relay, path):
                 self._drop_client(relay, now)
                 relay.path = path
                 if relay.config is not None:
                     self._connect(relay, relay.config, now)
         self._ask(now)
+
+    def _may_stay(self, relay: _Relay, path: RelayPath) -> bool:
+        """Say whether an allocation is kept on the path that was left: pairs may be in use."""
+        is_allocated = relay.client is not None and relay.client.relayed is not None
+        old = relay.path
+        is_there = old.address == path.address and old.source_ip in (path.source_ip, *self._own_ips)
+        return is_allocated and is_there and (path.is_choice or old.source_ip == path.source_ip)
 
     def candidates(self, besides: MemberId | None = None) -> tuple[Candidate, ...]:
         """Return our addresses at relays; `besides`: but those at this member."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ginnel.base.dataplane import DataUnanswered, StartHandshake
+from ginnel.base.types import Address
 from ginnel.ice.candidate import Candidate
 from ginnel.ice.reasons import guess_nat
 from ginnel.peer.attempt import URGENT_RETRY, path_score
@@ -65,10 +66,7 @@ class PathCare(Lifecycle):
             return
         bases = [candidate.base for candidate in self._local]
         gone = [candidate for candidate in before if candidate.base not in bases]
-        for candidate in gone:
-            for attempt in self._attempts() if candidate.is_relayed else ():
-                reason = "the relay is gone"
-                attempt.agent.remove_relay(candidate.address, reason, now=now)
+        self._remove_relays([c.address for c in gone if c.is_relayed], now)
         is_moved = any(not candidate.is_relayed for candidate in gone)
         is_live_gone = self._live is not None and not self._live.is_from(self._local, self._nat)
         if is_moved or is_live_gone or self._trying is None:
@@ -78,6 +76,8 @@ class PathCare(Lifecycle):
         if trying is not None and is_kept and (trying.path is not None or not is_moved):
             mine = self._candidates_for(trying)
             self._trickle(trying, [c for c in mine if c not in before], now)
+            if is_live_gone:
+                self._on_suspect(now)  # its relay is gone: what was found is taken at once
         elif self._live is None or is_moved or is_live_gone:
             self._end(trying)
             self._trying = None
@@ -90,6 +90,11 @@ class PathCare(Lifecycle):
             self._go_on(now)
         elif new := [c for c in self._local if c not in before and not c.is_relayed]:
             self._on_new_addresses(new, now)
+
+    def _remove_relays(self, relayed: Sequence[Address], now: float) -> None:
+        for address in relayed:
+            for attempt in self._attempts():
+                attempt.agent.remove_relay(address, "the relay is gone", now=now)
 
     def on_unanswered(self, event: DataUnanswered, *, now: float) -> None:
         """Take that the peer does not answer the data it is sent."""

@@ -197,7 +197,10 @@ class ConnCore(PathCare):
             elif trying.path is None and event.address is not None:
                 trying.handshake_from = event.address
         if self._live is not None and event.address is not None:
-            self._board.show(now, remote_address=event.address)
+            if event.address == self._left:
+                self._set_peer(self._live.endpoint)  # WireGuard follows what was still under way
+            else:
+                self._board.show(now, remote_address=event.address)
         self._collect(now)
 
     # The five verbs, and routing on a shared socket
@@ -259,17 +262,23 @@ class ConnCore(PathCare):
                 self._on_suspect(now)
             elif timer is Timer.BETTER:
                 self._seek_better(now)
+            elif timer is Timer.LATE:
+                self._left = None
             elif timer is Timer.PUNCH:
                 self._punch()
-            elif timer is Timer.ANSWER:
-                error = ConnectionTimeout(self.config.key, self.config.timeout or 0.0)
-                self._end_open(error, now)
-            elif timer is Timer.GIVE_UP:
-                text = self._board.state.reason or "no path"
-                self._end_open(ConnectionDisconnected(self.config.key, text), now)
-            else:
+            elif timer is Timer.PROBE:
                 self._on_probe_timeout(now)
+            else:
+                self._on_open_over(timer, now)
         self._collect(now)
+
+    def _on_open_over(self, timer: Timer, now: float) -> None:
+        if timer is Timer.ANSWER:
+            error = ConnectionTimeout(self.config.key, self.config.timeout or 0.0)
+            self._end_open(error, now)
+        else:
+            text = self._board.state.reason or "no path"
+            self._end_open(ConnectionDisconnected(self.config.key, text), now)
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send, or None."""

@@ -61,6 +61,7 @@ from ginnel.peer.timers import (
     FIRST_HANDSHAKE_TIMEOUT,
     HANDSHAKE_TIMEOUT,
     HANDSHAKE_WAIT,
+    LATE,
     MAX_ENDED_SESSIONS,
     OF_A_PATH,
     OFFER_LIFE,
@@ -96,6 +97,8 @@ class Lifecycle:
         self._early: dict[bytes, Early] = {}  # by session
         self._trying: Attempt | None = None
         self._live: Attempt | None = None
+        self.left_working = False  # the path before the live one answered when it was left
+        self._left: Address | None = None  # its other end; late packets still come from there
         self._better_from = 0.0  # when a better path may be looked for again
         self._upgrades = 0  # tries for direct since the path is relayed
         self._last_pairs: tuple[str, ...] = ()  # of the attempt that ended last
@@ -238,16 +241,15 @@ class Lifecycle:
 
     def _retry(self, now: float) -> None:
         attempt = self._trying
-        if attempt is None:
-            if self._live is None or not self._live.is_healthy:
-                self._offer(now)
-        elif not attempt.remote_ufrag and now - attempt.started_at < OFFER_LIFE:
+        if attempt is not None and attempt.remote_ufrag:
+            return
+        if attempt is not None and now - attempt.started_at < OFFER_LIFE:
             self._send_offer(attempt)
             self._timers.set(Timer.RETRY, now + self._backoff.next())
-        elif not attempt.remote_ufrag:
-            self._end(attempt)
-            if self._live is None or not self._live.is_healthy:
-                self._offer(now)
+            return
+        self._end(attempt)
+        if self._live is None or not self._live.is_healthy:
+            self._offer(now)
 
     def _is_relayed(self) -> bool:
         return self._live is not None and self._live.is_healthy and self._live.is_relayed
@@ -392,8 +394,10 @@ class Lifecycle:
     def _promote(self, attempt: Attempt, now: float) -> None:
         """WireGuard was heard on the attempt's path: it is the live one."""
         is_first = self._live is None
-        if self._live is not None:
-            self._end(self._live)
+        self.left_working = self._live is not None and self._live.is_healthy
+        self._left = self._live.remote_address if self._live is not None else None
+        self._timers.set(Timer.LATE, now + LATE)
+        self._end(self._live)
         self._trying, self._live = None, attempt
         if not attempt.is_configured:
             attempt.is_configured = True
@@ -440,7 +444,6 @@ class Lifecycle:
             self._timers.set(Timer.GIVE_UP, now + RESTART_LIMIT)
 
     def _end_open(self, error: ConnectionEnded, now: float, reason: str | None = None) -> None:
-        """Clean up and tell how the open has ended."""
         was_open, self._is_open = self._is_open, False
         self._end(self._trying)
         self._clean_up(now, error.text if reason is None else reason)
@@ -450,7 +453,6 @@ class Lifecycle:
             self._events.append(Ended(error))
 
     def _clean_up(self, now: float, reason: str) -> None:
-        """Undo a path: agent, proxy, peer, timers, event, status, always all of them."""
         was_live = self._live is not None
         self._end(self._live)
         if self._proxied is not None:

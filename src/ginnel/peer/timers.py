@@ -19,6 +19,7 @@ MIN_GAIN = 0.001  # s of score, at least
 RESTART_LIMIT = 30.0  # s without a path until an open that may end is `disconnected`
 PUNCH_DELAY = 1.0  # s after the path is set; the other side's WireGuard is set up then
 PUNCH = b"\x6e\x62"  # what opens a NAT for a WireGuard on a port of its own (seed 000)
+LATE = 10.0  # s after a change of path in which packets on the one before are late, not a move
 PROBE_TIMEOUT = 5.0  # s to hear WireGuard on a new path while the live one answers
 
 PATH_LOST = "path does not answer"
@@ -38,6 +39,7 @@ class Timer(Enum):
     PUNCH = "punch for WireGuard"
     SUSPECT = "wait for a quick check"
     BETTER = "look for a better path"
+    LATE = "late packets of the path before"
 
 
 OF_A_PATH = (Timer.START_HANDSHAKE, Timer.WATCH, Timer.UPGRADE, Timer.PUNCH, Timer.BETTER)

@@ -240,3 +240,24 @@ def test_configured_servers_add_to_members() -> None:
     user.close(now=rig.now)
     assert user.candidates() == ()
     assert user.poll_deadline() is None
+
+
+def test_an_allocation_stays_on_the_path_to_its_relay_that_was_left_by_choice() -> None:
+    """Pairs are in use on it, and its five-tuple can't follow."""
+    there = "192.168.1.2"
+    second = make_host(Address("192.168.1.9", 7))
+    for is_choice, candidates, stays in (
+        (True, [HOST, second], True),
+        (False, [HOST, second], False),  # the path before had died
+        (True, [second], False),  # its address is gone
+    ):
+        rig = Rig(PI)
+        user = rig.users[PI]
+        user.set_own_addresses([HOST])
+        user.set_paths([RelayPath(ATTIC, SERVER, there)], now=rig.now)
+        rig.pump()
+        before = user.candidates()
+        assert len(before) == 1
+        user.set_own_addresses(candidates)
+        user.set_paths([RelayPath(ATTIC, SERVER, "192.168.1.9", is_choice)], now=rig.now)
+        assert (user.candidates() == before) == stays
