@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from functools import cache
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ginnel.base.types import NodeId
@@ -87,6 +87,8 @@ def answer(network: list[Enr], asked: Enr, distances: tuple[int, ...]) -> list[E
 
 @SETTINGS
 @given(st.integers(0, 2**32), st.integers(1, COUNT), st.floats(0, 0.4))
+@example(112, 112, 0.375)  # most distances hold more nodes than one answer
+@example(106, 121, 0.375)
 def test_lookup(seed: int, count: int, dead_share: float) -> None:
     rng = random.Random(seed)
     network = [record(index) for index in rng.sample(range(COUNT), count)]
@@ -114,8 +116,7 @@ def test_lookup(seed: int, count: int, dead_share: float) -> None:
     assert len(asked) == len(set(asked))
     assert result == sorted(result, key=lambda enr: xor(target, enr))
     assert {enr.node_id for enr in result} <= {enr.node_id for enr in alive}
-    # The worst of all networks; tests/sim measures the recall of usual ones.
-    assert len(set(result) & set(true)) >= 0.7 * len(true)
+    assert len(set(result) & set(true)) >= 0.9 * len(true)
 
 
 @SETTINGS

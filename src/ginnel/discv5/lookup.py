@@ -1,9 +1,11 @@
 """One iterative lookup as a value: whom to ask next, and when it is done.
 
 It asks the nodes closest to its target first, `alpha` at a time, and is done when the `k` closest
-that answer have answered. A slow node soon frees its place for another one. In the end the closest
-ones are asked once more: for the distances at which the farthest of the `k` are, which their first
-answers left out; where fewer than `k` answered, for all the other distances.
+that answer have answered. A slow node soon frees its place for another one. In the end some are
+asked once more, because an answer holds `k` nodes at most and those far from the target are many:
+the farthest of the `k` for their own surroundings, which they know best, the closest one for the
+distances that its first answer left out. Where fewer than `k` answered, the closest ones are asked
+for all the other distances.
 
 Source: discv5-theory.md, "Lookup"; Kademlia, section 2.3.
 """
@@ -11,7 +13,7 @@ Source: discv5-theory.md, "Lookup"; Kademlia, section 2.3.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -23,7 +25,8 @@ STALLED_AFTER = 1.0  # seconds without answer until another node is asked beside
 PATIENCE = 4.0  # seconds a lookup with nothing else to do waits for an answer: a request's timeout
 PATIENCE_MARGIN = 0.1  # seconds more, so that the timeout itself is told first
 MAX_CANDIDATES = 128  # nodes kept of one lookup; the farthest go first
-WIDE_REQUESTS = 3  # closest nodes asked once more in the end, for other distances
+WIDE_REQUESTS = 3  # nodes asked once more in the end, for other distances
+WIDE_ENDS = 2  # of them the farthest wanted ones, at two distances
 WIDE_DISTANCES = 16  # distances of such a request
 
 
@@ -122,11 +125,17 @@ class Lookup:
         ):
             return None
         is_full = sum(c.has_answered for c in window) >= self._count
-        for candidate in window[:WIDE_REQUESTS]:
+        ends = _ends_of_groups(window[1:])[:WIDE_ENDS] if is_full else []
+        for candidate in (ends + window)[:WIDE_REQUESTS]:
             if candidate.has_answered and not candidate.was_widened:
                 candidate.was_widened = True
                 near = self._near(candidate.record.node_id)
-                distances = self._between(near, window[-1]) if is_full else self._others(near)
+                if not is_full:
+                    distances = self._others(near)
+                elif candidate in ends:
+                    distances = self._around(candidate)
+                else:
+                    distances = self._between(near, window[-1])
                 if distances:
                     return self._ask(candidate, now, distances)
         return None
@@ -197,6 +206,16 @@ class Lookup:
     def _near(self, node_id: NodeId) -> tuple[int, ...]:
         return lookup_distances(self.target, node_id, self._distances)
 
+    def _around(self, farthest: _Candidate) -> tuple[int, ...]:
+        """Return the distances from a farthest wanted node at which wanted ones may be missing.
+
+        Nodes at its distance differ from the target in the same highest bit; those of them that are
+        closer are no farther from it than the target with that bit changed is.
+        """
+        top = 1 << max(farthest.closeness.bit_length() - 1, 0)
+        radius = (farthest.closeness ^ top).bit_length()
+        return tuple(range(radius, max(radius - WIDE_DISTANCES, 0), -1))
+
     def _between(self, near: tuple[int, ...], farthest: _Candidate) -> tuple[int, ...]:
         """Return the distances beyond the near ones as far as the farthest wanted node.
 
@@ -226,3 +245,9 @@ def lookup_distances(target: NodeId, node_id: NodeId, count: int = 3) -> tuple[i
                 distances.append(distance)
         step += 1
     return tuple(distances)
+
+
+def _ends_of_groups(window: Sequence[_Candidate]) -> list[_Candidate]:
+    """Return the farthest of the candidates of each distance from the target, farthest first."""
+    ends = {candidate.closeness.bit_length(): candidate for candidate in window}
+    return [ends[distance] for distance in sorted(ends, reverse=True)]

@@ -216,14 +216,15 @@ class RoutingTable:
             bucket = self._bucket(node.number)
         if not self._fits(bucket, node):
             return Added.REFUSED
-        if len(bucket.nodes) < self._limits.bucket_size or self._make_room(bucket, node):
-            self._place(bucket, node)
-            return Added.NEW
+        has_room = len(bucket.nodes) < self._limits.bucket_size or self._make_room(bucket, node)
         same = [n for n in bucket.replacements if n.number == node.number]
         for old in same:
             bucket.replacements.remove(old)
-            if old.record.seq > node.record.seq:
+            if not has_room and old.record.seq > node.record.seq:
                 node.record = old.record
+        if has_room:
+            self._place(bucket, node)
+            return Added.NEW
         bucket.replacements.insert(0, node)
         del bucket.replacements[self._limits.replacements :]
         return Added.REPLACEMENT

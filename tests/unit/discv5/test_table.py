@@ -56,6 +56,15 @@ def test_a_node_that_answered_pushes_out_one_that_never_did() -> None:
     assert len(table) == 16
 
 
+def test_a_replacement_that_gets_a_place_is_no_replacement_any_more() -> None:
+    table = RoutingTable(OWN, TableLimits(bits_per_hop=1))
+    for record in FAR[:17]:
+        table.add(record)
+    assert table.add(FAR[16], seen=True) is Added.NEW
+    assert table.replace(FAR[0].node_id) is None
+    assert len(table) == len(table.nodes()) == 15
+
+
 def test_bootstrap_nodes_stay() -> None:
     table = RoutingTable(OWN, TableLimits())
     table.add(FAR[0], seen=True, bootstrap=True)

@@ -13,6 +13,8 @@ from ginnel.cli.networks import json_option, require_root
 from ginnel.cli.render import SCHEMA, show_json
 from ginnel.daemon.paths import NetworkPaths
 
+WORDS_IN_LINE = 6  # of the 24
+
 
 @click.command()
 @click.argument("network")
@@ -89,11 +91,14 @@ def init(
         facts = {"schema": SCHEMA, "network": network, "name": chosen, "port": port}
         show_json({**facts, "ipv4_prefix": settings.ipv4_prefix, "recovery_phrase": words})
         return
-    click.echo(
-        f"Network {network}, {settings.ipv4_prefix}; this machine is {chosen}.{network}.internal"
-    )
+    _show(f"{network}, {settings.ipv4_prefix}; this machine is {chosen}.{network}.internal", words)
+
+
+def _show(made: str, words: str) -> None:
+    """Print what was made, and the recovery phrase in four lines."""
+    click.echo(f"Network {made}")
     click.echo("\nThe recovery phrase, shown only now. Write it down and keep it apart:\n")
     parts = words.split()
-    for start in range(0, len(parts), 6):
-        click.echo("  " + " ".join(parts[start : start + 6]))
+    for start in range(0, len(parts), WORDS_IN_LINE):
+        click.echo("  " + " ".join(parts[start : start + WORDS_IN_LINE]))
     click.echo("\nNext: sudo ginnel up")
