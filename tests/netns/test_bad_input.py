@@ -39,7 +39,7 @@ ETHERNET = 14  # bytes before the IP header
 GROWTH_KIB = 24 * 1024  # KiB that a flood may cost: caches and queues, all bounded
 UNKNOWN_S = 8.0  # seconds in which nobody answers to an unknown invite
 DAY_S = 86_400
-CLOCK_S = 150.0  # seconds until loneliness is blamed on the clock: 60, on a busy machine more
+CLOCK_S = 75.0  # seconds until loneliness is blamed on the clock: 35, on a busy machine more
 
 _SEND = """
 import socket, sys

@@ -223,7 +223,7 @@ def test_a_clock_a_day_off_is_not_found_and_a_slightly_wrong_one_is_named() -> N
     net = MeshWorld(25)
     net.add_member("raspberry-pi", knows=("laptop-alice",))
     net.add_member("laptop-alice", knows=("raspberry-pi",), shift=86_400.0)
-    assert not net.run_until_connected(timeout=70.0)
+    assert not net.run_until_connected(timeout=45.0)
     for member in net.members.values():
         [notice] = member.of(Notice)
         assert notice.kind is NoticeKind.CLOCK

@@ -15,7 +15,6 @@ Source: DESIGN, "Layers", "Finding a member"; docs/formats.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable, earliest
@@ -27,6 +26,7 @@ from ginnel.discv5.requests import Contact
 from ginnel.ice import stun
 from ginnel.ice.candidate import Candidate
 from ginnel.mesh import names
+from ginnel.mesh.clock_watch import ClockWatch
 from ginnel.mesh.control_port import BodyArrived
 from ginnel.mesh.courier import CourierEvent, MemberEnvelope
 from ginnel.mesh.derive import Point
@@ -60,7 +60,6 @@ from ginnel.peer.signal import decode_candidates, decode_offer
 __all__ = ["Mesh", "MeshConfig", "MeshDrop", "MeshKeys"]
 
 TICK_S = 20.0  # seconds between looks at the clock, the periods and the roster
-LONELY_S = 30.0  # seconds without finding anybody until the clock is suspected
 MAX_GREETED = 3  # members asked about a sender whom we don't know
 
 
@@ -88,7 +87,7 @@ class Mesh(PeerTable):
             tokens=tokens or Tokens(),
         )
         self.drops: dict[MeshDrop, int] = {}
-        self._lonely_since: float | None = None
+        self._clock_watch = ClockWatch()
 
     # --- commands ------------------------------------------------------------------------------
 
@@ -279,6 +278,8 @@ class Mesh(PeerTable):
                 self._tick(now, unix_now)
             elif timer is Timer.SPREAD:
                 self._spread(now, unix_now)
+            elif timer is Timer.CLOCK:
+                self._watch_clock(now, unix_now)
             else:
                 self._open_greeted(now, unix_now)
         for member_id in self._conns.take_due(now):
@@ -472,20 +473,21 @@ class Mesh(PeerTable):
         """Say what points at a wrong clock: that members don't meet is its only other sign."""
         late = self.signaller.opener.drops.get(EnvelopeDrop.CLOCK, 0)
         late += self.courier.finder.drops.get(FinderDrop.CLOCK, 0)
-        lonely = bool(self._peers) and not any(
+        is_lonely = bool(self._peers) and not any(
             p.is_found or p.is_open for p in self._peers.values()
         )
         own = self.signaller.own_points(unix_now)
-        registered = any(self.courier.registrar.storer_count(p.location) for p in own)
-        if not lonely or not registered or self._lonely_since is None:
-            self._lonely_since = now if lonely and registered else None
-        if late:
-            text = "another member's clock differs from this machine's by more than 10 minutes"
-        elif self._lonely_since is not None and now - self._lonely_since >= LONELY_S:
-            shown = datetime.fromtimestamp(unix_now, UTC).strftime("%Y-%m-%d")
-            text = f"no member is found: all are off, or this clock is wrong (it shows {shown})"
+        text = self._clock_watch.look(
+            is_lonely=is_lonely,
+            is_registered=any(self.courier.registrar.storer_count(p.location) for p in own),
+            is_late=late > 0,
+            now=now,
+            unix_now=unix_now,
+        )
+        if is_lonely and not text:
+            self._timers.set(Timer.CLOCK, self._clock_watch.next_look(now))
         else:
-            text = ""
+            self._timers.stop(Timer.CLOCK)
         self._notify(NoticeKind.CLOCK, text)
 
     def _count(self, reason: MeshDrop) -> None:

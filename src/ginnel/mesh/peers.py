@@ -80,6 +80,7 @@ class Timer(Enum):
     TICK = 1
     SPREAD = 2
     OPEN = 3
+    CLOCK = 4
 
 
 class PeerTable:
