@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 __version__: str
 
-_Address: TypeAlias = tuple[str, int]
+_Place: TypeAlias = tuple[str, int, int]  # IP, port, TURN channel (0: none)
 _Kind: TypeAlias = Literal["inner", "handshake", "roamed", "unanswered"]
 
 class DataPlane:
@@ -34,7 +34,7 @@ class DataPlane:
         self,
         public_key: bytes,
         allowed_ips: Sequence[str],
-        endpoint: tuple[str, int, str | None] | None,
+        endpoint: tuple[str, int, str | None, int] | None,
         keepalive: int | None,
         preshared_key: bytes | None,
     ) -> None: ...
@@ -44,9 +44,20 @@ class DataPlane:
     def send_inner(self, public_key: bytes, packet: bytes) -> None: ...
     def set_path_mtu(self, public_key: bytes, mtu: int | None) -> None: ...
     def send_probe(self, public_key: bytes, packet: bytes) -> None: ...
-    def poll_event(self) -> tuple[_Kind, bytes, _Address | None, bytes | None] | None:
+    def open_channel(self, ip: str, port: int, number: int) -> None: ...
+    def close_channel(self, ip: str, port: int, number: int) -> None: ...
+    def forward(
+        self,
+        client: tuple[str, int, int],
+        target: tuple[str, int, str | None, int],
+        life: float,
+        quota: tuple[int, int],
+    ) -> None:
+        """Pass on a client's channel for `life` seconds; quota: bytes a second, bytes at once."""
+    def end_forwards(self, ip: str, port: int) -> None: ...
+    def poll_event(self) -> tuple[_Kind, bytes, _Place | None, bytes | None] | None:
         """Return the next event: its kind, the peer, its address, the packet."""
-    def peer_stats(self) -> list[tuple[bytes, _Address | None, int, int, float | None]]:
+    def peer_stats(self) -> list[tuple[bytes, _Place | None, int, int, float | None]]:
         """Return for each peer: key, endpoint, bytes in, bytes out, age of the handshake."""
     def peer_count(self) -> int: ...
     def offloads(self) -> Sequence[tuple[str, bool]]:

@@ -41,10 +41,7 @@ impl Side {
         };
         Self {
             machine: Machine::new(config, Arc::new(Counters::new()), now),
-            path: Path {
-                remote: SocketAddr::from((ip, 51820)),
-                local: None,
-            },
+            path: Path::plain(SocketAddr::from((ip, 51820)), None),
             out: Output::default(),
         }
     }

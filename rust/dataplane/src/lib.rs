@@ -1,6 +1,6 @@
 //! The data plane of Ginnel: one UDP port shared by WireGuard, STUN and discv5, and a TUN device.
 //!
-//! Reading order: [`demux`] tells datagrams apart, [`inner`] reads the packets inside the tunnel,
+//! Reading order: [`demux`] tells datagrams apart, [`channels`] knows those of TURN servers, [`inner`] reads the packets inside the tunnel,
 //! [`machine`] is the state of all peers (no IO, time passed in), [`inbox`] holds what waits for
 //! the application, [`offload`] splits and merges what the kernel takes in large pieces, and [`io`]
 //! moves bytes between sockets, TUN and machine on two threads.
@@ -8,6 +8,7 @@
 //! The handshake, its cookies and timers, and the transport keys come from `gotatun::noise`.
 //! Its timers read a clock of their own; all other time comes in as `now`.
 
+pub mod channels;
 pub mod counters;
 pub mod demux;
 pub mod fragment;

@@ -79,12 +79,14 @@ impl Peer {
     pub(crate) fn learn_endpoint(&mut self, path: Path, out: &mut Output) {
         let known = self.endpoint;
         let local = path.local.or(known.and_then(|known| known.local));
-        self.endpoint = Some(Path { local, ..path });
-        if known.is_none_or(|known| known.remote != path.remote) {
+        let path = Path { local, ..path };
+        self.endpoint = Some(path);
+        let place = |path: Path| (path.remote, path.channel);
+        if known.is_none_or(|known| place(known) != place(path)) {
             self.sync_keepalive();
             out.events.push(Event::EndpointRoamed {
                 public_key: self.public_key,
-                remote: path.remote,
+                path,
             });
         }
     }
@@ -130,7 +132,7 @@ impl Peer {
         self.retry_at = None;
         out.events.push(Event::HandshakeCompleted {
             public_key: self.public_key,
-            remote: path.remote,
+            path,
         });
     }
 

@@ -40,10 +40,10 @@ impl Node {
         let config = PeerConfig {
             public_key: other.engine.public_key(),
             prefixes: vec!["100.64.0.0/16".parse().expect("a prefix")],
-            endpoint: Some(Path {
-                remote: other.socket.local_addr().expect("a bound socket"),
-                local: None,
-            }),
+            endpoint: Some(Path::plain(
+                other.socket.local_addr().expect("a bound socket"),
+                None,
+            )),
             keepalive: Some(25),
             preshared_key: None,
         };

@@ -11,10 +11,7 @@ use ginnel_dataplane::{Counter, Counters, Event, Path};
 fn passed(data: &[u8]) -> Passed {
     Passed {
         data: data.to_vec(),
-        path: Path {
-            remote: SocketAddr::from(([192, 0, 2, 1], 1)),
-            local: None,
-        },
+        path: Path::plain(SocketAddr::from(([192, 0, 2, 1], 1)), None),
     }
 }
 
@@ -55,7 +52,7 @@ fn inner_packets_do_not_push_out_changes() {
     };
     let change = Event::EndpointRoamed {
         public_key: [1; 32],
-        remote: SocketAddr::from(([192, 0, 2, 1], 1)),
+        path: Path::plain(SocketAddr::from(([192, 0, 2, 1], 1)), None),
     };
     for _ in 0..MAX_INNER + 3 {
         inbox.push_event(inner.clone(), &counters);

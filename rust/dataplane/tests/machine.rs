@@ -71,11 +71,11 @@ fn an_initiation_from_an_unknown_endpoint_is_matched_by_its_key() {
     carry(&mut left, &mut right, first);
     let roamed = Event::EndpointRoamed {
         public_key: left.key(),
-        remote: left.address,
+        path: left.path(),
     };
     let completed = Event::HandshakeCompleted {
         public_key: left.key(),
-        remote: left.address,
+        path: left.path(),
     };
     assert_eq!(right.events, [roamed, completed]);
 }
@@ -128,7 +128,7 @@ fn only_authenticated_packets_move_an_endpoint() {
     right.receive(&sent[0].data, moved());
     let roamed = Event::EndpointRoamed {
         public_key: left.key(),
-        remote: moved(),
+        path: path(moved()),
     };
     assert_eq!(right.events, [roamed]);
     let back = right.read_tun(&ipv4_udp(right.overlay, left.overlay, 80, b"y"));
@@ -153,7 +153,7 @@ fn replays_are_dropped() {
     assert_eq!(right.inner.len(), 1);
     assert_eq!(
         right.machine.peer_stats(right.now)[0].endpoint,
-        Some(left.address)
+        Some(left.path())
     );
 }
 

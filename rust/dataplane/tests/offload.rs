@@ -300,7 +300,7 @@ proptest! {
     fn trains_keep_the_order_to_each_place(datagrams in vec((0u16..4, 0usize..3), 0..200)) {
         let transmits: Vec<Transmit> = datagrams.iter().map(|(port, size)| Transmit {
             data: Packet::copy_from(vec![0; [0, 1452, 96][*size]].as_slice()),
-            path: Path { remote: ([192, 0, 2, 1], 1000 + port).into(), local: None },
+            path: Path::plain(([192, 0, 2, 1], 1000 + port).into(), None),
             cut: Cut::AsNeeded,
         }).collect();
         let mut trains = Trains::default();

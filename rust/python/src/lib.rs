@@ -3,7 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
 
+use ginnel_dataplane::channels::{Forward, Quota};
 use ginnel_dataplane::io::{Descriptors, Engine};
 use ginnel_dataplane::machine::CommandError;
 use ginnel_dataplane::{Config, Counter, Event, Path, PeerConfig};
@@ -14,21 +16,17 @@ use pyo3::types::PyBytes;
 type Key = [u8; 32];
 /// Data, remote IP and port, local IP.
 type PyDatagram<'py> = (Bound<'py, PyBytes>, String, u16, Option<String>);
-/// Kind, public key, IP and port, packet.
+/// IP and port, and the TURN channel there (0: none).
+type PyPlace = (String, u16, u16);
+/// Kind, public key, place, packet.
 type PyEvent<'py> = (
     &'static str,
     Bound<'py, PyBytes>,
-    Option<(String, u16)>,
+    Option<PyPlace>,
     Option<Bound<'py, PyBytes>>,
 );
-/// Public key, IP and port, bytes received, bytes sent, seconds since the last handshake.
-type PyPeer<'py> = (
-    Bound<'py, PyBytes>,
-    Option<(String, u16)>,
-    u64,
-    u64,
-    Option<f64>,
-);
+/// Public key, place, bytes received, bytes sent, seconds since the last handshake.
+type PyPeer<'py> = (Bound<'py, PyBytes>, Option<PyPlace>, u64, u64, Option<f64>);
 
 /// A running data plane.
 #[pyclass(frozen, module = "ginnel._dataplane")]
@@ -106,7 +104,7 @@ impl DataPlane {
         Ok(passed
             .into_iter()
             .map(|passed| {
-                let Path { remote, local } = passed.path;
+                let Path { remote, local, .. } = passed.path;
                 let (ip, port) = show(remote);
                 let local = local.map(|ip| ip.to_string());
                 (PyBytes::new(py, &passed.data), ip, port, local)
@@ -139,7 +137,7 @@ impl DataPlane {
         py: Python<'_>,
         public_key: Key,
         allowed_ips: Vec<String>,
-        endpoint: Option<(String, u16, Option<String>)>,
+        endpoint: Option<(String, u16, Option<String>, u16)>,
         keepalive: Option<u16>,
         preshared_key: Option<Key>,
     ) -> PyResult<()> {
@@ -148,12 +146,7 @@ impl DataPlane {
             .map(|text| text.parse().map_err(PyValueError::new_err))
             .collect::<PyResult<_>>()?;
         let endpoint = endpoint
-            .map(|(ip, port, local)| {
-                PyResult::Ok(Path {
-                    remote: SocketAddr::new(parse_ip(&ip)?, port),
-                    local: local.as_deref().map(parse_ip).transpose()?,
-                })
-            })
+            .map(|(ip, port, local, channel)| parse_path(&ip, port, local.as_deref(), channel))
             .transpose()?;
         let config = PeerConfig {
             public_key,
@@ -194,6 +187,50 @@ impl DataPlane {
         self.command(py, |engine| engine.send_probe(&public_key, &packet))
     }
 
+    fn open_channel(&self, py: Python<'_>, ip: &str, port: u16, number: u16) -> PyResult<()> {
+        let server = SocketAddr::new(parse_ip(ip)?, port);
+        self.command(py, |engine| engine.open_channel(server, number))
+    }
+
+    fn close_channel(&self, py: Python<'_>, ip: &str, port: u16, number: u16) -> PyResult<()> {
+        let server = SocketAddr::new(parse_ip(ip)?, port);
+        self.command(py, |engine| {
+            engine.close_channel(server, number);
+            Ok(())
+        })
+    }
+
+    fn forward(
+        &self,
+        py: Python<'_>,
+        client: (String, u16, u16),
+        target: (String, u16, Option<String>, u16),
+        life: f64,
+        quota: (u64, u64),
+    ) -> PyResult<()> {
+        let (ip, port, local, channel) = target;
+        let forward = Forward {
+            client: SocketAddr::new(parse_ip(&client.0)?, client.1),
+            number: client.2,
+            target: parse_path(&ip, port, local.as_deref(), channel)?,
+            life: Duration::try_from_secs_f64(life)
+                .map_err(|error| PyValueError::new_err(error.to_string()))?,
+            quota: Quota {
+                rate: quota.0,
+                burst: quota.1,
+            },
+        };
+        self.command(py, |engine| engine.forward(forward))
+    }
+
+    fn end_forwards(&self, py: Python<'_>, ip: &str, port: u16) -> PyResult<()> {
+        let client = SocketAddr::new(parse_ip(ip)?, port);
+        self.command(py, |engine| {
+            engine.end_forwards(client);
+            Ok(())
+        })
+    }
+
     fn poll_event<'py>(&self, py: Python<'py>) -> PyResult<Option<PyEvent<'py>>> {
         let event = py.detach(|| self.with(|engine| Ok(engine.poll_event())))?;
         let key = |key: &Key| PyBytes::new(py, key);
@@ -204,11 +241,11 @@ impl DataPlane {
                 None,
                 Some(PyBytes::new(py, packet)),
             ),
-            Event::HandshakeCompleted { public_key, remote } => {
-                ("handshake", key(public_key), Some(show(*remote)), None)
+            Event::HandshakeCompleted { public_key, path } => {
+                ("handshake", key(public_key), Some(show_path(path)), None)
             }
-            Event::EndpointRoamed { public_key, remote } => {
-                ("roamed", key(public_key), Some(show(*remote)), None)
+            Event::EndpointRoamed { public_key, path } => {
+                ("roamed", key(public_key), Some(show_path(path)), None)
             }
             Event::Unanswered {
                 public_key,
@@ -232,7 +269,7 @@ impl DataPlane {
             .map(|peer| {
                 (
                     PyBytes::new(py, &peer.public_key),
-                    peer.endpoint.map(show),
+                    peer.endpoint.as_ref().map(show_path),
                     peer.rx_bytes,
                     peer.tx_bytes,
                     peer.handshake_age.map(|age| age.as_secs_f64()),
@@ -279,6 +316,19 @@ impl DataPlane {
 fn parse_ip(text: &str) -> PyResult<IpAddr> {
     text.parse()
         .map_err(|_| PyValueError::new_err(format!("{text:?} is not an IP address")))
+}
+
+fn parse_path(ip: &str, port: u16, local: Option<&str>, channel: u16) -> PyResult<Path> {
+    Ok(Path {
+        remote: SocketAddr::new(parse_ip(ip)?, port),
+        local: local.map(parse_ip).transpose()?,
+        channel: (channel != 0).then_some(channel),
+    })
+}
+
+fn show_path(path: &Path) -> PyPlace {
+    let (ip, port) = show(path.remote);
+    (ip, port, path.channel.unwrap_or(0))
 }
 
 fn show(address: SocketAddr) -> (String, u16) {

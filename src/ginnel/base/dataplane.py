@@ -26,12 +26,14 @@ class DatagramKind(IntEnum):
 class Endpoint:
     """Where WireGuard packets of a peer go: an address, and the local IP to send from.
 
-    `relayed_from`: our own address at a relay, if they go through it.
+    `relayed_from`: our own address at a relay, if they go through it. `channel`: they go in this
+    channel of a TURN server, which `address` is then; 0 is none.
     """
 
     address: Address
     source_ip: str | None = None
     relayed_from: Address | None = None
+    channel: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,52 @@ class SetPathMtu:
     mtu: int | None
 
 
-EngineCommand: TypeAlias = (
+@dataclass(frozen=True, slots=True)
+class OpenChannel:
+    """A TURN server carries datagrams between our address there and a peer in this channel."""
+
+    relayed: Address
+    peer: Address
+    server: Address
+    source_ip: str | None
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseChannel:
+    """Nothing goes in this channel any more; what is under way in it is taken."""
+
+    channel: OpenChannel
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardChannel:
+    """We are the relay: what a client sends in this channel goes to another client in another.
+
+    After `life_s` seconds the datagrams come up again. `bytes_per_second` and `burst_bytes` bound
+    all that the client has passed on.
+    """
+
+    client: Address
+    number: int
+    target: Endpoint
+    life_s: float
+    bytes_per_second: int
+    burst_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndForwards:
+    """Nothing from this client or to it is passed on any more."""
+
+    client: Address
+
+
+ChannelCommand: TypeAlias = OpenChannel | CloseChannel | ForwardChannel | EndForwards
+PeerCommand: TypeAlias = (
     SetPeer | RemovePeer | CloseProxy | StartHandshake | SendInner | SendProbe | SetPathMtu
 )
+EngineCommand: TypeAlias = PeerCommand | ChannelCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +157,26 @@ class InnerReceived:
 
 @dataclass(frozen=True, slots=True)
 class HandshakeCompleted:
-    """WireGuard has new transport keys with a peer: a packet was authenticated on `address`."""
+    """WireGuard has new transport keys with a peer: a packet was authenticated on `address`.
+
+    `channel`: it came in this channel of a TURN server, which `address` is then.
+    """
 
     public_key: bytes
     address: Address | None
+    channel: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointRoamed:
-    """An authenticated packet of a peer came from another address than its endpoint."""
+    """An authenticated packet of a peer came from another address than its endpoint.
+
+    `channel`: as of `HandshakeCompleted`.
+    """
 
     public_key: bytes
     address: Address
+    channel: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,3 +200,4 @@ class PeerStats:
     tx_bytes: int
     last_handshake_unix: float | None  # wall time, for people
     handshake_age_s: float | None  # monotonic age of the last handshake
+    channel: int = 0  # of the TURN server that `endpoint` is then

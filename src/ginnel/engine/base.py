@@ -28,6 +28,8 @@ class EngineStats:
     passed_stun: int
     passed_discv5: int
     inner_received: int
+    relayed_packets: int
+    relayed_bytes: int
 
 
 class Engine(DatagramSource, Protocol):

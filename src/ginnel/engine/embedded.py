@@ -12,13 +12,19 @@ from contextlib import contextmanager
 
 from ginnel._dataplane import DataPlane
 from ginnel.base.dataplane import (
+    ChannelCommand,
+    CloseChannel,
     CloseProxy,
     DataUnanswered,
+    EndForwards,
+    Endpoint,
     EndpointRoamed,
     EngineCommand,
     EngineEvent,
+    ForwardChannel,
     HandshakeCompleted,
     InnerReceived,
+    OpenChannel,
     PeerStats,
     RemovePeer,
     SendInner,
@@ -44,6 +50,8 @@ _TRAFFIC = (
     "passed_stun",
     "passed_discv5",
     "inner_received",
+    "relayed_packets",
+    "relayed_bytes",
 )
 
 
@@ -91,6 +99,9 @@ class EmbeddedEngine:
 
     def apply(self, command: EngineCommand) -> None:
         """Carry out a command: see `Engine.apply`."""
+        if isinstance(command, OpenChannel | CloseChannel | ForwardChannel | EndForwards):
+            self._apply_channel(command)
+            return
         _check_key(command.public_key, "public key")
         with _errors():
             match command:
@@ -109,6 +120,23 @@ class EmbeddedEngine:
                 case SetPathMtu(public_key, mtu):
                     self._plane.set_path_mtu(public_key, mtu)
 
+    def _apply_channel(self, command: ChannelCommand) -> None:
+        with _errors():
+            match command:
+                case OpenChannel():
+                    self._plane.open_channel(*command.server, command.number)
+                case CloseChannel(channel):
+                    self._plane.close_channel(*channel.server, channel.number)
+                case ForwardChannel():
+                    self._plane.forward(
+                        (*command.client, command.number),
+                        _place(command.target),
+                        command.life_s,
+                        (command.bytes_per_second, command.burst_bytes),
+                    )
+                case EndForwards(client):
+                    self._plane.end_forwards(*client)
+
     def set_mtu(self, mtu: int) -> None:
         """Follow the TUN's MTU, 576 to 65535 bytes: padding stays below it."""
         _check_mtu(mtu)
@@ -118,7 +146,7 @@ class EmbeddedEngine:
     def _set_peer(self, command: SetPeer) -> None:
         endpoint = None
         if command.endpoint is not None:
-            endpoint = (*command.endpoint.address, command.endpoint.source_ip)
+            endpoint = _place(command.endpoint)
         if command.keepalive_s is not None and not 0 <= command.keepalive_s <= MAX_KEEPALIVE_S:
             raise UsageError(f"keepalive {command.keepalive_s} s is not in 0..{MAX_KEEPALIVE_S}")
         preshared_key = command.preshared_key
@@ -158,11 +186,12 @@ class EmbeddedEngine:
             event = self._plane.poll_event()
         if event is None:
             return None
-        kind, public_key, address, packet = event
+        kind, public_key, place, packet = event
+        address, channel = _split(place)
         if kind == "handshake":
-            return HandshakeCompleted(public_key, None if address is None else Address(*address))
+            return HandshakeCompleted(public_key, address, channel)
         if kind == "roamed" and address is not None:
-            return EndpointRoamed(public_key, Address(*address))
+            return EndpointRoamed(public_key, address, channel)
         if kind == "unanswered":
             return DataUnanswered(public_key, float(int.from_bytes(packet or b"")))
         return InnerReceived(public_key, packet or b"")
@@ -181,13 +210,14 @@ class EmbeddedEngine:
         return [
             PeerStats(
                 public_key,
-                None if endpoint is None else Address(*endpoint),
+                _split(place)[0],
                 rx_bytes,
                 tx_bytes,
                 None if age is None else unix_now - age,
                 age,
+                _split(place)[1],
             )
-            for public_key, endpoint, rx_bytes, tx_bytes, age in peers
+            for public_key, place, rx_bytes, tx_bytes, age in peers
         ]
 
     def drops(self) -> dict[str, int]:
@@ -204,6 +234,14 @@ class EmbeddedEngine:
     def close(self) -> None:
         """End the threads and wait for them; harmless when closed."""
         self._plane.close()
+
+
+def _place(endpoint: Endpoint) -> tuple[str, int, str | None, int]:
+    return (*endpoint.address, endpoint.source_ip, endpoint.channel)
+
+
+def _split(place: tuple[str, int, int] | None) -> tuple[Address | None, int]:
+    return (None, 0) if place is None else (Address(*place[:2]), place[2])
 
 
 def _check_key(key: bytes, name: str) -> None:

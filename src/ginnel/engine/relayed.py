@@ -1,11 +1,12 @@
 """A data plane whose peers may also be reached through a relay.
 
-The data plane sends to addresses only. For each peer behind a relay there is a UDP socket on
-loopback: the data plane takes it for the peer, and what comes out of it is handed up to be wrapped
-for the relay (as seed 000's proxy does). All else passes through to the engine below.
+Where a TURN server carries a peer in a channel (`OpenChannel`), the data plane speaks with the
+server itself. Over TCP and TLS, and until there is a channel, a UDP socket on loopback stands for
+the peer: what comes out of it is handed up to be wrapped for the relay (as seed 000's proxy does).
+All else passes through to the engine below.
 
-Invariant: addresses on loopback never show in events or statistics; they stand for pairs of
-(our address at the relay, the peer's address).
+Invariant: neither addresses on loopback nor those of servers show in events or statistics; they
+stand for pairs of (our address at the relay, the peer's address).
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ginnel.base.dataplane import (
+    CloseChannel,
     CloseProxy,
     Endpoint,
     EndpointRoamed,
     EngineCommand,
     EngineEvent,
     HandshakeCompleted,
+    OpenChannel,
     PeerStats,
     RemovePeer,
     SetPeer,
@@ -32,6 +35,7 @@ from ginnel.base.types import Address, Datagram, Transmit
 from ginnel.engine.base import Engine, EngineStats
 
 LOOPBACK = "127.0.0.1"
+MAX_CHANNELS = 4096  # whose peers are known; as many as the data plane hears
 MAX_PROXIES = 256  # pairs of relay and peer; the least recently used go
 RECEIVE_BATCH = 64  # packets of each proxy for each wake-up
 BUFFER = 1 << 20  # bytes asked of the kernel for each direction
@@ -57,6 +61,8 @@ class RelayedEngine:
         self._keys: dict[int, tuple[Address, Address]] = {}  # by the proxy's port
         self._by_fd: dict[int, tuple[Address, Address]] = {}
         self._peers: dict[bytes, SetPeer] = {}
+        self._channels: dict[tuple[Address, Address], OpenChannel] = {}
+        self._in_channel: OrderedDict[tuple[Address, int], Address] = OrderedDict()  # the peers
         self._drops = 0
         self._is_closed = False
         self._epoll = select.epoll()
@@ -78,16 +84,52 @@ class RelayedEngine:
             if relayed is not None and (relayed, command.endpoint.address) in self._proxies:
                 self._close_proxy((relayed, command.endpoint.address))
             return
-        wanted = command
-        endpoint = command.endpoint if isinstance(command, SetPeer) else None
-        if isinstance(command, SetPeer) and endpoint is not None and endpoint.relayed_from:
-            proxy = self._proxy(endpoint.relayed_from, endpoint.address)
-            command = replace(command, endpoint=Endpoint(_address(proxy), LOOPBACK))
+        if isinstance(command, SetPeer):
+            self._set_peer(command)
+            self._peers[command.public_key] = command
+            return
         self._engine.apply(command)
-        if isinstance(wanted, SetPeer):
-            self._peers[wanted.public_key] = wanted
-        elif isinstance(wanted, RemovePeer):
-            self._peers.pop(wanted.public_key, None)
+        if isinstance(command, RemovePeer):
+            self._peers.pop(command.public_key, None)
+        elif isinstance(command, OpenChannel):
+            self._channels[command.relayed, command.peer] = command
+            self._note_channel(command)
+            self._move(command)
+        elif isinstance(command, CloseChannel):
+            channel = command.channel
+            if self._channels.get((channel.relayed, channel.peer)) == channel:
+                del self._channels[channel.relayed, channel.peer]
+                self._move(channel)
+
+    def _note_channel(self, channel: OpenChannel) -> None:
+        """Remember whose it is, also after its end: packets may be under way."""
+        key = (channel.server, channel.number)
+        self._in_channel[key] = channel.peer
+        self._in_channel.move_to_end(key)
+        while len(self._in_channel) > MAX_CHANNELS:
+            self._in_channel.popitem(last=False)
+
+    def _move(self, channel: OpenChannel) -> None:
+        """Move who is there into the channel, or out of it."""
+        for peer in self._peers.values():
+            endpoint = peer.endpoint
+            if endpoint and (endpoint.relayed_from, endpoint.address) == (
+                channel.relayed,
+                channel.peer,
+            ):
+                self._set_peer(peer)
+
+    def _set_peer(self, command: SetPeer) -> None:
+        endpoint = command.endpoint
+        if endpoint is not None and endpoint.relayed_from is not None:
+            channel = self._channels.get((endpoint.relayed_from, endpoint.address))
+            if channel is None:
+                proxy = self._proxy(endpoint.relayed_from, endpoint.address)
+                endpoint = Endpoint(_address(proxy), LOOPBACK)
+            else:
+                endpoint = Endpoint(channel.server, channel.source_ip, channel=channel.number)
+            command = replace(command, endpoint=endpoint)
+        self._engine.apply(command)
 
     @property
     def peers(self) -> Mapping[bytes, SetPeer]:
@@ -114,9 +156,9 @@ class RelayedEngine:
         """Return the next event; call until None."""
         event = self._engine.poll_event()
         if isinstance(event, EndpointRoamed):
-            return replace(event, address=self._shown(event.address))
+            return replace(event, address=self._shown(event.address, event.channel), channel=0)
         if isinstance(event, HandshakeCompleted) and event.address is not None:
-            return replace(event, address=self._shown(event.address))
+            return replace(event, address=self._shown(event.address, event.channel), channel=0)
         return event
 
     def stats(self) -> EngineStats:
@@ -126,7 +168,9 @@ class RelayedEngine:
     def peer_stats(self) -> list[PeerStats]:
         """Return the counters of each peer."""
         return [
-            item if item.endpoint is None else replace(item, endpoint=self._shown(item.endpoint))
+            item
+            if item.endpoint is None
+            else replace(item, endpoint=self._shown(item.endpoint, item.channel), channel=0)
             for item in self._engine.peer_stats()
         ]
 
@@ -191,7 +235,9 @@ class RelayedEngine:
                 return
             self._send(Transmit(data, peer, relayed_from=relayed))
 
-    def _shown(self, address: Address) -> Address:
+    def _shown(self, address: Address, channel: int) -> Address:
+        if channel:
+            return self._in_channel.get((address, channel), address)
         key = self._keys.get(address.port) if address.ip == LOOPBACK else None
         return address if key is None else key[1]
 

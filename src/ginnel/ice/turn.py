@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
+from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, Deadline, Transmit
 from ginnel.ice import stun
 from ginnel.ice.channels import FIRST_CHANNEL, LAST_CHANNEL, split_channel_data, wrap_channel_data
@@ -27,6 +28,8 @@ from ginnel.ice.stun import Attribute, Message, MessageClass
 from ginnel.ice.turn_events import (
     Allocated,
     AllocationLost,
+    ChannelClosed,
+    ChannelOpened,
     ConnectionOver,
     ConnectionWanted,
     PeerRefused,
@@ -73,6 +76,7 @@ class TurnClient(TurnAsker):
         self._peers: dict[Address, _Peer] = {}
         self._channels: dict[int, _Peer] = {}
         self._next_channel = FIRST_CHANNEL
+        self._past: BoundedLru[Address, int] = BoundedLru(MAX_PEERS)  # channels of the forgotten
         self._failures = 0
         self._is_closed = False
         self._is_connected = not config.transport.is_stream
@@ -115,6 +119,7 @@ class TurnClient(TurnAsker):
         if self.relayed is not None:
             self._requests.clear()
             self._ask(stun.REFRESH, [_lifetime(0)], now)  # once; the answer is not waited for
+            self._close_channels(self.relayed)
         self._disconnect()
         self._is_closed = True
         self.relayed = None
@@ -243,7 +248,9 @@ class TurnClient(TurnAsker):
         if not peer.is_permitted:
             peer.is_permitted = True
             self._bind(peer, now)
-        peer.is_bound = peer.is_bound or is_bound
+        if is_bound and not peer.is_bound and self.relayed is not None:
+            peer.is_bound = True
+            self._events.append(ChannelOpened(self.relayed, peer.address, peer.channel))
         while peer.early:
             self._indicate(peer.address, peer.early.popleft())
 
@@ -268,6 +275,8 @@ class TurnClient(TurnAsker):
     def _lose(self, reason: str, now: float) -> None:
         """There is no allocation (any more): tell it, and try again after a while."""
         relayed, self.relayed = self.relayed, None
+        if relayed is not None:
+            self._close_channels(relayed)
         self._peers.clear()
         self._channels.clear()
         self._requests = {k: r for k, r in self._requests.items() if r.method == stun.REFRESH}
@@ -301,8 +310,9 @@ class TurnClient(TurnAsker):
                 self._forget(peer)
             if len(self._peers) >= MAX_PEERS:
                 return None
-        peer = self._peers[address] = _Peer(address, self._next_channel, now)
-        if self._next_channel <= LAST_CHANNEL:
+        number = self._past.pop(address) or self._next_channel
+        peer = self._peers[address] = _Peer(address, number, now)
+        if number == self._next_channel <= LAST_CHANNEL:
             self._next_channel += 1
         self._ask(stun.CREATE_PERMISSION, [], now, address)
         return peer
@@ -327,8 +337,17 @@ class TurnClient(TurnAsker):
 
     def _forget(self, peer: _Peer) -> None:
         del self._peers[peer.address]
-        # Its number is not used again: that would need 5 minutes of waiting (section 12).
+        # Nobody else gets its number: that would need 5 minutes of waiting (section 12). It may,
+        # and while the server still knows its channel it may have no other.
+        self._past.put(peer.address, peer.channel)
         self._channels.pop(peer.channel, None)
+        if peer.is_bound and self.relayed is not None:
+            self._events.append(ChannelClosed(self.relayed, peer.address, peer.channel))
+
+    def _close_channels(self, relayed: Address) -> None:
+        for peer in self._peers.values():
+            if peer.is_bound:
+                self._events.append(ChannelClosed(relayed, peer.address, peer.channel))
 
     # Data
 

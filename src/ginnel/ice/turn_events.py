@@ -74,8 +74,33 @@ class RelayReceived:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelOpened:
+    """A peer's datagrams go in this channel; over UDP others may wrap and unwrap them too."""
+
+    relayed: Address
+    peer: Address
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelClosed:
+    """The channel is not kept alive any more, or is gone."""
+
+    relayed: Address
+    peer: Address
+    number: int
+
+
 TurnEvent: TypeAlias = (
-    ConnectionWanted | ConnectionOver | Allocated | AllocationLost | PeerRefused | RelayReceived
+    ConnectionWanted
+    | ConnectionOver
+    | Allocated
+    | AllocationLost
+    | PeerRefused
+    | RelayReceived
+    | ChannelOpened
+    | ChannelClosed
 )
 
 

@@ -22,11 +22,13 @@ from enum import Enum
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
+from ginnel.base.dataplane import EndForwards, Endpoint, ForwardChannel
 from ginnel.base.limits import BoundedLru, TokenBucket
 from ginnel.base.servers import DEFAULT_PORTS, PortRange
 from ginnel.base.types import Address, Deadline, Secret, Transmit
 from ginnel.ice import stun
-from ginnel.ice.channels import FIRST_CHANNEL, LAST_CHANNEL, split_channel_data, wrap_channel_data
+from ginnel.ice.bindings import Bindings
+from ginnel.ice.channels import split_channel_data, wrap_channel_data
 from ginnel.ice.stun import Attribute, Message, MessageClass
 from ginnel.ice.turn_ports import PortBook, PortCommand
 
@@ -36,13 +38,11 @@ MAX_USERS = 1024  # credentials in force; the least recently used go
 MAX_USER_CREDENTIALS = 2  # of one member: it may just have started again
 MAX_ALLOCATIONS = 256  # of the server
 MAX_USER_ALLOCATIONS = 4  # of one member: a restart, a second port
-MAX_PERMISSIONS = 64  # of one allocation
 MIN_LIFETIME, MAX_LIFETIME = 600, 3600  # s of an allocation (section 7.2)
-PERMISSION_LIFE = 300.0  # s (section 9)
-CHANNEL_LIFE = 600.0  # s (section 12)
 NONCE_LIFE = 3600.0  # s (section 7.2)
-BYTES_PER_SECOND = 12_500_000  # of one allocation's sender: 100 Mbit/s
-BURST_BYTES = 1_000_000  # a window of TCP
+BYTES_PER_SECOND = 125_000_000  # of one allocation's sender: 1 Gbit/s
+BURST_BYTES = 4_000_000  # a window of TCP at that rate and 30 ms
+MAX_COMMANDS = 4096  # for a data plane; who has none never takes them
 SWEEP_INTERVAL = 30.0  # s between looks for what is over
 UDP_PROTOCOL = 17  # REQUESTED-TRANSPORT (section 18.6)
 
@@ -93,10 +93,7 @@ class _Allocation:
     ends_at: float
     bucket: TokenBucket
     made_by: bytes  # the transaction, so that a repeated request gets the same answer
-    permissions: dict[Address, float] = field(default_factory=dict)  # until when
-    channels: dict[int, Address] = field(default_factory=dict)
-    numbers: dict[Address, int] = field(default_factory=dict)
-    channel_ends: dict[int, float] = field(default_factory=dict)
+    bindings: Bindings = field(default_factory=Bindings)
 
 
 class TurnServer:
@@ -124,6 +121,7 @@ class TurnServer:
         self._nonce_ends = now + NONCE_LIFE
         self._timers: TimerTable[str] = TimerTable()
         self._out: deque[Transmit] = deque()
+        self._commands: deque[ForwardChannel | EndForwards] = deque(maxlen=MAX_COMMANDS)
 
     @property
     def allocation_count(self) -> int:
@@ -182,7 +180,7 @@ class TurnServer:
     def knows_channel(self, source: Address, number: int) -> bool:
         """Say whether this client has bound this channel (for the demultiplexer)."""
         allocation = self._by_client.get(source)
-        return allocation is not None and number in allocation.channels
+        return allocation is not None and allocation.bindings.knows(number)
 
     def owns(self, message: Message, source: Address) -> bool:
         """Say whether a message on the shared port is TURN's: checks and DHT are others'."""
@@ -205,8 +203,8 @@ class TurnServer:
         channel = split_channel_data(data) if allocation is not None else None
         if allocation is not None and channel is not None:
             number, payload = channel
-            peer = allocation.channels.get(number)
-            if peer is None or allocation.channel_ends[number] <= now:
+            peer = allocation.bindings.peer_of(number, now)
+            if peer is None:
                 self._drop(RelayDrop.NO_PERMISSION)
             else:
                 self._forward(allocation, peer, payload, now)
@@ -274,6 +272,10 @@ class TurnServer:
         """Return the next port to hold (say so to `on_port`) or to free; call until None."""
         return self._ports.poll()
 
+    def poll_command(self) -> ForwardChannel | EndForwards | None:
+        """Return what a data plane may pass on without us, or None; call until None."""
+        return self._commands.popleft() if self._commands else None
+
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted, or None."""
         return self._timers.deadline()
@@ -322,6 +324,7 @@ class TurnServer:
             self._remove(allocation)
             lifetime = 0
         allocation.ends_at = now + lifetime
+        self._tell_forwards(allocation, now)
         reply.accept([(Attribute.LIFETIME, lifetime.to_bytes(4, "big"))])
 
     def _permit(self, reply: _Reply, allocation: _Allocation, now: float) -> None:
@@ -334,13 +337,15 @@ class TurnServer:
         if not all(self._is_ours(peer) for peer in known):
             self._drop(RelayDrop.FORBIDDEN)
             return reply.refuse(403, "Forbidden")
-        permissions = {p: end for p, end in allocation.permissions.items() if end > now}
-        permissions.update((peer, now + PERMISSION_LIFE) for peer in known)
-        if len(permissions) > MAX_PERMISSIONS:
-            return reply.refuse(508, "Insufficient Capacity")
-        if message.method == stun.CHANNEL_BIND and not _bind(allocation, message, known[0], now):
+        bindings, number = allocation.bindings, _channel_of(message)
+        binds = message.method == stun.CHANNEL_BIND
+        if binds and (number is None or not bindings.may_bind(number, known[0], now)):
             return reply.refuse(400, "Bad Request")
-        allocation.permissions = permissions
+        if not bindings.permit(known, now):
+            return reply.refuse(508, "Insufficient Capacity")
+        if binds and number is not None:
+            bindings.bind(number, known[0], now)
+        self._tell_forwards(allocation, now)
         return reply.accept([])
 
     def _is_ours(self, peer: Address) -> bool:
@@ -356,7 +361,7 @@ class TurnServer:
             self._drop(RelayDrop.NO_ALLOCATION)
         elif peer is None or data is None:
             self._drop(RelayDrop.MALFORMED)
-        elif allocation.permissions.get(peer, now) <= now:
+        elif allocation.bindings.permitted_until(peer) <= now:
             self._drop(RelayDrop.NO_PERMISSION)
         else:
             self._forward(allocation, peer, data, now)
@@ -368,13 +373,13 @@ class TurnServer:
             return self._drop(RelayDrop.NO_TARGET)
         if sender.ends_at <= now:
             return self._drop(RelayDrop.NO_ALLOCATION)
-        if target.permissions.get(sender.relayed, now) <= now:
+        if target.bindings.permitted_until(sender.relayed) <= now:
             return self._drop(RelayDrop.NO_RETURN)
         if not sender.bucket.take(now=now, amount=float(len(data))):
             return self._drop(RelayDrop.BANDWIDTH)
-        number = target.numbers.get(sender.relayed)
-        if number is not None and target.channel_ends[number] > now:
-            wrapped = wrap_channel_data(number, data)
+        channel = target.bindings.channel_to(sender.relayed)
+        if channel is not None and channel[1] > now:
+            wrapped = wrap_channel_data(channel[0], data)
         else:
             transaction_id = self._random_bytes(stun.TRANSACTION_ID_SIZE)
             address = stun.encode_address(sender.relayed, transaction_id)
@@ -391,6 +396,15 @@ class TurnServer:
         self._out.append(Transmit(wrapped, target.client, target.local_ip))
         return None
 
+    def _tell_forwards(self, allocation: _Allocation, now: float) -> None:
+        """Let the data plane pass on, both ways, what may be."""
+        for peer in allocation.bindings.peers():
+            other = self._by_port.get(peer.port)
+            if other is not None and other.relayed == peer:
+                for sender, target in ((allocation, other), (other, allocation)):
+                    if (forward := _forward(sender, target, now)) is not None:
+                        self._commands.append(forward)
+
     # Small things
 
     def transmit(self, data: bytes, client: Address, local_ip: str | None) -> None:
@@ -401,6 +415,7 @@ class TurnServer:
         self._by_client.pop(allocation.client, None)
         self._by_port.pop(allocation.relayed.port, None)
         self._ports.free(allocation.relayed.port)
+        self._commands.append(EndForwards(allocation.client))
 
     def _make_nonce(self) -> bytes:
         return base64.b64encode(self._random_bytes(12))
@@ -467,22 +482,18 @@ def _lifetime_of(message: Message) -> int:
     return min(MAX_LIFETIME, max(MIN_LIFETIME, wanted or MIN_LIFETIME))
 
 
-def _bind(allocation: _Allocation, message: Message, peer: Address, now: float) -> bool:
-    """Bind a channel; False if number or peer is taken otherwise (RFC 8656 section 12.2)."""
+def _channel_of(message: Message) -> int | None:
     value = message.get(Attribute.CHANNEL_NUMBER)
-    if value is None or len(value) != 4:
-        return False
-    number = int.from_bytes(value[:2], "big")
-    if not FIRST_CHANNEL <= number <= LAST_CHANNEL:
-        return False
-    for old in [n for n, end in allocation.channel_ends.items() if end <= now]:
-        del allocation.channel_ends[old]
-        del allocation.numbers[allocation.channels.pop(old)]
-    if allocation.channels.get(number, peer) != peer:
-        return False
-    if allocation.numbers.get(peer, number) != number:
-        return False
-    allocation.channels[number] = peer
-    allocation.numbers[peer] = number
-    allocation.channel_ends[number] = now + CHANNEL_LIFE
-    return True
+    return int.from_bytes(value[:2], "big") if value is not None and len(value) == 4 else None
+
+
+def _forward(sender: _Allocation, target: _Allocation, now: float) -> ForwardChannel | None:
+    """Return how long one's datagrams may go on to the other; None if now they may not."""
+    way = sender.bindings.way_to(target.relayed, target.bindings, sender.relayed)
+    if way is None:
+        return None
+    number, onward, ends_at = way
+    life = min(ends_at, sender.ends_at, target.ends_at) - now
+    place = Endpoint(target.client, target.local_ip, channel=onward)
+    forward = ForwardChannel(sender.client, number, place, life, BYTES_PER_SECOND, BURST_BYTES)
+    return forward if life > 0 else None

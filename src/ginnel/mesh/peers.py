@@ -187,6 +187,8 @@ class PeerTable:
     def _drain_relays(self, now: float, unix_now: float) -> bool:
         """Take what the relaying part tells; return whether there was anything."""
         any_event = False
+        while (command := self.relays.poll_command()) is not None:
+            self._events.append(Engine(command))
         while (event := self.relays.poll_event()) is not None:
             any_event = True
             match event:

@@ -6,9 +6,6 @@ the same path, and offers the address to all other peers. All take the same rela
 lowest member ids, so both ends of a pair meet at one. TURN servers from the settings add to these;
 to those over TCP and TLS there are links, which others make (`poll_link`, `on_link`).
 
-Shape: the payload is [1, 0] (asks), [1, 1, username, password, realm, nonce, seconds] (grants) or
-[1, 2] (refuses).
-
 Source: DESIGN, "Peer connection" (Relays).
 """
 
@@ -18,17 +15,16 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ginnel.base import rlp
 from ginnel.base.addresses import is_public
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable, earliest
-from ginnel.base.errors import RemoteProtocolError
+from ginnel.base.dataplane import ChannelCommand, CloseChannel, OpenChannel
 from ginnel.base.links import (
     LinkCommand,
     LinkEvent,
 )
 from ginnel.base.servers import DEFAULT_PORTS, PortRange, Transport
-from ginnel.base.types import Address, Deadline, MemberId, Secret, Transmit
+from ginnel.base.types import Address, Deadline, MemberId, Transmit
 from ginnel.ice.allocation import Allocation
 from ginnel.ice.candidate import Candidate, make_relayed
 from ginnel.ice.stun import Message
@@ -36,6 +32,8 @@ from ginnel.ice.turn import TurnClient
 from ginnel.ice.turn_events import (
     Allocated,
     AllocationLost,
+    ChannelClosed,
+    ChannelOpened,
     PeerRefused,
     RelayReceived,
     TurnConfig,
@@ -50,6 +48,7 @@ from ginnel.mesh.relay_events import (
     RelaysEvent,
     SendMessage,
 )
+from ginnel.mesh.relay_wire import Grant, RelayWord, decode_relay, encode_grant, encode_word
 
 MAX_RELAYS = 2  # used at once; a second so that the first may go down
 ASK_AGAIN_S = 5.0  # seconds until an unanswered question is asked again
@@ -57,12 +56,9 @@ REFUSED_AGAIN_S = 600.0  # seconds until a relay that refused is asked again
 RENEW_S = 11 * 3600.0  # seconds until new credentials are asked for; they live 12 h
 MAX_SERVERS = 4  # configured ones
 MAX_FOREIGN = 256  # datagrams of the DHT that came through a relay, until they are taken
-MAX_NAME = 64  # bytes of username, password and realm
-MAX_NONCE = 128  # bytes (RFC 8489 section 14.10)
 
 _PREFERENCES = {Transport.UDP: 65535, Transport.TCP: 65534, Transport.TLS: 65533}  # of candidates
 _NOBODY = MemberId(b"")  # in the place of a member, for a configured server
-_ASKS, _GRANTS, _REFUSES = 0, 1, 2
 
 
 @dataclass(eq=False, slots=True)
@@ -101,6 +97,7 @@ class Relays:
         self._out: deque[Transmit] = deque()
         self._events: deque[RelaysEvent] = deque()
         self._links: deque[LinkCommand | PortCommand] = deque()
+        self._commands: deque[ChannelCommand] = deque()
         self._last_link = 0
         self._foreign: deque[tuple[bytes, Address]] = deque(maxlen=MAX_FOREIGN)
 
@@ -216,20 +213,17 @@ class Relays:
         Raises:
             RemoteProtocolError: malformed.
         """
-        items = rlp.as_list(rlp.decode(payload), at_least=2)
-        if rlp.as_int(items[0], 255) != 1:
-            raise RemoteProtocolError("a relay message of another version")
-        what = rlp.as_int(items[1], 255)
-        if what == _ASKS:
+        what = decode_relay(payload)
+        if what is RelayWord.ASKS:
             self._events.append(SendMessage(member_id, self._answer(member_id, now)))
             return
         relay = self._relays.get(member_id)
         if relay is None:
             return
-        if what == _REFUSES:
+        if what is RelayWord.REFUSES:
             relay.ask_at = now + REFUSED_AGAIN_S
-        elif what == _GRANTS:
-            self._on_granted(relay, items, now)
+        elif isinstance(what, Grant):
+            self._on_granted(relay, what, now)
         self._arm()
 
     # Datagrams of the shared port
@@ -300,6 +294,10 @@ class Relays:
         """Return the next command for connections and ports; call until None."""
         return self._links.popleft() if self._links else None
 
+    def poll_command(self) -> ChannelCommand | None:
+        """Return the next command for the data plane; call until None."""
+        return self._commands.popleft() if self._commands else None
+
     def handle_timeout(self, *, now: float) -> None:
         """Do what is due."""
         if self.server is not None:
@@ -340,42 +338,18 @@ class Relays:
 
     def _answer(self, member_id: MemberId, now: float) -> bytes:
         if self.server is None:
-            return rlp.encode([1, _REFUSES])
-        given = self.server.issue(member_id, now=now)
-        return rlp.encode(
-            [
-                1,
-                _GRANTS,
-                given.username,
-                given.password.reveal(),
-                given.realm,
-                given.nonce,
-                round(given.expires_at - now),
-            ]
-        )
+            return encode_word(RelayWord.REFUSES)
+        return encode_grant(self.server.issue(member_id, now=now), now=now)
 
-    def _on_granted(self, relay: _Relay, items: Sequence[rlp.Rlp], now: float) -> None:
-        if len(items) < 7:
-            raise RemoteProtocolError("a relay's grant is cut short")
-        name, password, realm, nonce = (
-            rlp.as_bytes(item, maximum=limit)
-            for item, limit in zip(
-                items[2:6], (MAX_NAME, MAX_NAME, MAX_NAME, MAX_NONCE), strict=True
-            )
-        )
-        life = rlp.as_int(items[6], 2**31)
-        relay.ask_at = now + min(RENEW_S, life * RENEW_S / (12 * 3600))
-        try:
-            texts = (name.decode("ascii"), password.decode("ascii"), realm.decode("ascii"))
-        except UnicodeDecodeError:
-            raise RemoteProtocolError("a relay's grant is no text") from None
+    def _on_granted(self, relay: _Relay, grant: Grant, now: float) -> None:
+        relay.ask_at = now + min(RENEW_S, grant.life_s * RENEW_S / (12 * 3600))
         config = TurnConfig(
             relay.path.address,
-            texts[0],
-            Secret(password),
+            grant.username,
+            grant.password,
             relay.path.source_ip,
-            realm=texts[2],
-            nonce=nonce,
+            realm=grant.realm,
+            nonce=grant.nonce,
         )
         if relay.client is not None and relay.client.relayed is not None:
             relay.config = config
@@ -402,7 +376,9 @@ class Relays:
             return
         had_address = allocation.relayed is not None
         allocation.client.close(now=now)
-        allocation.collect(self._out.append, self._links.append)
+        for event in allocation.collect(self._out.append, self._links.append):
+            if isinstance(event, ChannelClosed):
+                self._on_channel(allocation, event)
         if had_address:
             self._events.append(AddressesChanged())
 
@@ -410,7 +386,7 @@ class Relays:
         for member_id, relay in self._relays.items():
             if relay.ask_at <= now:
                 relay.ask_at = now + ASK_AGAIN_S
-                self._events.append(SendMessage(member_id, rlp.encode([1, _ASKS])))
+                self._events.append(SendMessage(member_id, encode_word(RelayWord.ASKS)))
         self._arm()
 
     def _arm(self) -> None:
@@ -440,6 +416,8 @@ class Relays:
             self._out.append(out)
         while self.server is not None and (command := self.server.poll_event()) is not None:
             self._links.append(command)
+        while self.server is not None and (channel := self.server.poll_command()) is not None:
+            self._commands.append(channel)
 
     def _next_link(self) -> int:
         self._last_link += 1
@@ -456,8 +434,19 @@ class Relays:
                     self._events.append(Arrived(relayed, peer, data))
                 case PeerRefused(peer, reason) if relayed is not None:
                     self._events.append(Refused(relayed, peer, reason))
+                case ChannelOpened() | ChannelClosed():
+                    self._on_channel(allocation, event)
                 case Allocated() | AllocationLost():
                     self._on_allocation(relay, event, now)
+
+    def _on_channel(self, at: Allocation, event: ChannelOpened | ChannelClosed) -> None:
+        """Let the data plane use a channel of a server that it reaches itself."""
+        if not at.is_datagram:
+            return
+        server, source_ip = at.client.config.server, at.client.config.source_ip
+        channel = OpenChannel(event.relayed, event.peer, server, source_ip, event.number)
+        is_open = isinstance(event, ChannelOpened)
+        self._commands.append(channel if is_open else CloseChannel(channel))
 
     def _on_allocation(self, relay: _Relay, event: Allocated | AllocationLost, now: float) -> None:
         if event.relayed is not None:

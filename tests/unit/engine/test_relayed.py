@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from ginnel.base.dataplane import (
+    CloseChannel,
     CloseProxy,
     Endpoint,
     EndpointRoamed,
     EngineCommand,
     EngineEvent,
     HandshakeCompleted,
+    OpenChannel,
     PeerStats,
     RemovePeer,
     SetPeer,
@@ -145,6 +147,36 @@ def test_loopback_never_shows(rig: Rig) -> None:
         assert rig.engine.poll_event() == HandshakeCompleted(KEY, shown)
         assert rig.engine.poll_event() == EndpointRoamed(KEY, shown)
     assert rig.engine.poll_event() is None
+
+
+def test_a_channel_takes_the_peer_and_gives_it_back(rig: Rig) -> None:
+    endpoint = Endpoint(THEIRS, relayed_from=OURS)
+    proxy = rig.set_peer(endpoint)
+    server = Address("203.0.113.1", 3478)
+    opened = OpenChannel(OURS, THEIRS, server, "192.0.2.2", 0x4001)
+    in_channel = Endpoint(server, "192.0.2.2", channel=0x4001)
+    rig.engine.apply(opened)
+    assert rig.plane.commands[-2:] == [opened, SetPeer(KEY, (), in_channel)]
+    assert rig.set_peer(endpoint) == in_channel
+    # What comes in the channel shows as the peer, also when it was under way at the end.
+    rig.engine.apply(CloseChannel(opened))
+    assert rig.plane.commands[-2:] == [CloseChannel(opened), SetPeer(KEY, (), proxy)]
+    rig.plane.events = [EndpointRoamed(KEY, server, 0x4001), EndpointRoamed(KEY, server, 0x4002)]
+    assert rig.engine.poll_event() == EndpointRoamed(KEY, THEIRS)
+    assert rig.engine.poll_event() == EndpointRoamed(KEY, server)
+
+
+def test_a_channel_leaves_peers_alone_that_are_elsewhere(rig: Rig) -> None:
+    rig.set_peer(Endpoint(Address("192.0.2.1", 7)))
+    opened = OpenChannel(OURS, THEIRS, Address("203.0.113.1", 3478), None, 0x4001)
+    rig.engine.apply(opened)
+    assert rig.plane.commands[-1] == opened
+    newer = OpenChannel(OURS, THEIRS, Address("203.0.113.1", 3478), None, 0x4002)
+    rig.engine.apply(newer)
+    rig.engine.apply(CloseChannel(opened))  # late: the newer one stays
+    told = rig.set_peer(Endpoint(THEIRS, relayed_from=OURS))
+    assert told is not None
+    assert told.channel == 0x4002
 
 
 def test_strangers_on_this_machine_are_not_heard(rig: Rig) -> None:

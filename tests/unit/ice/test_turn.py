@@ -9,6 +9,8 @@ from ginnel.ice.turn import MAX_EARLY, MAX_PEERS, TurnClient
 from ginnel.ice.turn_events import (
     Allocated,
     AllocationLost,
+    ChannelClosed,
+    ChannelOpened,
     PeerRefused,
     RelayReceived,
     TurnConfig,
@@ -235,3 +237,40 @@ def test_only_the_server_is_listened_to() -> None:
     assert client.core.drops[TurnDrop.SOURCE] == 1
     client.core.handle_datagram(b"\x40\0\0\x01x", SERVER, now=world.now)
     assert client.core.drops[TurnDrop.NO_PERMISSION] == 1
+
+
+def test_channels_are_told_when_they_open_and_when_they_end() -> None:
+    world = TurnWorld()
+    one, two = world.add_client(1), world.add_client(2)
+    relayed, peer = one.core.relayed, two.core.relayed
+    assert relayed is not None
+    assert peer is not None
+    one.core.send(b"x", peer, now=world.now)
+    world.pump()
+    (opened,) = one.of(ChannelOpened)
+    assert isinstance(opened, ChannelOpened)
+    assert (opened.relayed, opened.peer) == (relayed, peer)
+    assert one.core.knows_channel(opened.number)
+    world.pass_time(300, 20.0)  # bound again meanwhile, which is nothing new
+    assert one.of(ChannelOpened) == [opened]
+    world.pass_time(600, 20.0)  # nothing was sent
+    assert one.of(ChannelClosed) == [ChannelClosed(relayed, peer, opened.number)]
+    one.core.send(b"x", peer, now=world.now)
+    world.pump()
+    assert one.of(ChannelOpened) == [opened, opened]  # the server may still know the number
+    one.core.close(now=world.now)
+    world.pump()
+    assert len(one.of(ChannelClosed)) == 2
+
+
+def test_a_lost_allocation_ends_its_channels_first() -> None:
+    world = TurnWorld()
+    one, two = world.add_client(1), world.add_client(2)
+    assert two.core.relayed is not None
+    one.core.send(b"x", two.core.relayed, now=world.now)
+    world.pump()
+    world.server.set_ip("203.0.113.99")  # ends all allocations
+    world.pass_time(601)
+    kinds = [type(event) for event in one.events]
+    assert ChannelClosed in kinds
+    assert kinds.index(ChannelClosed) < kinds.index(AllocationLost)

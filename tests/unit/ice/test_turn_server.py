@@ -4,9 +4,11 @@ import random
 
 import pytest
 
+from ginnel.base.dataplane import EndForwards, ForwardChannel
 from ginnel.base.servers import PortRange
 from ginnel.base.types import Address, Secret
 from ginnel.ice import stun, turn_ports, turn_server
+from ginnel.ice.bindings import CHANNEL_LIFE, MAX_PERMISSIONS, PERMISSION_LIFE
 from ginnel.ice.stun import Attribute, MessageClass
 from ginnel.ice.turn_events import AllocationLost, RelayReceived
 from ginnel.ice.turn_ports import FreePort, HoldPort
@@ -244,6 +246,39 @@ def test_bandwidth_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.server.relayed_bytes == 4000
 
 
+def test_a_data_plane_is_told_what_it_may_pass_on_and_when_no_more() -> None:
+    world = TurnWorld()
+    one, two = world.add_client(1, b"one"), world.add_client(2, b"two")
+    assert one.core.relayed is not None
+    assert two.core.relayed is not None
+    one.core.send(b"x", two.core.relayed, now=world.now)
+    world.pump()
+    assert world.server.poll_command() is None  # only one side has agreed
+    two.core.send(b"y", one.core.relayed, now=world.now)
+    world.pump()
+    forwards = {}
+    while (command := world.server.poll_command()) is not None:
+        assert isinstance(command, ForwardChannel)
+        forwards[command.client, command.target.address] = command
+    assert set(forwards) == {(one.address, two.address), (two.address, one.address)}
+    there, back = forwards[one.address, two.address], forwards[two.address, one.address]
+    assert (there.number, there.target.channel) == (back.target.channel, back.number)
+    assert there.life_s == PERMISSION_LIFE < CHANNEL_LIFE
+    assert there.bytes_per_second == turn_server.BYTES_PER_SECOND
+    # They are renewed before they end, for as long as both sides are there.
+    told, ends_at = world.now, world.now + 2 * CHANNEL_LIFE
+    while world.now < ends_at:
+        world.pass_time(20, step=20)
+        one.core.send(b"x", two.core.relayed, now=world.now)
+        two.core.send(b"y", one.core.relayed, now=world.now)
+        while (command := world.server.poll_command()) is not None:
+            assert isinstance(command, ForwardChannel)
+            told = world.now
+        assert world.now - told < PERMISSION_LIFE
+    world.server.revoke(b"one")
+    assert world.server.poll_command() == EndForwards(one.address)
+
+
 def allocate(server: TurnServer, count: int) -> list[Address]:
     """Let other members allocate; return their addresses."""
     found = []
@@ -265,12 +300,12 @@ def test_permissions_are_bounded() -> None:
     given = server.issue(b"m", now=0.0)
     ask(server, request(given, stun.ALLOCATE, [UDP]))
     codes = []
-    for number, address in enumerate(allocate(server, turn_server.MAX_PERMISSIONS + 1)):
+    for number, address in enumerate(allocate(server, MAX_PERMISSIONS + 1)):
         transaction = number.to_bytes(12, "big")
         attributes = [peer(address, transaction)]
         data = request(given, stun.CREATE_PERMISSION, attributes, transaction=transaction)
         codes.append(ask(server, data))
-    assert codes == [0] * turn_server.MAX_PERMISSIONS + [508]
+    assert codes == [0] * MAX_PERMISSIONS + [508]
 
 
 def test_ports_come_from_the_range_and_another_is_tried_if_one_is_taken() -> None:

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from ginnel.base import rlp
+from ginnel.base.dataplane import CloseChannel, EndForwards, ForwardChannel, OpenChannel
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.types import Address, MemberId, Secret, Transmit
 from ginnel.ice import stun
@@ -261,3 +262,26 @@ def test_an_allocation_stays_on_the_path_to_its_relay_that_was_left_by_choice() 
         user.set_own_addresses(candidates)
         user.set_paths([RelayPath(ATTIC, SERVER, "192.168.1.9", is_choice)], now=rig.now)
         assert (user.candidates() == before) == stays
+
+
+def test_the_data_plane_is_told_of_channels_at_both_ends_and_in_the_relay() -> None:
+    rig = Rig(PI, LAPTOP)
+    [ours], [theirs] = (rig.users[member].candidates() for member in (PI, LAPTOP))
+    for member, mine, other in ((PI, ours, theirs), (LAPTOP, theirs, ours)):
+        transmit = Transmit(b"x", other.address, relayed_from=mine.address)
+        rig.users[member].send(transmit, now=rig.now)
+        rig.pump()
+    opened = rig.users[PI].poll_command()
+    assert isinstance(opened, OpenChannel)
+    assert opened == OpenChannel(ours.address, theirs.address, SERVER, None, opened.number)
+    forwards = [rig.server.poll_command(), rig.server.poll_command()]
+    ends = [(f.client, f.number) for f in forwards if isinstance(f, ForwardChannel)]
+    assert (rig.places[PI], opened.number) in ends
+    assert len(ends) == 2
+    rig.users[PI].set_paths([], now=rig.now)
+    assert rig.users[PI].poll_command() == CloseChannel(opened)
+    rig.pump()
+    assert rig.server.poll_command() == EndForwards(rig.places[PI])
+    rig.server.serve(False, now=rig.now)
+    assert rig.server.poll_command() == EndForwards(rig.places[LAPTOP])
+    assert rig.server.poll_command() is None

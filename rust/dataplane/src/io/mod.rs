@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::SigSet;
 
+use crate::channels::{Channels, Forward};
 use crate::counters::{Counter, Counters};
 use crate::inbox::{Inbox, Passed};
 use crate::machine::{CommandError, Config, Event, Machine, Output, Path, PeerConfig, PeerStats};
@@ -46,6 +47,7 @@ struct Shared {
     /// Our own overlay addresses: what arrives there came through the tunnel itself.
     overlay_ips: Vec<IpAddr>,
     inbox: Mutex<Inbox>,
+    channels: Mutex<Channels>,
     counters: Arc<Counters>,
     sockets: Sockets,
     tun: Option<Tun>,
@@ -85,6 +87,7 @@ impl Engine {
             machine: Mutex::new(machine),
             overlay_ips,
             inbox: Mutex::new(Inbox::default()),
+            channels: Mutex::new(Channels::default()),
             counters,
             sockets: Sockets::new(descriptors.udp4, descriptors.udp6)?,
             tun: descriptors.tun.map(Tun::new).transpose()?,
@@ -156,7 +159,7 @@ impl Engine {
 
     /// Sends a datagram of the application's; false if the socket has no room just now.
     pub fn send(&self, data: &[u8], remote: SocketAddr, local: Option<IpAddr>) -> bool {
-        let path = Path { remote, local };
+        let path = Path::plain(remote, local);
         match self.shared.sockets.send(data, path, &self.shared.counters) {
             Ok(()) => true,
             Err(error) => error != SendError::Full,
@@ -205,6 +208,26 @@ impl Engine {
         lock(&self.shared.machine).send_probe(public_key, packet, &mut out)?;
         self.shared.flush(&mut out, &mut Trains::default());
         Ok(())
+    }
+
+    /// Hears a channel of a TURN server: WireGuard's packets in it are a peer's.
+    pub fn open_channel(&self, server: SocketAddr, number: u16) -> Result<(), CommandError> {
+        lock(&self.shared.channels).open(server, number, clock())
+    }
+
+    /// Hears a channel for a few seconds more.
+    pub fn close_channel(&self, server: SocketAddr, number: u16) {
+        lock(&self.shared.channels).close(server, number, clock());
+    }
+
+    /// Passes a client's channel on to another client.
+    pub fn forward(&self, forward: Forward) -> Result<(), CommandError> {
+        lock(&self.shared.channels).forward(forward, clock())
+    }
+
+    /// Passes nothing on any more, from this client or to it.
+    pub fn end_forwards(&self, client: SocketAddr) {
+        lock(&self.shared.channels).end_forwards(client);
     }
 
     /// Counters of each peer.

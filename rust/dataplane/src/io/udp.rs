@@ -17,6 +17,7 @@ use nix::sys::socket::{
 };
 
 use super::fragments;
+use crate::channels;
 use crate::counters::{Counter, Counters};
 use crate::machine::{Cut, Path, Transmit};
 use crate::offload::Trains;
@@ -115,10 +116,10 @@ impl Sockets {
                 continue;
             }
             for number in members {
-                let Transmit { data, path, cut } = &transmits[*number];
-                match cut {
-                    Cut::AsNeeded => self.send_patiently(data, *path, counters),
-                    Cut::Never => self.send_whole(data, *path, counters),
+                let transmit = &transmits[*number];
+                match transmit.cut {
+                    Cut::AsNeeded => self.send_patiently(&transmit.data, transmit.path, counters),
+                    Cut::Never => self.send_whole(&transmit.data, transmit.path, counters),
                 }
             }
         }
@@ -134,13 +135,14 @@ impl Sockets {
         if !socket.sends_trains.load(Ordering::Relaxed) {
             return false;
         }
-        let slices: Vec<IoSlice<'_>> = members
-            .iter()
-            .map(|number| IoSlice::new(&transmits[*number].data))
-            .collect();
-        let Ok(size) = u16::try_from(first.data.len()) else {
+        let Ok(size) = u16::try_from(first.wire_size()) else {
             return false;
         };
+        let data = members
+            .iter()
+            .map(|number| transmits[*number].data.as_ref());
+        let headers = headers(first.path, data.clone());
+        let slices = wrap(&headers, data);
         let _plain = self.plain();
         let mut result = socket.send(&slices, first.path, Some(size));
         if matches!(result, Err(Errno::EAGAIN)) {
@@ -149,8 +151,7 @@ impl Sockets {
             result = socket.send(&slices, first.path, Some(size));
         }
         match result {
-            Ok(()) => {
-                let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
+            Ok(bytes) => {
                 counters.add(Counter::UdpTxPackets, members.len() as u64);
                 counters.add(Counter::UdpTxBytes, bytes as u64);
                 true
@@ -191,7 +192,7 @@ impl Sockets {
         let plain = self.plain();
         let sent = socket.send_retrying(data, path);
         drop(plain);
-        self.account(sent, data.len(), counters)
+        self.account(sent, counters)
     }
 
     /// Sends one datagram as it is or not at all.
@@ -206,23 +207,21 @@ impl Sockets {
         fragments::set(&socket.fd, path.remote.is_ipv6(), Cut::AsNeeded);
         drop(guard);
         // A probe may find no room like any other packet: it is sent again by who waits for it.
-        let _ = self.account(sent, data.len(), counters);
+        let _ = self.account(sent, counters);
     }
 
     fn plain(&self) -> RwLockReadGuard<'_, ()> {
         self.options.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn account(
-        &self,
-        sent: Result<(), Errno>,
-        size: usize,
-        counters: &Counters,
-    ) -> Result<(), SendError> {
-        let Err(error) = sent else {
-            counters.count(Counter::UdpTxPackets);
-            counters.add(Counter::UdpTxBytes, size as u64);
-            return Ok(());
+    fn account(&self, sent: Result<usize, Errno>, counters: &Counters) -> Result<(), SendError> {
+        let error = match sent {
+            Ok(size) => {
+                counters.count(Counter::UdpTxPackets);
+                counters.add(Counter::UdpTxBytes, size as u64);
+                return Ok(());
+            }
+            Err(error) => error,
         };
         counters.count(match error {
             Errno::EAGAIN | Errno::ENOBUFS => Counter::SendFull,
@@ -314,13 +313,15 @@ impl Socket {
         Ok(Some(Received {
             size,
             segment,
-            path: Path { remote, local },
+            path: Path::plain(remote, local),
         }))
     }
 
     /// Sends; an earlier datagram's error, or a source address that is gone, earns a second try.
-    fn send_retrying(&self, data: &[u8], path: Path) -> Result<(), Errno> {
-        let slices = [IoSlice::new(data)];
+    fn send_retrying(&self, data: &[u8], path: Path) -> Result<usize, Errno> {
+        let data = std::iter::once(data);
+        let headers = headers(path, data.clone());
+        let slices = wrap(&headers, data);
         match self.send(&slices, path, None) {
             Err(Errno::ECONNREFUSED | Errno::EINTR) => self.send(&slices, path, None),
             Err(Errno::EINVAL | Errno::EADDRNOTAVAIL) if path.local.is_some() => {
@@ -331,8 +332,13 @@ impl Socket {
         }
     }
 
-    /// Sends one datagram, or several of `segment` bytes each.
-    fn send(&self, slices: &[IoSlice<'_>], path: Path, segment: Option<u16>) -> Result<(), Errno> {
+    /// Sends one datagram, or several of `segment` bytes each; returns how many bytes.
+    fn send(
+        &self,
+        slices: &[IoSlice<'_>],
+        path: Path,
+        segment: Option<u16>,
+    ) -> Result<usize, Errno> {
         let fd = self.fd.as_raw_fd();
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let (info4, info6) = (
@@ -355,13 +361,12 @@ impl Socket {
         };
         match path.remote {
             SocketAddr::V4(remote) => {
-                sendmsg(fd, slices, control, flags, Some(&SockaddrIn::from(remote)))?
+                sendmsg(fd, slices, control, flags, Some(&SockaddrIn::from(remote)))
             }
             SocketAddr::V6(remote) => {
-                sendmsg(fd, slices, control, flags, Some(&SockaddrIn6::from(remote)))?
+                sendmsg(fd, slices, control, flags, Some(&SockaddrIn6::from(remote)))
             }
-        };
-        Ok(())
+        }
     }
 }
 
@@ -396,6 +401,32 @@ fn enlarge_buffers(fd: &OwnedFd) {
     {
         let _ = setsockopt(fd, sockopt::SndBuf, &SOCKET_BUFFER);
     }
+}
+
+/// Returns the headers of datagrams in a channel; none, where they are in none.
+fn headers<'data>(
+    path: Path,
+    data: impl Iterator<Item = &'data [u8]>,
+) -> Vec<[u8; channels::HEADER_SIZE]> {
+    match path.channel {
+        Some(number) => data
+            .map(|data| channels::header(number, data.len()))
+            .collect(),
+        None => Vec::new(),
+    }
+}
+
+/// Returns what is sent: the datagrams, each behind its header, if there are any.
+fn wrap<'data>(
+    headers: &'data [[u8; channels::HEADER_SIZE]],
+    data: impl Iterator<Item = &'data [u8]>,
+) -> Vec<IoSlice<'data>> {
+    let mut headers = headers.iter();
+    data.flat_map(|data| {
+        let header = headers.next().map(|header| IoSlice::new(header));
+        header.into_iter().chain([IoSlice::new(data)])
+    })
+    .collect()
 }
 
 fn socket_address(storage: &SockaddrStorage) -> Option<SocketAddr> {

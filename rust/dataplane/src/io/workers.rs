@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use gotatun::packet::Packet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -11,10 +11,11 @@ use super::arena::Arena;
 use super::tun::ReadBuffer;
 use super::udp::{ControlBuffer, Received, Socket};
 use super::{ERROR_PAUSE, Shared, clock, lock};
+use crate::channels::{self, Route};
 use crate::counters::Counter;
 use crate::demux::{Kind, classify};
 use crate::inbox::Passed;
-use crate::machine::{Output, Path, TICK_INTERVAL};
+use crate::machine::{Cut, Output, Path, TICK_INTERVAL, Transmit};
 use crate::offload::Trains;
 
 /// Packets after which a batch ends: few enough that the first of them does not wait long, and that
@@ -133,6 +134,8 @@ struct Receiver {
     arena: Arena,
     control: ControlBuffer,
     wireguard: Vec<(Packet, Path)>,
+    /// What a relay passes on.
+    forwarded: Vec<Transmit>,
     passed: Vec<(Kind, Passed)>,
 }
 
@@ -142,6 +145,7 @@ impl Receiver {
             arena: Arena::new(),
             control: ControlBuffer::new(),
             wireguard: Vec::with_capacity(BATCH),
+            forwarded: Vec::new(),
             passed: Vec::with_capacity(BATCH),
         }
     }
@@ -149,7 +153,7 @@ impl Receiver {
     /// Takes what waits in a socket, a batch at most; true if errors came in a row.
     fn drain(&mut self, shared: &Shared, socket: &Socket) -> bool {
         for _ in 0..BATCH {
-            if self.wireguard.len() + self.passed.len() >= BATCH {
+            if self.len() >= BATCH {
                 return false;
             }
             let Some(room) = self.arena.room() else {
@@ -161,13 +165,18 @@ impl Receiver {
                 Err(_) => {
                     // The error of an earlier send (RFC 1122 4.1.3.3); the next call is new.
                     shared.counters.count(Counter::UdpReceiveError);
-                    if self.wireguard.is_empty() && self.passed.is_empty() {
+                    if self.len() == 0 {
                         return true;
                     }
                 }
             }
         }
         false
+    }
+
+    /// How many datagrams wait to be handed over.
+    fn len(&self) -> usize {
+        self.wireguard.len() + self.forwarded.len() + self.passed.len()
     }
 
     /// Sorts the datagrams of one call.
@@ -196,19 +205,52 @@ impl Receiver {
         }
         while !data.is_empty() {
             let one = data.split_to(segment.min(data.len()));
-            self.sort(one, path);
+            self.sort(shared, one, path);
         }
     }
 
-    fn sort(&mut self, data: BytesMut, path: Path) {
-        match classify(&data, |_| false) {
+    fn sort(&mut self, shared: &Shared, data: BytesMut, path: Path) {
+        match classify(&data, |_| true) {
             Kind::WireGuard => self.wireguard.push((Packet::from_bytes(data), path)),
-            kind => {
-                // A copy: it may wait for long, and the arena is wanted again at once.
-                let data = data.to_vec();
-                self.passed.push((kind, Passed { data, path }));
-            }
+            Kind::ChannelData => self.sort_channel(shared, data, path),
+            kind => self.pass(kind, &data, path),
         }
+    }
+
+    /// Takes what looks like ChannelData: a peer's, a relay's client's, or none at all.
+    fn sort_channel(&mut self, shared: &Shared, mut data: BytesMut, path: Path) {
+        let Some((number, end)) = channels::parse(&data) else {
+            return self.pass(Kind::Discv5, &data, path);
+        };
+        let inside = &data[channels::HEADER_SIZE..end];
+        let route = lock(&shared.channels).route(path.remote, number, inside.len(), clock());
+        match route {
+            Route::Unknown => return self.pass(Kind::Discv5, &data, path),
+            Route::Quota => return shared.counters.count(Counter::DropRelayQuota),
+            Route::Peer if classify(inside, |_| false) != Kind::WireGuard => {
+                return self.pass(Kind::ChannelData, &data, path);
+            }
+            Route::Peer | Route::Forward(_) => {}
+        }
+        data.truncate(end);
+        data.advance(channels::HEADER_SIZE);
+        let data = Packet::from_bytes(data);
+        if let Route::Forward(path) = route {
+            shared.counters.count(Counter::RelayedPackets);
+            let size = data.len() as u64;
+            shared.counters.add(Counter::RelayedBytes, size);
+            let cut = Cut::AsNeeded;
+            self.forwarded.push(Transmit { data, path, cut });
+        } else {
+            let channel = Some(number);
+            self.wireguard.push((data, Path { channel, ..path }));
+        }
+    }
+
+    fn pass(&mut self, kind: Kind, data: &[u8], path: Path) {
+        // A copy: it may wait for long, and the arena is wanted again at once.
+        let data = data.to_vec();
+        self.passed.push((kind, Passed { data, path }));
     }
 
     fn hand_over(&mut self, shared: &Shared, out: &mut Output, trains: &mut Trains) {
@@ -219,6 +261,7 @@ impl Receiver {
                 machine.handle_datagram(data, path, now, out);
             }
         }
+        out.transmits.append(&mut self.forwarded);
         shared.flush(out, trains);
         self.arena.reclaim();
         if !self.passed.is_empty() {

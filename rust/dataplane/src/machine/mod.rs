@@ -22,6 +22,7 @@ use gotatun::packet::{Packet, WgKind};
 use gotatun::tun::MtuWatcher;
 use gotatun::x25519::{PublicKey, StaticSecret};
 
+use crate::channels;
 use crate::counters::{Counter, Counters};
 use crate::peer::Peer;
 use crate::routes::{PeerId, Prefix, Routes};
@@ -59,6 +60,19 @@ pub struct Path {
     pub remote: SocketAddr,
     /// Our own address, where it is known.
     pub local: Option<IpAddr>,
+    /// The TURN channel in which the datagram comes or goes; `remote` is the server then.
+    pub channel: Option<u16>,
+}
+
+impl Path {
+    /// A datagram between two addresses, in no channel.
+    pub fn plain(remote: SocketAddr, local: Option<IpAddr>) -> Self {
+        Self {
+            remote,
+            local,
+            channel: None,
+        }
+    }
 }
 
 /// Whether a datagram may be sent in fragments.
@@ -80,6 +94,14 @@ pub struct Transmit {
     pub cut: Cut,
 }
 
+impl Transmit {
+    /// Bytes of the datagram with the channel's header.
+    pub fn wire_size(&self) -> usize {
+        let header = self.path.channel.map_or(0, |_| channels::HEADER_SIZE);
+        self.data.len() + header
+    }
+}
+
 /// What the application learns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -95,14 +117,14 @@ pub enum Event {
         /// The peer.
         public_key: [u8; 32],
         /// Where that packet came from.
-        remote: SocketAddr,
+        path: Path,
     },
     /// An authenticated packet came from another address than the peer's endpoint.
     EndpointRoamed {
         /// The peer.
         public_key: [u8; 32],
         /// The endpoint from now on.
-        remote: SocketAddr,
+        path: Path,
     },
     /// Data went both ways, and now nothing has come back for so long.
     Unanswered {
@@ -154,7 +176,7 @@ pub struct PeerStats {
     /// The peer.
     pub public_key: [u8; 32],
     /// Where it is.
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Path>,
     /// Inner bytes received, with padding.
     pub rx_bytes: u64,
     /// Inner bytes sent, with padding.
@@ -178,6 +200,8 @@ pub enum CommandError {
     BadPacket,
     /// The peer has no endpoint yet.
     NoEndpoint,
+    /// There is no room for another channel.
+    TooManyChannels,
 }
 
 impl std::fmt::Display for CommandError {
@@ -189,6 +213,7 @@ impl std::fmt::Display for CommandError {
             Self::OwnKey => "a peer cannot have our own key",
             Self::BadPacket => "not a whole IP packet of at most the MTU",
             Self::NoEndpoint => "the peer has no endpoint yet",
+            Self::TooManyChannels => "too many channels",
         })
     }
 }
@@ -422,7 +447,7 @@ impl Machine {
     pub fn peer_stats(&self, now: Instant) -> Vec<PeerStats> {
         let stats = |peer: &Peer| PeerStats {
             public_key: peer.public_key,
-            endpoint: peer.endpoint.map(|path| path.remote),
+            endpoint: peer.endpoint,
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
             handshake_age: peer

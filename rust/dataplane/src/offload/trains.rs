@@ -37,7 +37,7 @@ impl Trains {
                 .iter_mut()
                 .rev()
                 .find(|train| train.path == transmit.path);
-            let joins = |train: &mut Train| train.append(number, transmit.data.len());
+            let joins = |train: &mut Train| train.append(number, transmit.wire_size());
             if transmit.cut != Cut::AsNeeded || !train.is_some_and(joins) {
                 self.start(number, transmit);
             }
@@ -48,7 +48,7 @@ impl Trains {
     }
 
     fn start(&mut self, number: usize, transmit: &Transmit) {
-        let size = transmit.data.len();
+        let size = transmit.wire_size();
         let is_open = size > 0 && transmit.cut == Cut::AsNeeded;
         let path = transmit.path;
         match self.trains.get_mut(self.used) {

@@ -117,10 +117,7 @@ impl Node {
 }
 
 pub fn path(remote: SocketAddr) -> Path {
-    Path {
-        remote,
-        local: None,
-    }
+    Path::plain(remote, None)
 }
 
 /// Two machines that know each other.
