@@ -166,8 +166,8 @@ pub fn trains(data: &[u8]) {
         transmits.push(Transmit {
             data: Packet::copy_from(&vec![0; size][..]),
             path: Path {
-                remote: SocketAddr::from(([192, 0, 2, place & 0x3F], 7)),
-                local: None,
+                channel: (place & 1 == 1).then_some(0x4000),
+                ..Path::plain(SocketAddr::from(([192, 0, 2, place & 0x3F], 7)), None)
             },
             cut: if place & 0xC0 == 0xC0 {
                 Cut::Never
