@@ -210,6 +210,7 @@ def test_who_moves_is_followed(pair: Pair) -> None:
             f"ip address add {GUEST_IP}/24 dev eth0; ip address del 10.99.0.3/24 dev eth0"
         )
         pair.guest.run(f"ip address add {GUEST_IP}/24 dev eth0 2>/dev/null; true")
+    assert pair.until(pair.guest_pings)
     # And we.
     pair.wg("set", DEVICE, "listen-port", str(PORT + 2))
     assert pair.until(pair.pings)

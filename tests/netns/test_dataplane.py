@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TypeAlias
 
 import pytest
 
@@ -14,7 +16,9 @@ from support import bare_engine
 
 pytestmark = pytest.mark.netns
 
-LEFT, RIGHT, FAR = "left", "right", "far"  # the line to `far` loses packets
+LEFT, RIGHT, FAR = "left", "right", "far"  # the line to `far` loses packets and mixes them up
+MTUS = (1280, 9000)  # all of them with GINNEL_MTU_STEP=1, which takes hours
+MTU_STEP = int(os.environ.get("GINNEL_MTU_STEP", "193"))  # a prime: all remainders of 16 come up
 PROGRAM = (sys.executable, bare_engine.__file__)
 
 
@@ -23,14 +27,18 @@ def lab() -> Iterator[Lab]:
     lacking = requirements()
     if lacking:
         pytest.skip(f"no lab with a TUN on this machine: {'; '.join(lacking)}")
-    far = PublicMachine(FAR, Link(delay_s=0.001, loss=0.005))
+    far = PublicMachine(FAR, Link(delay_s=0.001, loss=0.005, reorder=0.02))
     with Lab.create(LabTopology(public=(PublicMachine(LEFT), PublicMachine(RIGHT), far))) as made:
         yield made
 
 
+SetMtu: TypeAlias = Callable[[int], None]
+
+
 @contextmanager
-def tunnel(left: Machine, right: Machine, headers: tuple[bool, bool], mtu: int) -> Iterator[None]:
-    """Run an engine on both machines; say if their TUNs have offloads as asked for."""
+def tunnel(left: Machine, right: Machine, headers: tuple[bool, bool], mtu: int) -> Iterator[SetMtu]:
+    """Run an engine on both machines, their TUNs with offloads as asked for; yield a way to
+    change the MTU of both."""
     with ExitStack() as stack:
         engines = []
         for number, (machine, other) in enumerate(((left, right), (right, left)), 1):
@@ -42,7 +50,16 @@ def tunnel(left: Machine, right: Machine, headers: tuple[bool, bool], mtu: int) 
         for engine, wanted_header in zip(engines, headers, strict=True):
             assert engine.stdout is not None
             assert engine.stdout.readline().split() == ["up", str(wanted_header)]
-        yield
+
+        def set_mtu(mtu: int) -> None:
+            for engine in engines:
+                assert engine.stdin is not None
+                assert engine.stdout is not None
+                engine.stdin.write(f"{mtu}\n")
+                engine.stdin.flush()
+                assert engine.stdout.readline().split() == ["mtu", str(mtu)]
+
+        yield set_mtu
         for engine in engines:
             assert engine.stdin is not None
             engine.stdin.close()
@@ -77,7 +94,21 @@ def test_data_arrives_unchanged(lab: Lab, headers: tuple[bool, bool], mtu: int) 
         assert transfer(right, left, "100.64.0.1")
 
 
-def test_a_stream_survives_loss(lab: Lab) -> None:
+@pytest.mark.soak
+@pytest.mark.parametrize("far", [False, True], ids=["quiet", "lossy"])
+@pytest.mark.parametrize("headers", [(True, True), (True, False), (False, True), (False, False)])
+def test_every_mtu(lab: Lab, headers: tuple[bool, bool], far: bool) -> None:
+    left, right = lab.machine(LEFT), lab.machine(FAR if far else RIGHT)
+    datagrams = 0 if far else 60  # a lossy line loses some
+    with tunnel(left, right, headers, MTUS[0]) as set_mtu:
+        for mtu in sorted({*range(MTUS[0], MTUS[1], MTU_STEP), 1420, 1500, MTUS[1]}):
+            set_mtu(mtu)
+            address = "100.64.0.2" if mtu % 2 else "fd00::2"
+            assert transfer(left, right, address, datagrams), mtu
+            assert transfer(right, left, "100.64.0.1", datagrams), mtu
+
+
+def test_a_stream_survives_loss_and_reordering(lab: Lab) -> None:
     left, far = lab.machine(LEFT), lab.machine(FAR)
     with tunnel(left, far, (True, True), 1420):
         assert transfer(left, far, "100.64.0.2", datagrams=0)

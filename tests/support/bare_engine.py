@@ -1,6 +1,7 @@
 """An engine with a TUN and nothing else, and transfers whose data is compared: run on lab machines.
 
-python bare_engine.py engine NUMBER OTHER_ADDRESS VNET_HEADER MTU    until its stdin ends
+python bare_engine.py engine NUMBER OTHER_ADDRESS VNET_HEADER MTU    until its stdin ends; a line
+                                                                     there is a new MTU
 python bare_engine.py receive ADDRESS DATAGRAMS                      prints its port, then a digest
 python bare_engine.py send ADDRESS PORT DATAGRAMS                    prints the digest
 """
@@ -61,7 +62,15 @@ def run_engine(number: int, other_address: str, vnet_header: bool, mtu: int) -> 
         ):
             subprocess.run(["ip", *line.split()], check=True)
         print("up", engine.offloads()["tun_tcp"], flush=True)
-        while select.select([sys.stdin, engine], [], [])[0][0] is not sys.stdin:
+        while True:
+            readable = select.select([sys.stdin, engine], [], [])[0]
+            if sys.stdin in readable:
+                line = sys.stdin.readline()
+                if not line:
+                    break
+                engine.set_mtu(int(line))
+                subprocess.run(["ip", "link", "set", "gn-bare", "mtu", line.strip()], check=True)
+                print("mtu", line.strip(), flush=True)
             engine.receive(64)
             while engine.poll_event() is not None:
                 pass

@@ -176,6 +176,7 @@ def start_wire(wire: WirePlan) -> None:
                 delay_s=wire.delay_s,
                 loss=wire.loss,
                 seed=wire.seed,
+                reorder=wire.reorder,
             )
         finally:
             os._exit(1)

@@ -37,6 +37,7 @@ class WirePlan:
     delay_s: float
     loss: float
     seed: int
+    reorder: float = 0.0
 
 
 @dataclass
@@ -184,7 +185,8 @@ def _add_wire(
         plan.cables.append((key, device, WIRES, inner))
         plan.nodes[key].plain_devices.append(device)
         wires.add_device(inner)
-    wires.wires.append(WirePlan(f"a{index}", f"b{index}", link.delay_s, link.loss, link.seed))
+    devices = (f"a{index}", f"b{index}")
+    wires.wires.append(WirePlan(*devices, link.delay_s, link.loss, link.seed, link.reorder))
 
 
 def _plan_home(plan: LabPlan, home: Home, index: int, *, ipv6: bool) -> None:

@@ -42,12 +42,17 @@ class Link:
     delay_s: float = 0.0  # one way
     loss: float = 0.0  # share of packets lost one way, 0 to 1
     seed: int = 1  # of the losses on a link that also has a delay
+    reorder: float = 0.0  # share of packets that take twice the delay: later ones overtake them
 
     def __post_init__(self) -> None:
         if not 0 <= self.delay_s <= 10:
             raise UsageError(f"a link's delay is 0 to 10 seconds, not {self.delay_s}")
         if not 0 <= self.loss <= 1:
             raise UsageError(f"a link's loss is a share between 0 and 1, not {self.loss}")
+        if not 0 <= self.reorder <= 1:
+            raise UsageError(f"reordering is a share between 0 and 1, not {self.reorder}")
+        if self.reorder and not self.delay_s:
+            raise UsageError("a link without delay keeps the order of its packets")
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,10 @@ def is_address_resolution(frame: bytes) -> bool:
 
 
 class Direction:
-    """One way of a wire: the frames under way, in the order of their arrival."""
+    """One way of a wire: the frames under way, in the order of their arrival.
+
+    A share `reorder` of them takes twice the delay, so that what comes next overtakes them.
+    """
 
     def __init__(
         self,
@@ -61,16 +64,20 @@ class Direction:
         delay_s: float,
         loss: float,
         rng: random.Random,
+        reorder: float = 0.0,
     ) -> None:
         self._source, self._sink = source, sink
         self._delay_s, self._loss = delay_s, loss
         self._rng = rng
+        self._reorder = reorder
         self._under_way: deque[tuple[float, bytes]] = deque()
+        self._late: deque[tuple[float, bytes]] = deque()
 
     @property
     def due_at(self) -> float | None:
         """Return when the next frame is to be written."""
-        return self._under_way[0][0] if self._under_way else None
+        heads = [frames[0][0] for frames in (self._under_way, self._late) if frames]
+        return min(heads, default=None)
 
     def read(self) -> None:
         """Take what has come."""
@@ -82,18 +89,25 @@ class Direction:
             except OSError:
                 return  # the device went down; it may come back
             lost = not is_address_resolution(frame) and self._rng.random() < self._loss
-            if not lost and len(self._under_way) < MAX_QUEUED:
+            if lost or len(self._under_way) + len(self._late) >= MAX_QUEUED:
+                continue
+            if self._reorder and self._rng.random() < self._reorder:
+                self._late.append((time.monotonic() + 2 * self._delay_s, frame))
+            else:
                 self._under_way.append((time.monotonic() + self._delay_s, frame))
 
     def write(self, now: float) -> None:
         """Deliver what is due."""
-        while self._under_way and self._under_way[0][0] <= now:
-            _, frame = self._under_way.popleft()
-            with contextlib.suppress(OSError):  # a full or downed device loses the frame
-                self._sink.send(frame)
+        for frames in (self._under_way, self._late):
+            while frames and frames[0][0] <= now:
+                _, frame = frames.popleft()
+                with contextlib.suppress(OSError):  # a full or downed device loses the frame
+                    self._sink.send(frame)
 
 
-def run_wire(device_a: str, device_b: str, *, delay_s: float, loss: float, seed: int) -> None:
+def run_wire(
+    device_a: str, device_b: str, *, delay_s: float, loss: float, seed: int, reorder: float = 0.0
+) -> None:
     """Carry frames until the process ends. Raises OSError if a device cannot be opened."""
     set_timer_slack(1)
     ends = [open_packet_socket(device) for device in (device_a, device_b)]
@@ -101,8 +115,8 @@ def run_wire(device_a: str, device_b: str, *, delay_s: float, loss: float, seed:
         end.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
     rng = random.Random(seed)
     ways = {
-        ends[0]: Direction(ends[0], ends[1], delay_s, loss, rng),
-        ends[1]: Direction(ends[1], ends[0], delay_s, loss, rng),
+        ends[0]: Direction(ends[0], ends[1], delay_s, loss, rng, reorder),
+        ends[1]: Direction(ends[1], ends[0], delay_s, loss, rng, reorder),
     }
     while True:
         due = [way.due_at for way in ways.values() if way.due_at is not None]

@@ -13,13 +13,16 @@ type_of_make = Callable[..., tuple[Direction, socket.socket, socket.socket]]
 def make() -> Iterator[type_of_make]:
     opened = []
 
-    def build(loss: float, delay_s: float = 0.0) -> tuple[Direction, socket.socket, socket.socket]:
+    def build(
+        loss: float, delay_s: float = 0.0, reorder: float = 0.0
+    ) -> tuple[Direction, socket.socket, socket.socket]:
         outside_in, source = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         sink, outside_out = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         opened.extend([outside_in, source, sink, outside_out])
         for end in opened:
             end.setblocking(False)
-        return Direction(source, sink, delay_s, loss, random.Random(1)), outside_in, outside_out
+        way = Direction(source, sink, delay_s, loss, random.Random(1), reorder)
+        return way, outside_in, outside_out
 
     yield build
     for end in opened:
@@ -57,6 +60,20 @@ def test_frames_come_after_the_delay_in_their_order(make: type_of_make) -> None:
     way.write(due_at + 10)
     assert [leave.recv(99), leave.recv(99)] == [b"one", b"two"]
     assert way.due_at is None
+
+
+def test_late_frames_are_overtaken_and_none_is_lost(make: type_of_make) -> None:
+    way, enter, leave = make(0.0, delay_s=0.5, reorder=0.5)
+    sent = [bytes([number]) for number in range(9)]
+    for frame in sent:
+        enter.send(frame)
+    way.read()
+    assert way.due_at is not None
+    way.write(way.due_at + 0.4)
+    way.write(float("inf"))
+    got = [leave.recv(9) for _ in sent]
+    assert sorted(got) == sent
+    assert got != sent
 
 
 def test_all_is_lost_or_nothing(make: type_of_make) -> None:
