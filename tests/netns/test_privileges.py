@@ -103,6 +103,7 @@ def test_no_thread_has_a_capability(run: Run, role: str) -> None:
     for status in threads:
         assert {name: int(status[name], 16) for name in SETS} == dict.fromkeys(SETS, 0)
         assert status["NoNewPrivs"] == "1"
+        assert status["Seccomp"] == "2"
 
 
 def test_each_has_a_uid_of_its_own_where_there_are_some(run: Run, role: str) -> None:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -63,6 +63,51 @@ def wait_until_packets_flow(mesh: MeshLab, limit_s: float) -> float:
     return time.monotonic() - began
 
 
+ECHO = """
+import socket, sys
+listener = socket.create_server((sys.argv[1], 7007))
+print("ready", flush=True)
+connection, _ = listener.accept()
+while data := connection.recv(100):
+    connection.sendall(data)
+"""
+TALK = """
+import socket, sys
+connection = socket.create_connection((sys.argv[1], 7007))
+for line in sys.stdin:
+    connection.sendall(line.encode())
+    print(connection.recv(100).decode().strip(), flush=True)
+"""
+
+
+@contextlib.contextmanager
+def connection(mesh: MeshLab, server: str, client: str) -> Iterator[Callable[[str], bool]]:
+    """Open a TCP connection over the overlay; yield what says whether a word comes back."""
+    address = mesh.addresses[server][0]
+
+    def start(name: str, code: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-c", code, address]
+        return mesh.machine(name).popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    with start(server, ECHO) as listening:
+        assert listening.stdout is not None
+        assert listening.stdout.readline() == "ready\n"
+        with start(client, TALK) as talking:
+
+            def echoes(word: str) -> bool:
+                assert talking.stdin is not None
+                assert talking.stdout is not None
+                talking.stdin.write(f"{word}\n")
+                talking.stdin.flush()
+                return talking.stdout.readline() == f"{word}\n"
+
+            try:
+                yield echoes
+            finally:
+                for process in (talking, listening):
+                    process.kill()
+
+
 def assert_gone(mesh: MeshLab, name: str, pids: Sequence[int | None]) -> None:
     check = [f"kill -0 {pid} 2>/dev/null && exit 1;" for pid in pids if pid is not None]
     script = ["sh", "-c", "".join([*check, "exit 0"])]
@@ -100,8 +145,11 @@ def test_a_killed_tunnel_comes_back_by_itself(mesh: MeshLab, name: str) -> None:
         mesh.manager(name)["port"],
         mesh.pids(name),
     )
-    kill(mesh, name, ["tunnel"])
-    seconds = wait_until_packets_flow(mesh, TUNNEL_S)
+    with connection(mesh, "anna", "ben") as echoes:
+        assert echoes("before")
+        kill(mesh, name, ["tunnel"])
+        seconds = wait_until_packets_flow(mesh, TUNNEL_S)
+        assert echoes("after")
     print(f"tunnel of {name} killed: packets after {seconds:.1f} s")
     after = mesh.pids(name)
     assert after["manager"] == pids["manager"]

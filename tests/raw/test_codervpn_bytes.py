@@ -154,6 +154,20 @@ def test_a_tunnel_that_hears_nothing_speaks_the_seeds_form_after_a_second() -> N
     assert tunnel_events(core) == [Negotiated(Version(1, 1), Dialect.SHIPPED)]
 
 
+def test_a_manager_that_is_slow_to_say_its_line_is_not_interrupted() -> None:
+    core = TunnelCore(now=0.0)
+    for second, part in enumerate((b"codervpn", b" manager", b" 1.3")):
+        core.handle_bytes(part, now=0.9 * second)
+        core.handle_timeout(now=0.9 * (second + 1))
+        assert sent(core) == b""
+    core.handle_bytes(b"\n", now=2.7)
+    assert sent(core) == b"codervpn tunnel 1.3\n"
+    half = TunnelCore(now=0.0)
+    half.handle_bytes(b"codervpn", now=0.9)
+    half.handle_timeout(now=1.9)  # not a word more: then we speak
+    assert sent(half) == SEED_TUNNEL
+
+
 def test_no_header_within_five_seconds_closes() -> None:
     core = ManagerCore(now=0.0)
     assert sent(core) == SEED_MANAGER

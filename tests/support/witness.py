@@ -71,7 +71,7 @@ def install(folder: str) -> None:
     words = sys.orig_argv
     if not any(word.endswith("/ginnel") or word == "ginnel.cli.main" for word in words):
         return
-    note = _Notes(open_high(Path(folder) / f"{os.getpid()}-{time.monotonic_ns()}")).note
+    note = Notes(open_high(Path(folder) / f"{os.getpid()}-{time.monotonic_ns()}")).note
     sha256 = hashlib.sha256
     replacements = {
         (hashlib, "sha256"): lambda data=b"", **keys: sha256(_noted(note, data), **keys),
@@ -84,7 +84,7 @@ def install(folder: str) -> None:
         setattr(module, name, replacement)
 
 
-class _Notes:
+class Notes:
     """The file, without what it has already."""
 
     def __init__(self, descriptor: int) -> None:

@@ -15,7 +15,7 @@ from ginnel.base.errors import GinnelError, RemoteProtocolError, SystemFailure
 
 MANAGER_TIMEOUT = 30.0  # seconds; `down` waits for the tunnel to take everything back
 TUNNEL_TIMEOUT = 20.0  # seconds; the longest answer is a ping of a peer that is still searched
-MAX_LINE = 65_536  # bytes of an answer
+MAX_ANSWER = 16 * 1024 * 1024  # bytes; a status of 4096 peers takes some
 
 
 Json: TypeAlias = dict[str, Any]
@@ -50,7 +50,7 @@ def ask_manager(
         try:
             connection.sendall(json.dumps({"verb": verb, **keys}).encode() + b"\n")
             with connection.makefile("rb") as stream:
-                line = stream.readline(MAX_LINE)
+                line = stream.readline(MAX_ANSWER)
         except TimeoutError:
             raise SystemFailure(f"the manager did not answer `{verb}` in {timeout:.0f} s") from None
         except OSError:
@@ -67,7 +67,7 @@ def ask_tunnel(
     connection = _UnixConnection(path, timeout)
     try:
         connection.request(method, target, body=None if body is None else json.dumps(body))
-        return _checked(connection.getresponse().read(MAX_LINE * 16))
+        return _checked(connection.getresponse().read(MAX_ANSWER))
     except TimeoutError:
         raise SystemFailure(f"the tunnel did not answer in {timeout:.0f} s") from None
     except (OSError, http.client.HTTPException) as error:

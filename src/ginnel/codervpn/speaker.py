@@ -195,7 +195,7 @@ class Speaker:
             return
         try:
             if self.version is None:
-                data = self._read_header(data)
+                data = self._read_header(data, now)
             self._frames.feed(data)
             while self.version is not None and not self.is_closed:
                 body = self._frames.next_frame()
@@ -315,10 +315,12 @@ class Speaker:
             self._is_header_sent = True
             self._queue(format_header(Header(self.role, self._versions, dialect)))
 
-    def _read_header(self, data: bytes) -> bytes:
+    def _read_header(self, data: bytes, now: float) -> bytes:
         line, newline, rest = data.partition(b"\n")
         self._header += line
         if not newline and len(self._header) <= MAX_HEADER_SIZE:
+            if not self._is_header_sent:
+                self._timers.set(_Timer.SILENT, now + SILENT_TIMEOUT)  # it is speaking
             return b""
         try:
             header = parse_header(bytes(self._header))  # which refuses one that is too long

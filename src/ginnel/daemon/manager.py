@@ -39,7 +39,7 @@ from ginnel.daemon.settings_apply import SettingsApplier
 from ginnel.daemon.settings_check import Plan, check_settings
 from ginnel.daemon.signer_link import SignerLink
 from ginnel.daemon.supervise import Backoff, Child
-from ginnel.daemon.tunnel_child import sandbox_options, start_tunnel
+from ginnel.daemon.tunnel_child import common_options, start_tunnel
 from ginnel.daemon.wakes import WakeWatcher
 from ginnel.net.dns import find_setter
 from ginnel.net.netlink import DEFAULT_MTU
@@ -142,7 +142,7 @@ class _Manager:
         self._signer: SignerLink | None = None
         self._is_foreign = bool(config.spawn) or config.stream is not None
         if config.signer_uid is not None and not self._is_foreign:
-            argv = [*config.command, "signer", config.paths.name, *sandbox_options(config)]
+            argv = [*config.command, "signer", config.paths.name, *common_options(config)]
             self._signer = SignerLink(argv, sink)
 
     async def run(self, on_ready: Callable[[], None] | None) -> None:

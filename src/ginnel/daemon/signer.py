@@ -72,6 +72,7 @@ def run_signer(
     tunnel_fd: int,
     environ: Mapping[str, str],
     has_sandbox: bool = True,
+    debug: bool = False,
 ) -> None:
     """Read the keys as root, give up every right, and serve until a channel closes.
 
@@ -80,6 +81,7 @@ def run_signer(
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     settings = read_settings(paths, environ)
+    logging.getLogger("ginnel").setLevel(logging.DEBUG if debug or settings.debug else logging.INFO)
     authority = load_authority(paths, unix_now=time.time())
     uid = settings.signer_uid or None
     separation = privileges.drop(

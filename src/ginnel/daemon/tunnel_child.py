@@ -20,9 +20,9 @@ STREAM_FD = 3
 STREAM_OPTIONS = ("--rpc-read-fd", str(STREAM_FD), "--rpc-write-fd", str(STREAM_FD))
 
 
-def sandbox_options(config: ManagerConfig) -> list[str]:
+def common_options(config: ManagerConfig) -> list[str]:
     """Return the options that tunnel and signer have in common."""
-    return [] if config.has_sandbox else ["--no-sandbox"]
+    return ["--no-sandbox"] * (not config.has_sandbox) + ["--debug"] * config.debug
 
 
 def start_tunnel(
@@ -45,7 +45,7 @@ def start_tunnel(
     if config.spawn:
         return start_child("tunnel", [*config.spawn, *STREAM_OPTIONS], given, on_line)
     argv = [*config.command, "tunnel", config.paths.name, *STREAM_OPTIONS]
-    argv += sandbox_options(config)
+    argv += common_options(config)
     if config.resets_clock and is_first:
         argv.append("--reset-clock")
     udp6, note, wg = resources.udp6, resources.upstream, resources.uapi_listener

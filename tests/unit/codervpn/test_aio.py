@@ -23,9 +23,12 @@ class TunnelProgram:
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.start_error: str | None = None
+        self.may_start = asyncio.Event()
+        self.may_start.set()
 
     async def on_start(self, start: Start) -> str | None:
         self.seen.append(f"start {start.token.reveal().decode()}")
+        await self.may_start.wait()
         return self.start_error
 
     async def on_stop(self) -> None:
@@ -138,6 +141,27 @@ def test_a_peer_that_hangs_up_releases_every_waiter() -> None:
         assert await tunnel.network_settings(make_settings([], mtu=1280)) == "stream closed"
 
     run(body)
+
+
+def test_a_caller_that_gives_up_leaves_nothing_open() -> None:
+    async def body(
+        manager: Manager, tunnel: Tunnel, above: ManagerProgram, below: TunnelProgram
+    ) -> None:
+        below.may_start.clear()
+        starting = asyncio.create_task(manager.start(START))
+        while not below.seen:
+            await manager.get_peers()  # overtakes it
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        below.may_start.set()
+        await manager.get_peers()  # the late answer to Start went before, to nobody
+        with pytest.raises(SystemFailure, match="no response in time"):
+            await manager.wake(wait_s=0.0)
+        await manager.stop()
+        assert below.seen == ["start t", "wake", "stop"]
+
+    assert run(body) == [None, None]
 
 
 def test_a_large_message_crosses_a_slow_stream() -> None:

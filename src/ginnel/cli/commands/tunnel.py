@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -32,6 +33,7 @@ class Given(TypedDict):
     dns_fds: tuple[int, ...]
     upstream_fd: int | None
     reset_clock: bool
+    debug: bool
     uid: int | None
     port: int | None
     state: Path | None
@@ -53,6 +55,7 @@ class Given(TypedDict):
 @click.option("--upstream-fd", type=int)
 @click.option("--no-sandbox", is_flag=True, help="Without Landlock and seccomp, to debug.")
 @click.option("--reset-clock", is_flag=True, help="Forget the last confirmed time.")
+@click.option("--debug", is_flag=True, help="Log more.")
 @click.option("--uid", type=int, help="Without NETWORK: the uid to run under.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Without --udp4-fd: to bind.")
 @click.option("--state", type=click.Path(path_type=Path), help="Without NETWORK: its folder.")
@@ -100,6 +103,7 @@ def _options(network: str | None, given: Given) -> tuple[TunnelOptions, int]:
         settings = own_sockets.lone_settings(os.environ, given["uid"] or privileges.LONE_UID)
     else:
         settings = read_settings(paths, os.environ)
+    settings = replace(settings, debug=settings.debug or given["debug"])
     uid = settings.tunnel_uid
     owner = uid if privileges.can_become(uid) else None
     udp4_fd, udp6_fd, listen_fd = given["udp4_fd"], given["udp6_fd"], given["listen_fd"]
