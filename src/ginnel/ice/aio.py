@@ -30,7 +30,7 @@ from typing import Self
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import DatagramSource
 from ginnel.base.errors import GinnelError, RemoteProtocolError, UsageError
-from ginnel.base.links import LinkEvent
+from ginnel.base.links import CloseLink, LinkEvent, OpenLink, SendLink
 from ginnel.base.servers import Server, Transport
 from ginnel.base.types import Address, make_address
 from ginnel.ice.agent import AgentCore
@@ -131,12 +131,12 @@ class Port:
         for agent in list(self._agents.values()):
             agent.close()
         self._core.close(now=self._driver.now())
-        self._after_command()
+        self._driver.wake()
         self._driver.stop()
         self._links.close()
         for job in self._jobs:
             job.cancel()
-        await self._stack.__aexit__(kind, error, traceback)
+        await self._stack.aclose()  # the user's exception goes on as it is, in no group
         if self._own is not None:
             self._own.close()
 
@@ -153,7 +153,7 @@ class Port:
             return
         self._core.start(find_bases(self._bound, self.settings), now=self._driver.now())
         self._jobs += [self._tasks.create_task(self._add(s)) for s in self.settings.servers]
-        self._after_command()
+        self._driver.wake()
 
     async def gathered(self, wait_s: float = GATHER_WAIT_S) -> None:
         """Wait until every server has answered or failed, or others have and it takes too long."""
@@ -179,48 +179,41 @@ class Port:
         """Let an agent use the port (`Agent` calls this)."""
         joined = self._core.add_agent(core, settings, now=self.now())
         self._agents[joined] = agent
-        self._after_command()
+        self._driver.wake()
         return joined
 
     def leave(self, joined: PortAgent) -> None:
         """End an agent's use (`Agent` calls this)."""
         self._core.remove_agent(joined, now=self.now())
-        self._after_command()
+        self._driver.wake()
         self._agents.pop(joined, None)
 
     def send(self, joined: PortAgent, data: bytes) -> None:
         """Send on an agent's selected pair (`Agent` calls this)."""
         self._core.send(joined, data, now=self.now())
-        self._after_command()
+        self._driver.wake()
 
     def wake(self) -> None:
         """Carry on after a command to an agent's core (`Agent` calls this)."""
         self._core.settle(now=self.now())
-        self._after_command()
+        self._driver.wake()
 
     # Inside
 
     async def _add(self, server: Server) -> None:
         addresses = await resolve(server.host, server.port)
         self._core.add_server(server, addresses, now=self.now())
-        self._after_command()
-
-    def _after_command(self) -> None:
         self._driver.wake()
-        self._drain_links()
-
-    def _drain_links(self) -> None:
-        while (command := self._core.poll_link()) is not None:
-            self._links.on_command(command)
 
     def _on_link(self, event: LinkEvent) -> None:
         self._core.on_link(event, now=self.now())
-        self._after_command()
+        self._driver.wake()
 
     def _on_event(self, event: PortEvent) -> None:
-        self._drain_links()
         if isinstance(event, Foreign):
             self._on_foreign(event.data, event.source)
+        elif isinstance(event, OpenLink | SendLink | CloseLink):
+            self._links.on_command(event)
         elif isinstance(event, AgentEvent | DataArrived):
             agent = self._agents.get(event.agent)
             if agent is not None:
@@ -420,13 +413,13 @@ class Agent:
 
         Raises:
             UsageError: not inside `async with`.
-            IceFailed: closed.
+            IceFailed: the path is gone, or closed.
         """
         if self._joined is None:
             raise UsageError("use the agent with `async with`")
         while not self._joined.waiting:
-            if self.state is IceState.CLOSED:
-                raise IceFailed("closed")
+            if self.state in (IceState.FAILED, IceState.CLOSED):
+                raise IceFailed(self._core.why_failed() or "closed")
             self._arrived.clear()
             await self._arrived.wait()
         return self._joined.waiting.popleft()
@@ -448,6 +441,7 @@ class Agent:
         self.events.append(event.event)
         if isinstance(event.event, StateChanged):
             self._changed.set()
+            self._arrived.set()
         elif isinstance(event.event, CandidateFound):
             self._found.put_nowait(event.event.candidate)
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from ginnel.base.addresses import is_public
 from ginnel.base.types import Address
-from ginnel.ice.candidate import Candidate
+from ginnel.ice.candidate import Candidate, CandidateKind
 from ginnel.ice.pair import CandidatePair, PairState, pair_priority
 
 MAX_PAIRS = 100  # section 6.1.2.5
@@ -41,8 +42,8 @@ class Checklist:
         return None
 
     def add(self, local: Candidate, remote: Candidate) -> CandidatePair | None:
-        """Add a pair, or return the one there is; None if the families differ or it was pruned."""
-        if local.base.is_ipv6 != remote.address.is_ipv6:
+        """Add a pair, or return the one there is; None if it can't work or was pruned."""
+        if local.base.is_ipv6 != remote.address.is_ipv6 or _is_vain(local, remote):
             return None
         pair = self.find(local.base, remote.address)
         if pair is not None:
@@ -122,3 +123,13 @@ class Checklist:
             both = (mine, theirs) if self.controlling else (theirs, mine)
             pair.priority = pair_priority(*both)
         self._pairs.sort(key=lambda p: -p.priority)
+
+
+def _is_vain(local: Candidate, remote: Candidate) -> bool:
+    """Say whether a public relay is to reach a private address that nobody was seen at through it.
+
+    It could not, and some end the whole allocation for it (coturn 4.6 without a route).
+    """
+    is_seen = remote.kind is CandidateKind.PRFLX
+    is_public_relay = local.is_relayed and is_public(local.base.ip)
+    return is_public_relay and not is_seen and not is_public(remote.address.ip)

@@ -67,7 +67,7 @@ class Foreign:
     source: Address
 
 
-PortEvent: TypeAlias = AgentEvent | DataArrived | GatheringChanged | Foreign
+PortEvent: TypeAlias = AgentEvent | DataArrived | GatheringChanged | Foreign | LinkCommand
 
 
 class PortAgent:
@@ -228,12 +228,8 @@ class PortCore:
         return self._out.popleft() if self._out else self.gatherer.poll_transmit()
 
     def poll_event(self) -> PortEvent | None:
-        """Return the next event, or None."""
-        return self._events.popleft() if self._events else None
-
-    def poll_link(self) -> LinkCommand | None:
-        """Return the next command for connections; call until None."""
-        return self.gatherer.poll_link()
+        """Return the next event or command for connections, or None."""
+        return self.gatherer.poll_link() or (self._events.popleft() if self._events else None)
 
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted, or None."""

@@ -198,6 +198,25 @@ def test_addresses_come_from_the_wanted_interfaces_alone() -> None:
     asyncio.run(asyncio.wait_for(main(), 30.0))
 
 
+async def gather_and_raise() -> None:
+    async with Agent(controlling=True, settings=CONFIG) as agent:
+        await agent.gather()
+        raise KeyError("mine")
+
+
+def test_the_user_s_own_error_comes_out_as_it_is() -> None:
+    async def main() -> None:
+        with pytest.raises(KeyError, match="mine"):
+            await gather_and_raise()
+        async with Agent(controlling=True, settings=CONFIG) as agent:
+            waiting = asyncio.ensure_future(agent.receive())
+            asyncio.get_running_loop().call_soon(agent.close)
+            with pytest.raises(IceFailed, match="closed"):
+                await waiting
+
+    asyncio.run(asyncio.wait_for(main(), 30.0))
+
+
 def test_wrong_use_is_named() -> None:
     async def main() -> None:
         agent = Agent(controlling=True, settings=CONFIG)

@@ -1,7 +1,7 @@
 """Forming, ordering and pruning of pairs; triggered checks."""
 
 from ginnel.base.types import Address
-from ginnel.ice.candidate import Candidate, CandidateKind, make_host, make_remote
+from ginnel.ice.candidate import Candidate, CandidateKind, make_host, make_relayed, make_remote
 from ginnel.ice.checklist import MAX_PAIRS, Checklist
 from ginnel.ice.pair import PairState
 
@@ -96,3 +96,15 @@ def test_the_role_changes_the_order() -> None:
     before = next(iter(checklist)).priority
     checklist.set_controlling(False)
     assert next(iter(checklist)).priority == before - 1
+
+
+def test_a_public_relay_is_not_sent_to_private_addresses() -> None:
+    checklist = Checklist(controlling=True)
+    relay = make_relayed(Address("192.0.2.9", 50000))
+    home, phone = Address("192.168.1.2", 4000), Address("100.64.0.7", 4000)
+    for address in (home, phone, Address("127.0.0.1", 4000)):
+        assert checklist.add(relay, make_remote(CandidateKind.HOST, address, 9, "f")) is None
+    seen = make_remote(CandidateKind.PRFLX, home, 9, "g")  # it came through the relay
+    assert checklist.add(relay, seen) is not None
+    own_relay = make_relayed(Address("192.168.1.9", 50000))
+    assert checklist.add(own_relay, make_remote(CandidateKind.HOST, phone, 9, "f")) is not None
