@@ -35,7 +35,7 @@ from ginnel.base.types import Address, Deadline, Secret, Transmit, make_address,
 from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.ice import stun
-from ginnel.ice.candidate import Candidate, make_relayed
+from ginnel.ice.candidate import RELAY_PREFERENCES, Candidate, make_relayed
 from ginnel.ice.framing import StreamSplitter, frame
 from ginnel.ice.gather import gather_candidates
 from ginnel.ice.turn import TurnClient
@@ -109,7 +109,8 @@ class PeerCore:
         mapped = list(dict.fromkeys(self.observers.seen.values()))
         found = gather_candidates(self.ips, self.port, mapped)
         if self.turn is not None and self.turn.relayed is not None:
-            found.append(make_relayed(self.turn.relayed, self.turn.mapped))
+            preference = RELAY_PREFERENCES[self.turn.config.transport]
+            found.append(make_relayed(self.turn.relayed, self.turn.mapped, preference))
         return found
 
     def gather(self, now: float) -> None:

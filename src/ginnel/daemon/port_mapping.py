@@ -1,8 +1,9 @@
 """Keeps the shared UDP port mapped at the router while the tunnel runs.
 
-Runs the core for PCP and NAT-PMP on a socket of its own, UPnP in a thread where the router serves
-neither, and tells of each change. Nothing is mapped where this machine has a public address, or no
-router. A mapping is renewed at half of its life and removed at the end.
+Runs the core for PCP and NAT-PMP on a socket of its own, searches a UPnP router in a thread at the
+same time, maps there where the router serves neither of the two, and tells of each change. Nothing
+is mapped where this machine has a public address, or no router. A mapping is renewed at half of its
+life and removed at the end.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from ginnel.net.udp import UdpSocket
 
 LEAVE_S = 1.0  # seconds for the removal at the end
 PERMANENT_CHECK_S = 3600.0  # seconds until a permanent mapping is asked for again
+SEARCH_LIFE_S = 60.0  # seconds for which a router that was found is taken to be there
 LOOK_AGAIN_S = 60.0  # seconds until a machine without a router looks for one again
 CHOICES: dict[str, tuple[Protocol, ...]] = {  # of the setting `port_mapping`
     "auto": tuple(Protocol),
@@ -106,12 +108,22 @@ class PortMapping:
     async def _serve(self, gateway: str, local_ip: str) -> None:
         """Map by what the router serves, until the network changes."""
         ours = tuple(p for p in self._protocols if p is not Protocol.UPNP)
-        if ours:
-            is_moved = await self._serve_datagrams(gateway, local_ip, ours)
-            if is_moved:
-                return
-        if Protocol.UPNP in self._protocols:
-            await self._serve_upnp(local_ip)
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        search = None if Protocol.UPNP not in self._protocols else _RouterSearch(local_ip)
+        try:
+            if ours:
+                is_moved = await self._serve_datagrams(gateway, local_ip, ours)
+                if is_moved:
+                    return
+            if search is not None:
+                if loop.time() - began_at > SEARCH_LIFE_S:  # a mapping was held meanwhile
+                    search.close()
+                    search = _RouterSearch(local_ip)
+                await self._serve_upnp(await search.router)
+        finally:
+            if search is not None:
+                search.close()
         if not self._moved.is_set():
             await self._wait_for_move(AGAIN_S)
 
@@ -121,7 +133,11 @@ class PortMapping:
         """Map by PCP or NAT-PMP; return whether it ended because the network changed."""
         source = UdpSocket.open(Address(local_ip, 0))
         config = PortMapConfig(
-            Address(gateway, SERVER_PORT), local_ip, self._port, protocols=protocols
+            Address(gateway, SERVER_PORT),
+            local_ip,
+            self._port,
+            protocols=protocols,
+            gives_up_soon=Protocol.UPNP in self._protocols,
         )
         core = PortMapCore(
             config,
@@ -163,9 +179,8 @@ class PortMapping:
             moved.cancel()
             event.cancel()
 
-    async def _serve_upnp(self, local_ip: str) -> None:
+    async def _serve_upnp(self, router: upnp.Router) -> None:
         """Map by UPnP until the network changes or the router refuses."""
-        router = await in_thread(lambda: upnp.find_router(local_ip))
         mapping = await in_thread(lambda: upnp.add_mapping(router, self._port, self._port, LEASE_S))
         external = mapping.address.port
         try:
@@ -194,6 +209,19 @@ class PortMapping:
             self.reason = ""
             logger.info("the router maps this port by %s", protocol.value)
         self._on_change(protocol, address)
+
+
+class _RouterSearch:
+    """A search for a UPnP router, begun at once, beside what else is tried."""
+
+    def __init__(self, local_ip: str) -> None:
+        self.router = asyncio.ensure_future(in_thread(lambda: upnp.find_router(local_ip)))
+
+    def close(self) -> None:
+        """Forget it; that nobody wants its outcome is no error."""
+        if self.router.done() and not self.router.cancelled():
+            self.router.exception()
+        self.router.cancel()
 
 
 def find_gateway() -> tuple[str, str] | None:

@@ -12,6 +12,7 @@ from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from ginnel.base.addresses import Scope, scope_of
+from ginnel.base.servers import Transport
 from ginnel.base.types import Address
 
 COMPONENT = 1  # one component: WireGuard's datagrams
@@ -19,6 +20,12 @@ MAX_LOCAL_CANDIDATES = 20  # a machine with more addresses offers the best
 MAX_REMOTE_CANDIDATES = 20  # a session (DESIGN, "Peer connection")
 MAX_PRIORITY = 2**31 - 1  # section 5.1.2
 MAX_FOUNDATION = 32  # characters (RFC 8839 section 5.1)
+TCP_PREFERENCE = 49_151  # local preference of addresses at relays over TCP, at most
+RELAY_PREFERENCES = {  # at most; the quicker way to a relay first, below it later servers
+    Transport.UDP: 65_535,
+    Transport.TCP: TCP_PREFERENCE,
+    Transport.TLS: 32_767,
+}
 
 
 class CandidateKind(IntEnum):
@@ -56,6 +63,12 @@ class Candidate:
     def is_relayed(self) -> bool:
         """Say whether it is an address at a relay."""
         return self.kind is CandidateKind.RELAY
+
+    @property
+    def is_over_stream(self) -> bool:
+        """Say whether it is an address of ours at a relay that we reach over TCP or TLS."""
+        preference = self.priority >> 8 & 0xFFFF
+        return self.is_relayed and preference <= TCP_PREFERENCE
 
     def __str__(self) -> str:
         return f"{self.kind.name.lower()} {self.address}"

@@ -306,9 +306,10 @@ class Checker:
         the two are not in one home.
         """
         direct = [pair for pair in self._checklist if not self._may_be_relayed(pair)]
+        # Who hears nothing by UDP has no outer address: homes are told apart by the inner ones.
+        kinds = [CandidateKind.SRFLX] + [CandidateKind.HOST] * (NatKind.BLOCKED in self.nats)
         ours, theirs = (
-            {c.address.ip for c in side if c.kind is CandidateKind.SRFLX}
-            for side in (self._local, self._remote)
+            {_place_of(c) for c in side if c.kind in kinds} for side in (self._local, self._remote)
         )
         none_can_come = is_hopeless(self.nats) and ours.isdisjoint(theirs)
         if none_can_come or all(pair.state is PairState.FAILED for pair in direct):
@@ -449,3 +450,11 @@ class Checker:
     def _drop(self, reason: Drop, source: Address, detail: str = "") -> None:
         self.drops[reason] = self.drops.get(reason, 0) + 1
         log.debug("dropped a datagram of %s: %s %s", source, reason.value, detail)
+
+
+def _place_of(candidate: Candidate) -> bytes:
+    """Return what candidates of one home have in common: the outer IP, or the inner subnet."""
+    packed = candidate.address.packed_ip
+    if candidate.kind is not CandidateKind.HOST:
+        return packed
+    return packed[:3] if len(packed) == 4 else packed[:8]

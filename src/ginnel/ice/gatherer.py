@@ -21,6 +21,7 @@ from ginnel.base.servers import Server
 from ginnel.base.types import Address, Deadline, Transmit
 from ginnel.ice.allocation import Allocation
 from ginnel.ice.candidate import (
+    RELAY_PREFERENCES,
     Candidate,
     CandidateKind,
     host_preferences,
@@ -310,7 +311,8 @@ class Gatherer:
                 self._tried[config.server] = True
                 self.failures.pop(str(config.server), None)
                 rank = list(self._tried).index(config.server)
-                self._add(make_relayed(address, mapped, 65535 - rank))
+                preference = RELAY_PREFERENCES[config.transport] - rank
+                self._add(make_relayed(address, mapped, preference))
                 base = self._first(config.server.is_ipv6)
                 if mapped is not None and base is not None and allocation.is_datagram:
                     self._add_reflexive(mapped, base)

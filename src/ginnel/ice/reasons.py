@@ -23,6 +23,7 @@ class NatKind(IntEnum):
     CONE = 2  # one port for all observers (RFC 4787: endpoint-independent mapping)
     SYMMETRIC = 3  # another port for each observer
     RESTRICTED = 4  # as CONE, and known to let in only addresses and ports that were written to
+    BLOCKED = 5  # nothing comes by UDP from outside, while a relay is reached over TCP
 
 
 def guess_nat(
@@ -38,6 +39,8 @@ def guess_nat(
         return NatKind.RESTRICTED if restricted else NatKind.CONE
     if any(is_public(c.address.ip) and c.kind is not CandidateKind.RELAY for c in candidates):
         return NatKind.RESTRICTED if restricted else NatKind.OPEN  # a firewall, without NAT
+    if any(c.is_over_stream for c in candidates):  # that takes longer than to ask an observer
+        return NatKind.BLOCKED
     return NatKind.UNKNOWN
 
 
@@ -46,6 +49,8 @@ def is_hopeless(nats: tuple[NatKind, NatKind]) -> bool:
 
     A NAT that changes ports can be met only by one that lets in unknown ports (RFC 4787).
     """
+    if NatKind.BLOCKED in nats:
+        return True
     return NatKind.SYMMETRIC in nats and all(
         nat in (NatKind.SYMMETRIC, NatKind.RESTRICTED) for nat in nats
     )
@@ -73,6 +78,9 @@ def explain_failure(
             f"{RELAY}no check was answered, and {who} address seen from outside; if UDP is blocked "
             "there, it takes a TURN server over TCP or TLS"
         )
+    if NatKind.BLOCKED in nats:
+        who = "this side" if nats[0] is NatKind.BLOCKED else "the other side"
+        return f"{RELAY}no UDP gets out on {'both sides' if nats[0] is nats[1] else who}"
     symmetric = nats.count(NatKind.SYMMETRIC)
     if symmetric == 2:
         return RELAY + "both sides are behind NATs that change ports (symmetric, symmetric)"

@@ -23,10 +23,10 @@ from ginnel.base.links import (
     LinkCommand,
     LinkEvent,
 )
-from ginnel.base.servers import DEFAULT_PORTS, PortRange, Transport
+from ginnel.base.servers import DEFAULT_PORTS, PortRange
 from ginnel.base.types import Address, Deadline, MemberId, Transmit
 from ginnel.ice.allocation import Allocation
-from ginnel.ice.candidate import Candidate, make_relayed
+from ginnel.ice.candidate import RELAY_PREFERENCES, Candidate, make_relayed
 from ginnel.ice.stun import Message
 from ginnel.ice.turn import TurnClient
 from ginnel.ice.turn_events import (
@@ -57,7 +57,6 @@ RENEW_S = 11 * 3600.0  # seconds until new credentials are asked for; they live 
 MAX_SERVERS = 4  # configured ones
 MAX_FOREIGN = 256  # datagrams of the DHT that came through a relay, until they are taken
 
-_PREFERENCES = {Transport.UDP: 65535, Transport.TCP: 65534, Transport.TLS: 65533}  # of candidates
 _NOBODY = MemberId(b"")  # in the place of a member, for a configured server
 
 
@@ -186,7 +185,7 @@ class Relays:
         for relay in self._all():
             client, member_id = relay.client, relay.path.member_id
             if client is not None and client.relayed is not None and member_id != besides:
-                preference = _PREFERENCES[client.config.transport]
+                preference = RELAY_PREFERENCES[client.config.transport]
                 found.append(make_relayed(client.relayed, client.mapped, preference))
         return tuple(found)
 

@@ -1,7 +1,7 @@
 """CORE: keeps one UDP port mapped at the gateway, by PCP or, where it speaks that, by NAT-PMP.
 
 Sans-IO with the five verbs; the shell owns a socket for the gateway and UPnP, which is tried where
-this says `Unserved`. PCP is asked first; NAT-PMP's question for the outer address goes out a second
+this says `Unserved`. PCP is asked first; NAT-PMP's question for the outer address goes out a moment
 later, or at once when the gateway says that it knows no PCP. Nothing is mapped twice.
 
 Invariant: answers count only from the gateway's address, for our port, and (PCP) with our nonce.
@@ -40,8 +40,9 @@ PCP_FIRST_S = 3.0  # seconds until a request is sent again, then doubled (RFC 68
 PCP_LAST_S = 1024.0  # seconds, at most (MRT)
 PMP_FIRST_S = 0.25  # seconds until a request is sent again, then doubled (RFC 6886 3.1)
 PMP_SENDS = 6  # 16 s in all; RFC 6886 goes on to 64 s, but here UPnP is tried meanwhile
-PMP_AFTER_S = 1.0  # seconds that PCP is ahead
+PMP_AFTER_S = 0.25  # seconds that PCP is ahead
 GIVE_UP_S = 8.0  # seconds without any answer until the gateway is said to serve neither
+GIVE_UP_SOON_S = 3.0  # seconds, where there is another way; a gateway answers within some ms
 AGAIN_S = 600.0  # seconds until it is asked anew after that, or after a refusal
 MAX_LIFETIME = 7 * 86_400  # seconds believed of an answer
 
@@ -90,6 +91,7 @@ class PortMapConfig:
     port: int  # of ours, to be reached from outside
     lease: int = LEASE_S
     protocols: tuple[Protocol, ...] = (Protocol.PCP, Protocol.NAT_PMP)  # that may be used
+    gives_up_soon: bool = False  # there is another way
 
 
 class _Timer(Enum):
@@ -118,6 +120,7 @@ class PortMapCore:
         self._sends = 0  # of NAT-PMP's current request
         self._interval = 0.0  # seconds until PCP's is sent again
         self._epoch: tuple[int, float] | None = None  # the gateway's clock, and when it showed so
+        self._give_up_at = 0.0
         self._is_closed = False
         self._out: deque[Transmit] = deque()
         self._events: deque[PortMapEvent] = deque()
@@ -170,6 +173,8 @@ class PortMapCore:
                     self._send_pcp(now)
                 case _Timer.PMP:
                     self._send_pmp(now)
+                case _Timer.GIVE_UP if self.served and now < self._give_up_at:
+                    self._timers.set(_Timer.GIVE_UP, self._give_up_at)
                 case _Timer.GIVE_UP:
                     self._fail("the router answers neither PCP nor NAT-PMP", now)
                 case _Timer.RENEW:
@@ -198,7 +203,9 @@ class PortMapCore:
         self._protocol, self._pmp_ip, self._epoch = None, "", None
         self._interval, self._sends = 0.0, 0
         self._timers = TimerTable()
-        self._timers.set(_Timer.GIVE_UP, now + GIVE_UP_S)
+        wait = GIVE_UP_SOON_S if self._config.gives_up_soon else GIVE_UP_S
+        self._give_up_at = now + GIVE_UP_S
+        self._timers.set(_Timer.GIVE_UP, now + wait)
         protocols = self._config.protocols
         if Protocol.NAT_PMP in protocols:
             is_first = Protocol.PCP not in protocols

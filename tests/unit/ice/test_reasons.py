@@ -3,7 +3,14 @@
 import pytest
 
 from ginnel.base.types import Address
-from ginnel.ice.candidate import CandidateKind, make_host, make_remote, make_server_reflexive
+from ginnel.ice.candidate import (
+    TCP_PREFERENCE,
+    CandidateKind,
+    make_host,
+    make_relayed,
+    make_remote,
+    make_server_reflexive,
+)
 from ginnel.ice.reasons import NatKind, explain_failure, guess_nat, is_hopeless
 
 BASE = Address("192.168.1.2", 4)
@@ -24,6 +31,9 @@ CONE, SYMMETRIC, UNKNOWN = NatKind.CONE, NatKind.SYMMETRIC, NatKind.UNKNOWN
         ((SYMMETRIC, UNKNOWN), "the other side knows no address seen from outside"),
         ((UNKNOWN, UNKNOWN), "neither side knows an address seen from outside"),
         ((UNKNOWN, CONE), "a TURN server over TCP or TLS"),
+        ((NatKind.BLOCKED, CONE), "no UDP gets out on this side"),
+        ((CONE, NatKind.BLOCKED), "no UDP gets out on the other side"),
+        ((NatKind.BLOCKED, NatKind.BLOCKED), "no UDP gets out on both sides"),
     ],
 )
 def test_the_kinds_of_nat_explain(nats: tuple[NatKind, NatKind], words: str) -> None:
@@ -46,6 +56,10 @@ def test_candidates_show_the_kind_of_nat() -> None:
     assert guess_nat(LOCAL, restricted=True) is NatKind.RESTRICTED
     assert guess_nat(LOCAL[:1]) is UNKNOWN
     assert guess_nat([make_host(Address("198.51.100.1", 4))]) is NatKind.OPEN
+    for preference, kind in ((65535, UNKNOWN), (TCP_PREFERENCE, NatKind.BLOCKED)):
+        relayed = make_relayed(Address("203.0.113.9", 7), None, preference)
+        assert guess_nat([LOCAL[0], relayed]) is kind
+        assert guess_nat([*LOCAL, relayed]) is CONE
 
 
 @pytest.mark.parametrize(
@@ -56,6 +70,8 @@ def test_candidates_show_the_kind_of_nat() -> None:
         ((SYMMETRIC, CONE), False),
         ((SYMMETRIC, UNKNOWN), False),
         ((NatKind.RESTRICTED, NatKind.RESTRICTED), False),
+        ((NatKind.BLOCKED, CONE), True),
+        ((NatKind.BLOCKED, UNKNOWN), True),
     ],
 )
 def test_which_nats_keep_each_other_out(nats: tuple[NatKind, NatKind], hopeless: bool) -> None:

@@ -12,6 +12,7 @@ from ginnel.base.types import Address
 from ginnel.net.portmap import (
     AGAIN_S,
     GIVE_UP_S,
+    GIVE_UP_SOON_S,
     LEASE_S,
     Mapped,
     PortMapConfig,
@@ -34,12 +35,18 @@ Answer = Callable[[bytes, float], bytes | None]
 class Play:
     """A core, a gateway and a clock."""
 
-    def __init__(self, answer: Answer, protocols: tuple[Protocol, ...] | None = None) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        protocols: tuple[Protocol, ...] | None = None,
+        *,
+        gives_up_soon: bool = False,
+    ) -> None:
         self.now = 100.0
         self.answer = answer
         self.sent: list[tuple[float, bytes]] = []
         self.events: list[tuple[float, PortMapEvent]] = []
-        config = PortMapConfig(GATEWAY, "192.168.1.2", PORT)
+        config = PortMapConfig(GATEWAY, "192.168.1.2", PORT, gives_up_soon=gives_up_soon)
         if protocols is not None:
             config = PortMapConfig(GATEWAY, "192.168.1.2", PORT, protocols=protocols)
         rng = random.Random(1)
@@ -136,6 +143,25 @@ def test_a_silent_gateway_is_given_up_and_asked_again_later() -> None:
     play.answer = pcp
     play.run_until(100 + GIVE_UP_S + AGAIN_S + 1)
     assert play.events[-1][1] == MAPPED[Protocol.PCP]
+
+
+def test_a_silent_gateway_is_given_up_sooner_where_there_is_another_way() -> None:
+    play = Play(silent, gives_up_soon=True)
+    play.run_until(100 + GIVE_UP_S)
+    assert [at for at, _ in play.events] == [100 + GIVE_UP_SOON_S]
+
+
+def test_a_gateway_that_has_answered_is_given_more_time() -> None:
+    told: list[bytes] = []
+
+    def slow(data: bytes, now: float) -> bytes | None:
+        told.append(data)
+        is_late = now > 100 + GIVE_UP_SOON_S
+        return pmp(data, now) if data[0] == 0 and (len(data) == 2 or is_late) else None
+
+    play = Play(slow, gives_up_soon=True)
+    play.run_until(100 + GIVE_UP_S)
+    assert [event for _, event in play.events] == [MAPPED[Protocol.NAT_PMP]]
 
 
 @pytest.mark.parametrize(("answer", "result"), [(pcp, 2), (pmp, 3)])
