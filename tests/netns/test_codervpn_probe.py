@@ -14,10 +14,10 @@ from itertools import product
 
 import pytest
 
-from ginnel.lab import Lab, LabTopology, Machine, PublicMachine, tun_problem
+from ginnel.lab import Lab, LabTopology, Machine, PublicMachine
 from support import foreign_manager
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.netns(tun=False)
 
 TOKEN = "/etc/ginnel/token"
 TELL_TOKEN = """
@@ -87,10 +87,9 @@ def test_a_stream_that_is_wrong_ends_the_manager_with_its_reason(anna: Machine) 
     assert "no common version" in result.stderr
 
 
+@pytest.mark.netns
 @pytest.mark.parametrize("how", ["along", "inherited"])
 def test_any_manager_can_start_our_tunnel_with_a_tun(anna: Machine, how: str) -> None:
-    if problem := tun_problem():
-        pytest.skip(f"no TUN to hand over: {problem}")
     command = [sys.executable, foreign_manager.__file__, how, TOKEN, "ginnel", "tunnel"]
     process = anna.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import pytest
 
-from ginnel.lab import Lab, LabTopology, Link, Machine, PublicMachine, requirements
+from ginnel.lab import Lab, LabTopology, Link, Machine, PublicMachine
 from support import bare_engine
 
 pytestmark = pytest.mark.netns
@@ -24,9 +24,6 @@ PROGRAM = (sys.executable, bare_engine.__file__)
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    lacking = requirements()
-    if lacking:
-        pytest.skip(f"no lab with a TUN on this machine: {'; '.join(lacking)}")
     far = PublicMachine(FAR, Link(delay_s=0.001, loss=0.005, reorder=0.02))
     with Lab.create(LabTopology(public=(PublicMachine(LEFT), PublicMachine(RIGHT), far))) as made:
         yield made

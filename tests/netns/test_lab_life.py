@@ -19,10 +19,10 @@ from click.testing import CliRunner
 import ginnel
 from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.cli.commands.lab import lab as lab_command
-from ginnel.lab import Home, Lab, LabTopology, Link, PublicMachine, requirements
+from ginnel.lab import Home, Lab, LabTopology, Link, PublicMachine
 from support.labs import Agent
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.netns(tun=False)
 
 GONE_S = 10.0  # seconds for the kernel to end all of a lab
 NOBODY = 65534
@@ -42,13 +42,6 @@ with Lab.create(LabTopology((Home("anna"),), (PublicMachine("node1", Link(0.001)
     anna.run(["sh", "-c", "echo secret > /etc/ginnel/key && test ! -w /etc/passwd"])
     print(anna.run(["ping", "-c1", "-W3", "node1"]).stdout)
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def needs() -> None:
-    lacking = [text for text in requirements() if "/dev/net/tun" not in text]
-    if lacking:
-        pytest.skip(f"no lab on this machine: {'; '.join(lacking)}")
 
 
 def devices() -> list[str]:

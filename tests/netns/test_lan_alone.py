@@ -14,7 +14,7 @@ import pytest
 from ginnel.lab import Home, Lab, LabTopology, NatKind, tun_problem
 from ginnel.lab.scenario import Scenario
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.netns(tun=False)
 
 NAMES = ("anna", "ben", "cleo")
 LIMIT_S = 60.0  # seconds; it takes one or two after the start

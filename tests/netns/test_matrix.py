@@ -25,7 +25,7 @@ from support.matrix import (
 )
 
 pytestmark = [
-    pytest.mark.netns,
+    pytest.mark.netns(tun=False),
     pytest.mark.skipif(shutil.which("turnserver") is None, reason="Debian's coturn is not here"),
 ]
 

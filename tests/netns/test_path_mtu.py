@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ginnel.lab import Home, Lab, LabTopology, PublicMachine, requirements
+from ginnel.lab import Home, Lab, LabTopology, PublicMachine
 from ginnel.lab.networks import Machine
 from ginnel.lab.scenario import Json, Scenario
 from ginnel.lab.transfer import transfer
@@ -42,9 +42,6 @@ def middle(lab: Lab) -> list[Machine]:
 
 @pytest.fixture(scope="module")
 def scenario() -> Iterator[Scenario]:
-    missing = requirements()
-    if missing:
-        pytest.skip("; ".join(missing))
     homes = tuple(Home(name) for name in ("anna", *FAR))
     public = (PublicMachine("node1"), PublicMachine("node2"))
     with Lab.create(LabTopology(homes=homes, public=public, ipv6=True)) as lab:

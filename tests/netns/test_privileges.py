@@ -20,7 +20,7 @@ from ginnel.lab import Lab, LabTopology, Machine, PublicMachine, tun_problem
 from ginnel.lab.scenario import Scenario
 from support import probe, witness
 
-pytestmark = pytest.mark.netns
+pytestmark = pytest.mark.netns(tun=False)
 
 NETWORK, SOLO = "alone", "solo"
 LIMIT_S = 10.0  # seconds until a process has looked around

@@ -24,7 +24,7 @@ import pytest
 
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.discv5.enr import Enr, decode_enr
-from ginnel.lab import Home, Lab, LabTopology, NatKind, PublicMachine, tun_problem
+from ginnel.lab import Home, Lab, LabTopology, NatKind, PublicMachine
 from ginnel.lab.demo import ping
 from ginnel.lab.scenario import Scenario
 from ginnel.lab.transfer import transfer
@@ -67,8 +67,6 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Make a network of two, connect, ping, transfer; all while everything is recorded."""
-    if problem := tun_problem():
-        pytest.skip(f"what goes through the tunnel needs one: {problem}")
     folder = tmp_path_factory.mktemp("secrecy")
     for name in ("hook", "plaintext"):
         (folder / name).mkdir()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ginnel.lab import Home, Lab, LabTopology, NatKind, PublicMachine, requirements
+from ginnel.lab import Home, Lab, LabTopology, NatKind, PublicMachine
 from ginnel.lab.demo import ping
 from ginnel.lab.scenario import Scenario
 from support.coturn import PASSWORD, USER, coturn_argv
@@ -46,9 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def mesh(folder: Path) -> Iterator[MeshLab]:
-    lacking = requirements()
-    if lacking:
-        pytest.skip(f"no lab on this machine: {'; '.join(lacking)}")
     with Lab.create(TOPOLOGY) as lab:
         mesh = MeshLab(lab, Scenario(lab, lambda _who, _text: None))
         turn = mesh.machine("turn")

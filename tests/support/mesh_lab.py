@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import pytest
-
-from ginnel.lab import Lab, LabTopology, Machine, requirements
+from ginnel.lab import Lab, LabTopology, Machine
 from ginnel.lab.demo import ping
 from ginnel.lab.scenario import Json, Scenario
 
@@ -127,11 +125,8 @@ def mesh_lab(
 ) -> Iterator[MeshLab]:
     """Build a lab, start the public nodes, let the members join, all at once.
 
-    The first member makes the network; `prepare` is called before. Skips where no lab can be had.
+    The first member makes the network; `prepare` is called before.
     """
-    lacking = requirements()
-    if lacking:
-        pytest.skip(f"no lab on this machine: {'; '.join(lacking)}")
     with Lab.create(topology) as lab:
         mesh = MeshLab(lab, Scenario(lab, lambda _who, _text: None))
         mesh.scenario.say = _UpTimes(mesh.up_at)
