@@ -31,6 +31,7 @@ COMMANDS = {
     "manager": ["--spawn", "ginnel manager demo --no-tun", "--role", "manager"],
 }
 DIALECTS = ("seed", "shipped")
+LIMIT_S = 300.0  # seconds for all steps of a probe; each starts a program anew
 VERSIONS = ("1.0", "1.1", "1.2", "1.3")
 
 
@@ -45,7 +46,8 @@ def anna() -> Iterator[Machine]:
 
 
 def probe(machine: Machine, role: str, *options: str) -> list[str]:
-    result = machine.run(["ginnel", "codervpn", "probe", *COMMANDS[role], *options], check=False)
+    command = ["ginnel", "codervpn", "probe", *COMMANDS[role], *options]
+    result = machine.run(command, timeout=LIMIT_S, check=False)
     lines = result.stdout.splitlines()
     problems = [line for line in lines if not line.startswith("ok ")]
     assert (result.returncode, problems) == (0, []), (role, options, lines, result.stderr)

@@ -9,6 +9,7 @@ import inspect
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,37 @@ def test_a_failure_while_taking_back_stops_nothing_else(tmp_path: Path) -> None:
                 netlink.set_mtu(DEVICE, 1500)
                 netlink.set_address_generation(DEVICE, 0)
             assert lines() - before == switches, name
+
+    in_room(tmp_path, body)
+
+
+def test_the_guards_rules_are_all_or_none_and_go_as_far_as_they_can(tmp_path: Path) -> None:
+    def body(applier: SettingsApplier, fault: Fault) -> None:
+        guard = replace(GUARD, open_netlink=lambda: FaultyNetlink(fault, OF_RULES))
+        fault.arm(None)
+        guard.install()
+        rules = len(guard.rules())
+        assert fault.seen == ["remove_rule"] * rules + ["add_rule"] * rules
+        installed = look()
+        guard.clear_stale()
+        before = look()
+        for number in range(rules, 2 * rules):
+            fault.arm(number)
+            with pytest.raises(SystemFailure, match=r"^injected at add_rule$"):
+                guard.install()
+            assert look() == before
+        for number in range(rules):
+            fault.arm(None)
+            guard.install()
+            assert look() == installed
+            fault.arm(number)
+            with pytest.raises(SystemFailure, match=r"^injected at remove_rule$"):
+                guard.clear_stale()
+            left = set(look().splitlines()) - set(before.splitlines())
+            assert len(left) <= 2  # that one, for both families
+        fault.arm(None)
+        guard.clear_stale()
+        assert look() == before
 
     in_room(tmp_path, body)
 

@@ -31,7 +31,7 @@ from ginnel.codervpn.header import (
 )
 from ginnel.codervpn.messages import is_known
 
-STEP_TIMEOUT = 10.0  # seconds for one answer; a tunnel's imports are in the first
+STEP_TIMEOUT = 30.0  # seconds for one answer; a tunnel's imports are in the first
 _READ_FD, _WRITE_FD = 3, 4  # the child's
 _SAFE_FD = 64  # above the child's numbers
 _DEFAULT_VERSION = Version(1, 3)

@@ -18,6 +18,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class Guard:
     device: str
     tunnel_uid: int
     allowance: Allowance
+    open_netlink: Callable[[], Netlink] = Netlink
 
     @property
     def table(self) -> int:
@@ -68,7 +70,7 @@ class Guard:
         try:
             _run_nft(self.filter_text())
             self._switch_off()
-            with Netlink() as netlink:
+            with self.open_netlink() as netlink:
                 for rule in self.rules():
                     netlink.add_rule(rule)
         except SystemFailure:
@@ -76,13 +78,19 @@ class Guard:
             raise
 
     def clear_stale(self) -> None:
-        """Remove rules, excluded routes and the filter, whoever made them; harmless without."""
-        with Netlink() as netlink:
-            for rule in self.rules():
-                netlink.remove_rule(rule)
-            for route in netlink.excluded(table=self.table):
-                netlink.include_again(route, table=self.table)
-        _run_nft(f"add table inet {self._name}\ndelete table inet {self._name}\n")
+        """Remove rules, excluded routes and the filter, whoever made them; harmless without.
+
+        Raises:
+            SystemFailure: something can't be removed; the rest was.
+        """
+        delete = f"add table inet {self._name}\ndelete table inet {self._name}\n"
+        with self.open_netlink() as netlink:
+            excluded = netlink.excluded(table=self.table)
+            _do_all(
+                *(partial(netlink.remove_rule, rule) for rule in self.rules()),
+                *(partial(netlink.include_again, r, table=self.table) for r in excluded),
+                partial(_run_nft, delete),
+            )
 
     def rules(self) -> tuple[Rule, ...]:
         """Return the routing rules, first that which is asked first."""
@@ -136,14 +144,18 @@ def clear_traces(device: str, tunnel_uid: int) -> None:
     Raises:
         SystemFailure: something can't be removed; the rest was.
     """
-    errors: list[str] = []
-    traces: tuple[Callable[[], None], ...] = (
+    _do_all(
         lambda: find_setter(device).take_back(),
         Guard(device, tunnel_uid, Allowance()).clear_stale,
     )
-    for clear in traces:
+
+
+def _do_all(*steps: Callable[[], None]) -> None:
+    """Do every step, whichever fail. Raises SystemFailure with all that failed."""
+    errors: list[str] = []
+    for step in steps:
         try:
-            clear()
+            step()
         except SystemFailure as error:
             errors.append(str(error))
     if errors:

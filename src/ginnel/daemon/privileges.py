@@ -26,7 +26,7 @@ from pathlib import Path
 from ginnel.base.errors import SystemFailure
 from ginnel.daemon import seccomp
 
-FIRST_UID = 64100  # uids without a passwd entry, one for each unprivileged process
+FIRST_UID = 64100  # uids, one for each unprivileged process; an entry in passwd isn't needed
 LONE_UID = 64198  # of a tunnel without a network's settings
 NODE_UID = 64199  # of `ginnel node`
 

@@ -1,9 +1,9 @@
-"""Ginnel as a systemd service: the unit's text, how it is put in place, and the word READY.
+"""Ginnel as a systemd service: the unit, the users of its processes, and the word READY.
 
 The steps work without a running systemd too (a container, an image that is being built): then files
 are written and links made, and nothing is started.
 
-Source: systemd.service(5), systemd.exec(5), sd_notify(3).
+Source: systemd.service(5), systemd.exec(5), sysusers.d(5), sd_notify(3).
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ginnel.base.errors import SystemFailure
 from ginnel.daemon.paths import NetworkPaths
 
-UNIT_FOLDER = Path("/etc/systemd/system")
+ROOT = Path("/")  # of the system that is changed; a test or an image has another
+UNIT_FOLDER = Path("etc/systemd/system")
+USERS_FOLDER = Path("etc/sysusers.d")
 SYSTEMD_RUNS = Path("/run/systemd/system")  # there if systemd is process 1 (sd_booted(3))
 TOOL_TIMEOUT = 60.0  # seconds for one systemctl; a start waits for READY
 _WANTED_BY = "multi-user.target"
@@ -79,27 +81,42 @@ WantedBy={_WANTED_BY}
 """
 
 
+def users_text(network: str, uids: Mapping[str, int]) -> str:
+    """Return users and groups by process (`tunnel`, `signer`), as systemd-sysusers reads them.
+
+    The processes need numbers only; with an entry nobody else is given them, and tools show a name.
+    """
+    return "".join(
+        f'u {_user_name(uid)} {uid} "Ginnel {process} of {network}" / /usr/sbin/nologin\n'
+        for process, uid in uids.items()
+    )
+
+
 def install(
-    paths: NetworkPaths, *, folder: Path = UNIT_FOLDER, command: Sequence[str] | None = None
+    paths: NetworkPaths,
+    uids: Mapping[str, int],
+    *,
+    root: Path = ROOT,
+    command: Sequence[str] | None = None,
 ) -> list[str]:
-    """Write and enable the unit; return what was done, in words.
+    """Make users and groups, write and enable the unit; return what was done, in words.
 
     Raises:
         SystemFailure: a file can't be written, or systemd refuses.
     """
-    unit = folder / unit_name(paths.name)
-    link = folder / f"{_WANTED_BY}.wants" / unit.name
+    unit, link, users = _files(paths.name, root)
     try:
-        link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        new = unit.with_suffix(".new")
-        new.write_text(unit_text(paths.name, command))
-        new.chmod(0o644)
-        new.replace(unit)
+        _write(users, users_text(paths.name, uids))
+        _write(unit, unit_text(paths.name, command))
+        link.parent.mkdir(mode=0o755, exist_ok=True)
         if not link.is_symlink():
             link.symlink_to(unit)
     except OSError as error:
         raise SystemFailure(f"{error.filename}: {error.strerror}") from None
-    done = [f"wrote {unit}", "it starts at boot"]
+    done = [f"wrote {users}", f"wrote {unit}", "it starts at boot"]
+    if shutil.which("systemd-sysusers") is not None:
+        _run("systemd-sysusers", f"--root={root}", str(users))
+        done.insert(1, f"users and groups: {', '.join(map(_user_name, uids.values()))}")
     if _systemd_runs():
         _systemctl("daemon-reload")
         _systemctl("restart", unit.name)
@@ -107,28 +124,39 @@ def install(
     return done
 
 
-def remove(paths: NetworkPaths, *, folder: Path = UNIT_FOLDER) -> list[str]:
+def remove(paths: NetworkPaths, *, root: Path = ROOT) -> list[str]:
     """Stop the service and remove what `install` made; harmless without it."""
-    unit = folder / unit_name(paths.name)
+    unit, link, users = _files(paths.name, root)
     if _systemd_runs() and unit.exists():
         _systemctl("stop", unit.name)
     try:
-        (folder / f"{_WANTED_BY}.wants" / unit.name).unlink(missing_ok=True)
-        unit.unlink(missing_ok=True)
+        names = [line.split()[1] for line in users.read_text().splitlines()]
+    except OSError:
+        names = []
+    done = [f"removed {unit}"]
+    for name in names:
+        try:
+            _run("userdel", "--prefix", str(root), name)
+            _run("groupdel", "--prefix", str(root), name, check=False)  # where userdel leaves it
+        except SystemFailure as error:
+            done.append(f"the user {name} stays: {error}")
+    try:
+        for path in (link, unit, users):
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise SystemFailure(f"{error.filename}: {error.strerror}") from None
     if _systemd_runs():
         _systemctl("daemon-reload")
-    return [f"removed {unit}"]
+    return done
 
 
-def status(paths: NetworkPaths, *, folder: Path = UNIT_FOLDER) -> dict[str, object]:
+def status(paths: NetworkPaths, *, root: Path = ROOT) -> dict[str, object]:
     """Say whether the unit is there, starts at boot, and runs."""
-    unit = folder / unit_name(paths.name)
+    unit, link, _ = _files(paths.name, root)
     return {
         "unit": str(unit),
         "installed": unit.exists(),
-        "starts_at_boot": (folder / f"{_WANTED_BY}.wants" / unit.name).is_symlink(),
+        "starts_at_boot": link.is_symlink(),
         "state": _systemctl("is-active", unit.name, check=False) if _systemd_runs() else None,
     }
 
@@ -150,19 +178,42 @@ def _systemd_runs() -> bool:
     return SYSTEMD_RUNS.is_dir() and shutil.which("systemctl") is not None
 
 
+def _files(network: str, root: Path) -> tuple[Path, Path, Path]:
+    """Return the unit, the link that starts it at boot, and the list of users."""
+    unit = root / UNIT_FOLDER / unit_name(network)
+    link = unit.parent / f"{_WANTED_BY}.wants" / unit.name
+    return unit, link, root / USERS_FOLDER / f"ginnel-{network}.conf"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.chmod(0o644)
+    new.replace(path)
+
+
+def _user_name(uid: int) -> str:
+    return f"ginnel-{uid}"  # a network's name may be longer than a user's may
+
+
 def _systemctl(*arguments: str, check: bool = True) -> str:
+    return _run("systemctl", *arguments, check=check)
+
+
+def _run(*command: str, check: bool = True) -> str:
     try:
         done = subprocess.run(
-            ["systemctl", *arguments],
+            command,
             capture_output=True,
             text=True,
             timeout=TOOL_TIMEOUT,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SystemFailure(f"systemctl {arguments[0]}: {error}") from None
+        raise SystemFailure(f"{command[0]}: {error}") from None
     if check and done.returncode != 0:
-        raise SystemFailure(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
+        raise SystemFailure(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout.strip()
 
 

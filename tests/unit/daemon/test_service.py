@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -17,8 +18,10 @@ from click.testing import CliRunner
 from ginnel.cli.main import cli
 from ginnel.daemon import service
 from ginnel.daemon.paths import NetworkPaths
+from support.confined import enter_namespaces, in_child
 
 PATHS = NetworkPaths("home")
+UIDS = {"tunnel": 64100, "signer": 64101}
 NO_SYSTEMD = Path("/nonexistent")
 
 
@@ -28,19 +31,37 @@ def without_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_installed_twice_and_removed_twice(tmp_path: Path) -> None:
-    assert service.status(PATHS, folder=tmp_path)["installed"] is False
+    def child() -> None:
+        if os.geteuid() != 0:
+            enter_namespaces()  # whoever makes users has to be root
+        install_and_remove(tmp_path)
+
+    in_child(child)
+
+
+def install_and_remove(tmp_path: Path) -> None:
+    assert service.status(PATHS, root=tmp_path)["installed"] is False
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (etc / "group").write_text("root:x:0:\n")
     for _ in range(2):
-        service.install(PATHS, folder=tmp_path)
-    unit = tmp_path / "ginnel-home.service"
-    link = tmp_path / "multi-user.target.wants/ginnel-home.service"
+        done = service.install(PATHS, UIDS, root=tmp_path)
+    assert "users and groups: ginnel-64100, ginnel-64101" in done
+    entry = "ginnel-64100:x:64100:64100:Ginnel tunnel of home:/:/usr/sbin/nologin\n"
+    assert (etc / "passwd").read_text().count(entry) == 1
+    assert "ginnel-64101:x:64101:\n" in (etc / "group").read_text()
+    unit = etc / "systemd/system/ginnel-home.service"
+    link = unit.parent / "multi-user.target.wants/ginnel-home.service"
     assert link.resolve() == unit
     assert unit.stat().st_mode & 0o777 == 0o644
-    found = service.status(PATHS, folder=tmp_path)
+    found = service.status(PATHS, root=tmp_path)
     assert (found["installed"], found["starts_at_boot"], found["state"]) == (True, True, None)
     for _ in range(2):
-        service.remove(PATHS, folder=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["multi-user.target.wants"]
-    assert list(link.parent.iterdir()) == []
+        assert service.remove(PATHS, root=tmp_path) == [f"removed {unit}"]
+    assert [path.name for path in unit.parent.iterdir()] == ["multi-user.target.wants"]
+    assert list(link.parent.iterdir()) == list((etc / "sysusers.d").iterdir()) == []
+    assert "ginnel" not in (etc / "passwd").read_text() + (etc / "group").read_text()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")

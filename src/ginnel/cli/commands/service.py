@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import click
 
@@ -23,7 +24,7 @@ def service() -> None:
 @service.command()
 @network_argument
 def install(network: str | None) -> None:
-    """Write the unit, enable and (re)start it.
+    """Make the users of its processes, write the unit, enable and (re)start it.
 
     \b
     Examples:
@@ -32,15 +33,21 @@ def install(network: str | None) -> None:
     """
     require_root("service install")
     from ginnel.daemon import service as units
+    from ginnel.daemon.signer import read_settings
 
-    for line in units.install(find_network(network)):
+    paths = find_network(network)
+    settings = read_settings(paths, os.environ)
+    uids = {"tunnel": settings.tunnel_uid}
+    if settings.signer_uid:
+        uids["signer"] = settings.signer_uid
+    for line in units.install(paths, uids):
         click.echo(line)
 
 
 @service.command()
 @network_argument
 def remove(network: str | None) -> None:
-    """Stop the service and remove its unit.
+    """Stop the service; remove its unit and users.
 
     \b
     Examples:
