@@ -52,7 +52,8 @@ class Liar:
                 opened = self.wire.accept(packet, source, now)
             else:
                 return
-            message = decode_message(opened.message)
+            session, plain = opened
+            message = decode_message(plain)
         except (PacketError, Dropped, RemoteProtocolError):
             return
         answers: Sequence[Message] = ()
@@ -64,7 +65,7 @@ class Liar:
             own = Nodes(message.request_id, 1, (self.record.raw,))
             answers = [own] if is_for_itself else self.lie(message)
         for answer in answers:
-            data, _ = self.wire.seal(opened.session, encode(answer))
+            data, _ = self.wire.seal(session, encode(answer))
             self.out.append(Transmit(data, source))
 
     def handle_timeout(self, *, now: float) -> None: ...

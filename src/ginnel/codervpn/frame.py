@@ -57,6 +57,10 @@ class FrameReader:
         del self._buffer[:end]
         return body
 
+    def clear(self) -> None:
+        """Let go of what is buffered: nothing more will be read."""
+        self._buffer = bytearray()
+
     @property
     def is_partial(self) -> bool:
         """Say whether the stream stands in the middle of a frame."""

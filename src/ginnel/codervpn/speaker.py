@@ -429,4 +429,5 @@ class Speaker:
             self._fail(request, Failure.CLOSED)
         self._received.clear()
         self._waiting.clear()
+        self._frames.clear()
         self._events.append(StreamClosed(error))

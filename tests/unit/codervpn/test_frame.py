@@ -27,3 +27,12 @@ def test_partial_says_so() -> None:
     reader.feed(b"a")
     assert reader.next_frame() == b"a"
     assert not reader.is_partial
+
+
+def test_clear_lets_go_of_what_is_buffered() -> None:
+    reader = FrameReader()
+    reader.feed(b"\0\0\0\5abc")
+    reader.clear()
+    assert not reader.is_partial
+    reader.feed(b"\0\0\0\1a")
+    assert reader.next_frame() == b"a"
