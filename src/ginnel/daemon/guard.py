@@ -3,7 +3,8 @@
 - Routing rules: overlay routes stand in a table of their own; the tunnel's sockets (by mark) and
   its uid go past it to the main table, so that its own traffic never enters the overlay.
 - An nftables table of our own: from the device only sources inside the network's prefixes and never
-  our own; packets to our overlay addresses only from the device.
+  our own, and neither redirects nor router advertisements; packets to our overlay addresses only
+  from the device.
 - accept_ra, autoconf and redirects are off on the device (they vanish with it).
 
 A manager that was killed leaves rules and table; `clear_stale` removes them, at the next start or
@@ -101,7 +102,11 @@ class Guard:
 
     def filter_text(self) -> str:
         """Return the nftables table as `nft -f` reads it."""
-        lines = []
+        # The switches alone don't stop IPv4 redirects: `conf/all` may allow them for every device.
+        lines = [
+            f'iifname "{self.device}" icmp type redirect counter drop',
+            f'iifname "{self.device}" icmpv6 type {{ nd-redirect, nd-router-advert }} counter drop',
+        ]
         for family, version in (("ip", 4), ("ip6", 6)):
             prefixes = [str(p) for p in self.allowance.prefixes if p.version == version]
             own = [a for a in self.allowance.addresses if ip_address(a).version == version]

@@ -101,6 +101,47 @@ def packet(source: str, target: str, port: int) -> bytes:
     return bytes(head) + udp
 
 
+def icmp(kind: int, version: int) -> bytes:
+    """Return an ICMP packet of a member's; nobody looks at its checksums before the filter."""
+    body = bytes([kind, 0]) + bytes(38)
+    if version == 4:
+        head = b"\x45\0\0\x3c\0\0\0\0\x40\x01" + (~checksum_of_head() & 0xFFFF).to_bytes(2, "big")
+        return head + socket.inet_aton("100.64.0.2") + socket.inet_aton("100.64.0.1") + body
+    ends = (socket.inet_pton(socket.AF_INET6, text) for text in ("fd12::2", "fd12::1"))
+    return b"\x60\0\0\0\0\x28\x3a\xff" + b"".join(ends) + body
+
+
+def checksum_of_head() -> int:
+    head = b"\x45\0\0\x3c\0\0\0\0\x40\x01" + socket.inet_aton("100.64.0.2")
+    head += socket.inet_aton("100.64.0.1")
+    total = sum(int.from_bytes(head[at : at + 2], "big") for at in range(0, 18, 2))
+    return (total & 0xFFFF) + (total >> 16)
+
+
+def test_redirects_and_router_advertisements_are_dropped() -> None:
+    def body(device: TunDevice) -> None:
+        GUARD.install()
+        with Netlink() as netlink:
+            netlink.set_up(DEVICE)
+        for packet, rule in (
+            (icmp(5, 4), "icmp type redirect"),
+            (icmp(137, 6), "icmpv6 type"),
+            (icmp(134, 6), "icmpv6 type"),
+        ):
+            before = packets_of(rule)
+            os.write(device.fd, packet)
+            assert packets_of(rule) == before + 1
+
+    in_room(body)
+
+
+def packets_of(rule: str) -> int:
+    command = ["nft", "list", "ruleset"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (line,) = (line for line in listed.splitlines() if rule in line)
+    return int(line.partition("packets ")[2].split()[0])
+
+
 def test_only_members_may_speak_from_the_device() -> None:
     def body(device: TunDevice) -> None:
         GUARD.install()
