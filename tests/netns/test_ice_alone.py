@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from ginnel.lab import Home, Lab, LabTopology, NatKind, PublicMachine, requirements
+from ginnel.lab import Home, Lab, LabTopology, NatKind, PublicMachine
 from support.coturn import PASSWORD, USER, coturn_argv
 
 pytestmark = [
-    pytest.mark.netns,
+    pytest.mark.netns(tun=False),
     pytest.mark.skipif(shutil.which("turnserver") is None, reason="Debian's coturn is not here"),
 ]
 
@@ -40,9 +40,6 @@ TALK = Path(__file__).resolve().parents[2] / "docs" / "examples" / "ice" / "talk
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    lacking = requirements()
-    if lacking:
-        pytest.skip(f"no lab on this machine: {'; '.join(lacking)}")
     folder = tmp_path_factory.mktemp("coturn")
     with Lab.create(TOPOLOGY) as lab:
         turn = lab.machine("turn")

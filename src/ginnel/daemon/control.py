@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 import h11
 
 from ginnel.base.errors import GinnelError
-
-logger = logging.getLogger(__name__)
+from ginnel.daemon.unix_server import UnixServer
 
 MAX_REQUEST = 4096  # bytes of headers, and as many of body: the largest request is a member's name
 MAX_CONNECTIONS = 32  # at once; more are closed unanswered
@@ -36,39 +33,23 @@ class _Refused(Exception):
         self.status = status
 
 
-class ControlServer:
+class ControlServer(UnixServer):
     """Serve handlers, named by method and path (`("GET", "/v1/status")`), on a Unix listener."""
 
     def __init__(self, handlers: Mapping[tuple[str, str], Handler]) -> None:
         self._handlers = handlers
-        self._server: asyncio.Server | None = None
-        self._open = 0
+        super().__init__(self._serve_request, name="control", max_connections=MAX_CONNECTIONS)
 
-    async def start(self, listener: socket.socket) -> None:
-        """Accept connections from now on; the listener is owned by the server."""
-        listener.setblocking(False)
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener)
-
-    def close(self) -> None:
-        """Accept no more connections; the socket's file stays, it is the manager's."""
-        if self._server is not None:
-            self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._open >= MAX_CONNECTIONS:
-            writer.close()
-            return
-        self._open += 1
+    async def _serve_request(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST)
         try:
             status, answer = await self._answer(connection, reader)
             writer.write(_encode(connection, status, answer))
-            await asyncio.wait_for(writer.drain(), READ_TIMEOUT)
-        except (TimeoutError, ConnectionError, h11.ProtocolError) as error:
-            logger.debug("control connection ended early: %s", type(error).__name__)
-        finally:
-            self._open -= 1
-            writer.close()
+        except h11.ProtocolError as error:
+            raise ConnectionResetError(str(error)) from error
+        await asyncio.wait_for(writer.drain(), READ_TIMEOUT)
 
     async def _answer(
         self, connection: h11.Connection, reader: asyncio.StreamReader

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import socket
 from collections.abc import Callable
 
 from ginnel.base.errors import SystemFailure, UsageError
+from ginnel.daemon.unix_server import UnixServer
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.engine.uapi import (
     MAX_LINE,
@@ -28,7 +28,7 @@ READ_TIMEOUT_S = 30.0  # seconds for one request
 logger = logging.getLogger(__name__)
 
 
-class UapiServer:
+class UapiServer(UnixServer):
     """Serves a listener.
 
     Args:
@@ -41,33 +41,17 @@ class UapiServer:
     ) -> None:
         self._get = get
         self._change = change
-        self._server: asyncio.Server | None = None
-        self._open = 0
+        super().__init__(
+            self._answer_all,
+            name="configuration",
+            max_connections=MAX_CONNECTIONS,
+            line_limit=MAX_LINE,
+        )
 
-    async def start(self, listener: socket.socket) -> None:
-        """Accept connections from now on; the listener is owned by the server."""
-        listener.setblocking(False)
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_LINE)
-
-    def close(self) -> None:
-        """Accept no more connections; the socket's file stays."""
-        if self._server is not None:
-            self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._open >= MAX_CONNECTIONS:
-            writer.close()
-            return
-        self._open += 1
-        try:
-            while lines := await asyncio.wait_for(_read_request(reader), READ_TIMEOUT_S):
-                writer.write(self._answer(lines).encode())
-                await asyncio.wait_for(writer.drain(), READ_TIMEOUT_S)
-        except (TimeoutError, ConnectionError, ValueError) as error:
-            logger.debug("configuration connection ended early: %s", type(error).__name__)
-        finally:
-            self._open -= 1
-            writer.close()
+    async def _answer_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while lines := await asyncio.wait_for(_read_request(reader), READ_TIMEOUT_S):
+            writer.write(self._answer(lines).encode())
+            await asyncio.wait_for(writer.drain(), READ_TIMEOUT_S)
 
     def _answer(self, lines: list[str]) -> str:
         try:
