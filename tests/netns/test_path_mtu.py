@@ -108,4 +108,6 @@ def test_tcp_goes_on_over_a_narrow_path(scenario: Scenario, routers: str) -> Non
     drops = scenario.status("anna")["drops"]["data plane"]
     assert drops["too_big_answered"] <= drops["too_big"]
     shown = scenario.ginnel("anna", "netcheck", scenario.network, "--json")
-    assert "MTU" in shown["facts"]
+    facts = shown["facts"]
+    assert all(f"({name})" in facts["MTU in the tunnel"] for name in FAR), facts
+    assert "MTU" in facts  # the kernel's, of the way to a node

@@ -122,7 +122,7 @@ def describe_network(
         "NAT": describe_nat(core.own.reflexive, host_ips),
         "reachable from outside": reachable,
         "nodes known": str(len(nodes)),
-        "MTU": describe_mtus(path_mtus(core)),
+        "MTU in the tunnel": describe_mtus(path_mtus(core)),
     }
     advice = list(warnings)
     # Who is reachable and knows nobody waits for others: nothing is wrong there.

@@ -89,6 +89,8 @@ def test_a_peer_that_is_not_connected_has_none_but_a_reason() -> None:
 def test_netcheck_says_what_to_do() -> None:
     alone = MeshWorld(1, publics=1).nodes[0]
     report = describe_network(alone, HERE, "unknown yet", ["a warning"])
+    assert "MTU" not in report["facts"]  # netcheck adds it: the kernel's, of the way to a node
+    assert report["facts"]["MTU in the tunnel"] == "not known: no peer is connected"
     assert report["facts"]["UDP"] == "no answer yet"
     assert report["facts"]["public addresses"] == "none"
     assert report["advice"] == ["a warning", NO_NODES]
