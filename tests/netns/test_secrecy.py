@@ -183,6 +183,7 @@ def test_every_record_seen_holds_only_allowed_keys(run: Run) -> None:
     assert len(others) >= 2
 
 
+@pytest.mark.netns(tun=False)
 @pytest.mark.parametrize("shift", range(3))
 def test_the_search_finds_every_form(shift: int) -> None:
     secret = bytes(range(200, 232))
@@ -194,6 +195,7 @@ def test_the_search_finds_every_form(shift: int) -> None:
     )
 
 
+@pytest.mark.netns(tun=False)
 def test_short_values_are_searched_outside_data_packets_only() -> None:
     haystack = Haystack("link", b"..\x64\x61\x00\x01..", b"..")
     assert search([haystack], [address_needle("address", "100.97.0.1")]) == {}
