@@ -3,47 +3,17 @@
 import json
 import os
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from ginnel.base.errors import RemoteProtocolError, SystemFailure
 from ginnel.cli.client import NotRunning, Refused, ask_manager, ask_tunnel
+from support.answering import answer, serving
 from support.confined import in_child
 from support.console import NOBODY
 
 SHORT = 0.05  # seconds
-
-
-@contextmanager
-def server(path: Path, serve: Callable[[socket.socket], None]) -> Iterator[None]:
-    """Serve one connection on a Unix socket from a thread."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-
-        def run() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                serve(connection)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join()
-
-
-def answering(raw: bytes) -> Callable[[socket.socket], None]:
-    def serve(connection: socket.socket) -> None:
-        connection.recv(65_536)
-        connection.sendall(raw)
-
-    return serve
 
 
 def silent(connection: socket.socket) -> None:
@@ -62,7 +32,7 @@ def test_a_verb_with_its_keys_is_one_json_line(tmp_path: Path) -> None:
         seen.append(connection.recv(65_536))
         connection.sendall(b'{"invite": "ginnel:x"}\n')
 
-    with server(tmp_path / "s", serve):
+    with serving(tmp_path / "s", serve):
         answer = ask_manager(tmp_path / "s", "invite", expires_s=60, auto=False)
     assert answer == {"invite": "ginnel:x"}
     assert json.loads(seen[0]) == {"verb": "invite", "expires_s": 60, "auto": False}
@@ -80,7 +50,7 @@ def test_a_verb_with_its_keys_is_one_json_line(tmp_path: Path) -> None:
     ],
 )
 def test_bad_answers_of_the_manager(tmp_path: Path, raw: bytes, kind: type[Exception]) -> None:
-    with server(tmp_path / "s", answering(raw)), pytest.raises(kind):
+    with serving(tmp_path / "s", answer(raw)), pytest.raises(kind):
         ask_manager(tmp_path / "s", "status")
 
 
@@ -96,9 +66,9 @@ def test_nobody_there_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_hangs_is_given_up(tmp_path: Path) -> None:
-    with server(tmp_path / "a", silent), pytest.raises(SystemFailure, match="did not answer"):
+    with serving(tmp_path / "a", silent), pytest.raises(SystemFailure, match="did not answer"):
         ask_manager(tmp_path / "a", "down", timeout=SHORT)
-    with server(tmp_path / "b", silent), pytest.raises(SystemFailure, match="did not answer"):
+    with serving(tmp_path / "b", silent), pytest.raises(SystemFailure, match="did not answer"):
         ask_tunnel(tmp_path / "b", "GET", "/v1/status", timeout=SHORT)
 
 
@@ -135,7 +105,7 @@ def test_the_tunnel_is_asked_by_http(tmp_path: Path) -> None:
         seen.append(request)
         connection.sendall(http(b'{"latency_s": 0.01}'))
 
-    with server(tmp_path / "s", serve):
+    with serving(tmp_path / "s", serve):
         answer = ask_tunnel(tmp_path / "s", "POST", "/v1/ping", {"peer": "pi"})
     assert answer == {"latency_s": 0.01}
     assert seen[0].startswith(b"POST /v1/ping HTTP/1.1\r\n")
@@ -152,5 +122,5 @@ def test_the_tunnel_is_asked_by_http(tmp_path: Path) -> None:
     ],
 )
 def test_bad_answers_of_the_tunnel(tmp_path: Path, raw: bytes, kind: type[Exception]) -> None:
-    with server(tmp_path / "s", answering(raw)), pytest.raises(kind):
+    with serving(tmp_path / "s", answer(raw)), pytest.raises(kind):
         ask_tunnel(tmp_path / "s", "GET", "/v1/status")

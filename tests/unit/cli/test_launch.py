@@ -1,9 +1,7 @@
 import json
 import os
-import socket
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 from ginnel.base.errors import SystemFailure
 from ginnel.cli.launch import is_running, start_manager, tell_ready, wait_for_tunnel
 from ginnel.daemon.paths import NetworkPaths
+from support.answering import answer_line, serving
 
 
 def paths_in(root: Path, name: str = "no-such-network") -> NetworkPaths:
@@ -24,26 +23,9 @@ def status(state: str, last_error: str | None = None) -> dict[str, Any]:
     return {"tunnel": {"state": state, "last_error": last_error}}
 
 
-@contextmanager
-def manager(paths: NetworkPaths, answers: Sequence[dict[str, Any]]) -> Iterator[None]:
+def manager(paths: NetworkPaths, answers: Sequence[dict[str, Any]]) -> AbstractContextManager[None]:
     """Answer one status after the other, a connection each."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(paths.manager_socket))
-        listener.listen()
-
-        def run() -> None:
-            for answer in answers:
-                connection, _ = listener.accept()
-                with connection:
-                    connection.recv(4096)
-                    connection.sendall(json.dumps(answer).encode() + b"\n")
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join()
+    return serving(paths.manager_socket, *map(answer_line, answers))
 
 
 def test_whether_it_runs(tmp_path: Path) -> None:

@@ -1,10 +1,5 @@
 """`ginnel status`: what it shows of a tunnel's answer, and what it does without one."""
 
-import json
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +8,7 @@ import pytest
 from ginnel.cli.client import NotRunning
 from ginnel.cli.commands.status import format_path, format_status, read_status
 from ginnel.daemon.paths import NetworkPaths
+from support.answering import answer, answer_http, answer_line, serving
 
 PATH = {
     "direct": True,
@@ -76,26 +72,6 @@ MANAGER_STATUS = {
 FAILING = "the tunnel died 3 times within a minute: no certificate"
 
 
-@contextmanager
-def answering(path: Path, raw: bytes) -> Iterator[None]:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-
-        def run() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65_536)
-                connection.sendall(raw)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join()
-
-
 @pytest.fixture
 def paths(tmp_path: Path) -> NetworkPaths:
     found = NetworkPaths("home", tmp_path, tmp_path, tmp_path / "run")
@@ -136,19 +112,17 @@ def test_a_path_names_kinds_and_addresses() -> None:
 
 
 def test_the_tunnel_is_asked_first(paths: NetworkPaths) -> None:
-    body = json.dumps(tunnel_status()).encode()
-    raw = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-    with answering(paths.tunnel_socket, raw):
-        answer = read_status(paths)
-    assert answer["schema"] == 1
-    assert answer["self"]["name"] == "attic"
+    with serving(paths.tunnel_socket, answer_http(tunnel_status())):
+        shown = read_status(paths)
+    assert shown["schema"] == 1
+    assert shown["self"]["name"] == "attic"
 
 
 def test_without_a_tunnel_the_manager_says_why(paths: NetworkPaths) -> None:
-    with answering(paths.manager_socket, json.dumps(MANAGER_STATUS).encode() + b"\n"):
-        answer = read_status(paths)
-    assert answer["schema"] == 1
-    text = format_status(answer)
+    with serving(paths.manager_socket, answer_line(MANAGER_STATUS)):
+        shown = read_status(paths)
+    assert shown["schema"] == 1
+    text = format_status(shown)
     assert "only the manager answers" in text
     assert "restarting, started again 1 times" in text
     assert "last error: no certificate" in text
@@ -157,23 +131,22 @@ def test_without_a_tunnel_the_manager_says_why(paths: NetworkPaths) -> None:
     assert [row[2].rsplit("  ", 1)[0].strip() for row in rows] == (
         ["connected", "idle", "last handshake 9 min ago"]
     )
-    failing = answer | {"tunnel": answer["tunnel"] | {"problem": FAILING}}
+    failing = shown | {"tunnel": shown["tunnel"] | {"problem": FAILING}}
     assert FAILING in format_status(failing)
 
 
 def test_a_tunnel_that_dies_often_is_told_beside_its_answer(paths: NetworkPaths) -> None:
-    body = json.dumps(tunnel_status(warnings=("the clock is off",))).encode()
-    raw = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    answering = tunnel_status(warnings=("the clock is off",))
     failing = MANAGER_STATUS | {"tunnel": {"problem": FAILING}}
     with (
-        answering(paths.tunnel_socket, raw),
-        answering(paths.manager_socket, json.dumps(failing).encode() + b"\n"),
+        serving(paths.tunnel_socket, answer_http(answering)),
+        serving(paths.manager_socket, answer_line(failing)),
     ):
         assert read_status(paths)["warnings"] == ["the clock is off", FAILING]
 
 
 def test_a_user_who_may_not_ask_the_manager_is_told_to(paths: NetworkPaths) -> None:
-    with answering(paths.manager_socket, b""), pytest.raises(NotRunning, match="sudo"):
+    with serving(paths.manager_socket, answer(b"")), pytest.raises(NotRunning, match="sudo"):
         read_status(paths)
 
 

@@ -1,10 +1,7 @@
 """`ginnel up`: what it shows until a peer is connected, and what it advises when none is."""
 
-import json
-import socket
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from ginnel.cli.client import NotRunning
 from ginnel.cli.commands.up import show_progress
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.daemon.report import NO_NODES
+from support.answering import answer_http, serving
 
 AT_ONCE = 0.0  # seconds: one look
 
@@ -35,29 +33,10 @@ def peer(status: str = "connecting", stage: str = "searching") -> dict[str, Any]
     return {"name": "pi", "status": status, "stage": stage, "reason": None, "path": None}
 
 
-@contextmanager
-def tunnel_that_says(paths: NetworkPaths, *answers: dict[str, Any]) -> Iterator[None]:
+def tunnel_that_says(paths: NetworkPaths, *answers: dict[str, Any]) -> AbstractContextManager[None]:
     """Answer one question each."""
     paths.run.mkdir(parents=True)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(paths.tunnel_socket))
-        listener.listen()
-
-        def run() -> None:
-            for answer in answers:
-                connection, _ = listener.accept()
-                with connection:
-                    connection.recv(65_536)
-                    body = json.dumps(answer).encode()
-                    head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n"
-                    connection.sendall(head.encode() + body)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join()
+    return serving(paths.tunnel_socket, *map(answer_http, answers))
 
 
 @pytest.fixture
