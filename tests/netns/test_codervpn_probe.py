@@ -76,8 +76,8 @@ def test_our_manager_in_the_shipped_dialect(anna: Machine) -> None:
 def test_a_tunnel_of_no_network_says_why_it_does_not_start(anna: Machine) -> None:
     lone = "ginnel tunnel --state /etc/ginnel-state"
     command = ["ginnel", "codervpn", "probe", "--quick", "--spawn", lone]
-    assert "FAILED" not in anna.run(command).stdout
-    result = anna.run([*command, "--token-file", TOKEN], check=False)
+    assert "FAILED" not in anna.run(command, timeout=LIMIT_S).stdout
+    result = anna.run([*command, "--token-file", TOKEN], timeout=LIMIT_S, check=False)
     assert result.returncode == 1
     assert "it did not start: no epoch of the network is known here" in result.stdout
 

@@ -25,7 +25,7 @@ from ginnel.daemon.settings_check import Allowance, check_settings
 from ginnel.net.tun import open_tun
 
 DEVICE = "gn-foreign"
-WAIT = 30.0  # seconds
+WAIT = 60.0  # seconds; a busy machine takes some to import a tunnel
 
 
 class Handlers:
@@ -60,7 +60,7 @@ def main(how: str, token_file: str, command: list[str]) -> None:
 
 
 async def talk(descriptor: int, start: Start, *, is_along: bool) -> list[str]:
-    manager = Manager(descriptor, descriptor, Handlers())
+    manager = Manager(descriptor, descriptor, Handlers(), handshake_timeout=WAIT)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(manager.run())
         await manager.start(start, wait_s=WAIT, pass_descriptor=is_along)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -60,7 +62,9 @@ class ManagerProgram:
 Body = Callable[[Manager, Tunnel, ManagerProgram, TunnelProgram], Awaitable[None]]
 
 
-def run(body: Body, *, pipes: bool = False, dialect: Dialect = Dialect.SEED) -> list[str | None]:
+def run(
+    body: Body, *, pipes: bool = False, dialect: Dialect = Dialect.SEED, limit_s: float = 20.0
+) -> list[str | None]:
     """Run both ends and the body; return what both `run` calls returned."""
 
     async def main() -> list[str | None]:
@@ -73,7 +77,7 @@ def run(body: Body, *, pipes: bool = False, dialect: Dialect = Dialect.SEED) -> 
         above, below = ManagerProgram(), TunnelProgram()
         tunnel = Tunnel(*fds[1], below, versions=[Version(1, 3)])
         manager = Manager(*fds[0], above, dialect=dialect)
-        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(limit_s), asyncio.TaskGroup() as tasks:
             ends = [tasks.create_task(manager.run()), tasks.create_task(tunnel.run())]
             try:
                 await body(manager, tunnel, above, below)
@@ -162,6 +166,48 @@ def test_a_caller_that_gives_up_leaves_nothing_open() -> None:
         assert below.seen == ["start t", "wake", "stop"]
 
     assert run(body) == [None, None]
+
+
+GROWTH = 2 * 1024 * 1024  # bytes; the allocator's own slack
+BATCH = 500  # records between two looks at the loop: a tunnel's queue holds 1024
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize("count", [10_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+def test_messages_leave_nothing_in_memory(count: int) -> None:
+    async def send(tunnel: Tunnel, above: ManagerProgram, number: int) -> None:
+        left = number
+        while left:
+            for _ in range(min(BATCH, left)):
+                if not tunnel.log(LogLevel.INFO, "peer pi connected, direct, 12 ms"):
+                    break
+                left -= 1
+            await asyncio.sleep(0)
+            number -= len(above.logs)
+            above.logs.clear()
+        while number:
+            above.logged.clear()
+            await above.logged.wait()
+            number -= len(above.logs)
+            above.logs.clear()
+
+    async def body(
+        manager: Manager, tunnel: Tunnel, above: ManagerProgram, below: TunnelProgram
+    ) -> None:
+        await manager.start(START)
+        await send(tunnel, above, count // 4)
+        before = resident()
+        await send(tunnel, above, count)
+        for _ in range(count // 100):
+            await manager.get_peers()
+        growth = resident() - before
+        print(f"{count} messages: {growth} bytes more")
+        assert growth < GROWTH
+
+    run(body, limit_s=3600)
 
 
 def test_a_large_message_crosses_a_slow_stream() -> None:
