@@ -122,13 +122,21 @@ class Checker:
         if self.state is IceState.NEW or self._is_over():
             return
         if now >= self._next_check_at:
-            pair = self._checklist.next_check()
-            if pair is not None:
-                self._next_check_at = now + self.pacing
-                self._send(pair, Purpose.CHECK, now)
+            self._check_next(now)
         if self._checklist.has_checks():
             self._timers.set(Timer.CHECK, max(now, self._next_check_at))
         self._rearm(now)
+
+    def _check_next(self, now: float) -> None:
+        free_at = self._config.limiter.next_start(now)
+        if free_at > now:  # another agent's check has just gone out
+            self._next_check_at = free_at
+            return
+        pair = self._checklist.next_check()
+        if pair is not None:
+            self._config.limiter.on_start(now)
+            self._next_check_at = now + self.pacing
+            self._send(pair, Purpose.CHECK, now)
 
     def _send(self, pair: CandidatePair, purpose: Purpose, now: float) -> bool:
         """Send a check; return False if the limiter holds it back."""

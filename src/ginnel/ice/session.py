@@ -5,7 +5,8 @@ session, or two while it restarts. This half answers requests and knows the cand
 is the half that asks.
 
 Deviations from RFC 8445, each bounded: checks give up after 10 s, not 39.5; freezing never delays
-(see `checklist`); a failed request is not answered with 400 or 401 but dropped.
+(see `checklist`); a failed request is not answered with 400 or 401 but dropped; the RTO takes 1 for
+the N of section 14.3, which lets us: with all pairs for N, 30 of them would wait 45 s.
 
 Invariant: nothing is sent to an address before the other side's credentials are known, but for
 answers to requests that carry our password's integrity.
