@@ -44,11 +44,20 @@ _RANGES: tuple[tuple[IPv4Network | IPv6Network, Scope], ...] = tuple(
         ("ff00::/8", Scope.MULTICAST),
     )
 )
+_FIRST_OCTETS = frozenset(  # of IPv4 addresses that may not be public
+    str((int(network.network_address) >> 24) + index)
+    for network, _ in _RANGES
+    if network.version == 4
+    for index in range(max(1, network.num_addresses >> 24))
+)
 
 
 @lru_cache(maxsize=4096)
 def scope_of(ip: str) -> Scope:
     """Return how far the IP reaches (text, without zone)."""
+    first, dot, rest = ip.partition(".")
+    if dot and first not in _FIRST_OCTETS and first.isdigit() and rest.count(".") == 2:
+        return Scope.PUBLIC  # at once: a node meets more addresses than are kept here
     parsed = ip_address(ip)
     for network, scope in _RANGES:
         if parsed.version == network.version and parsed in network:
@@ -75,5 +84,6 @@ def is_private_prefix(network: IPv4Network) -> bool:
 @lru_cache(maxsize=4096)
 def subnet_key(ip: str) -> str:
     """Return the /24 (IPv4) or /48 (IPv6) of the IP as text: one source for limits and votes."""
-    prefix = 48 if ":" in ip else 24
-    return str(ip_network(f"{ip}/{prefix}", strict=False))
+    if ":" in ip:
+        return str(ip_network(f"{ip}/48", strict=False))
+    return f"{ip.rpartition('.')[0]}.0/24"

@@ -44,6 +44,10 @@ class BoundedLru(Generic[KeyT, ValueT]):
         """Return the value without marking it used, or None."""
         return self._items.get(key)
 
+    def oldest(self) -> ValueT | None:
+        """Return the value that was not used for longest, without marking it used, or None."""
+        return next(iter(self._items.values()), None)
+
     def put(self, key: KeyT, value: ValueT) -> bool:
         """Store the value; return False (and store nothing) if only pinned entries are left."""
         if key not in self._items and len(self._items) >= self.limit and not self._evict():

@@ -77,8 +77,8 @@ class EndpointVotes:
 
     def next_at(self) -> float | None:
         """Return when the oldest vote ends, or None."""
-        votes = [vote for box in self._votes.values() for key in box if (vote := box.peek(key))]
-        return min((vote.at + self._lifetime for vote in votes), default=None)
+        oldest = [vote.at for box in self._votes.values() if (vote := box.oldest()) is not None]
+        return min(oldest) + self._lifetime if oldest else None
 
     def _believed(self, votes: list[_Vote]) -> list[_Vote]:
         """Leave out votes from before a doubt if one from after it tells an address unknown then.

@@ -318,6 +318,8 @@ class Neighbourhood:
         return self._is_silent(record, now) or self._guard.is_banned(record.node_id, now)
 
     def _is_silent(self, record: Enr, now: float) -> bool:
+        if not self._silent_since:
+            return False
         contact = self.contact_for(record)
         since = None if contact is None else self._silent_since.peek(contact.key)
         return since is not None and now < since + SILENT_FOR

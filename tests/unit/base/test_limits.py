@@ -79,3 +79,13 @@ def test_limiter_is_for_each_key_and_bounded() -> None:
     assert limiter.take("b", now=0.0)
     assert limiter.take("c", now=0.0)  # pushes "a" out
     assert limiter.take("a", now=0.0)
+
+
+def test_the_oldest_is_the_one_not_used_for_longest() -> None:
+    lru: BoundedLru[str, int] = BoundedLru(2)
+    assert lru.oldest() is None
+    for key, value in (("a", 1), ("b", 2), ("c", 3)):
+        lru.put(key, value)
+    assert lru.oldest() == lru.oldest() == 2
+    lru.get("b")
+    assert lru.oldest() == 3
