@@ -19,6 +19,7 @@ from ginnel.discv5.events import (
     NodesReceived,
     PongReceived,
     RequestFailed,
+    Revalidated,
     TalkAnswered,
     TalkReceived,
 )
@@ -26,7 +27,7 @@ from ginnel.discv5.keys import new_private_key
 from ginnel.discv5.protocol import Contact, DiscoveryConfig, DiscoveryCore
 
 SIDES = st.integers(0, 1)
-ENDS = (NodesReceived, PongReceived, TalkAnswered, RequestFailed)
+ENDS = (NodesReceived, PongReceived, TalkAnswered, RequestFailed, Revalidated)
 LONG = 30.0  # seconds; every request has ended and every session was opened again by then
 
 
@@ -106,6 +107,13 @@ class TwoCores(RuleBasedStateMachine):
         one, other = self.sides[side], self.sides[1 - side]
         number = one.core.talk_request(other.contact, b"p", bytes(size), now=self.now)
         one.asked.append(number)
+        self.drain()
+
+    @rule(side=SIDES)
+    def revalidate(self, side: int) -> None:
+        one, other = self.sides[side], self.sides[1 - side]
+        one.core.add_node(other.core.record, self.now)
+        one.asked.append(one.core.revalidate(other.core.record, now=self.now))
         self.drain()
 
     @rule(side=SIDES)
