@@ -5,8 +5,10 @@ left ---- router ---- right        each with one WireGuard device, `gw0`
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +29,9 @@ LEFT, RIGHT = "left", "right"
 DEVICE = "gw0"
 PORT = 51_820
 MTU = "1380"
+FLOOD = Path(__file__).parents[1] / "support" / "handshake_flood.py"
+FLOOD_RATE = 3000  # initiations a second: six times what makes all show a cookie
+MEMORY_LIMIT_KB = 16 * 1024  # that a flood may cost
 PEERS = Path(__file__).parents[2] / "target" / "bench-peers"
 OTHERS = {
     "ginnel": ["ginnel", "engine", "run", DEVICE],
@@ -85,8 +90,8 @@ def has_socket(machine: Machine) -> Callable[[], bool]:
 
 
 @contextmanager
-def device(scenario: Scenario, node: Node, implementation: str) -> Iterator[None]:
-    """Run a program with its own key, port and address until the block ends."""
+def device(scenario: Scenario, node: Node, implementation: str) -> Iterator[int]:
+    """Run a program with its own key, port and address until the block ends; yield its pid."""
     argv = OTHERS[implementation]
     if argv[0] != "ginnel" and not Path(argv[0]).exists():
         pytest.skip(f"{implementation}: scripts/bench-peers tunnel")
@@ -97,7 +102,7 @@ def device(scenario: Scenario, node: Node, implementation: str) -> Iterator[None
             node.wg("set", DEVICE, *key, "listen-port", str(PORT), text=node.private_key)
             node.machine.run(["ip", "address", "add", f"{node.overlay}/24", "dev", DEVICE])
             node.machine.run(["ip", "link", "set", DEVICE, "mtu", MTU, "up"])
-            yield
+            yield process.pid
         finally:
             process.terminate()
             process.wait(10)
@@ -147,6 +152,51 @@ def test_keepalive_begins_without_data(scenario: Scenario, implementation: str) 
         if implementation == "wireguard-go":  # which counts the bytes of keepalives
             before = int(theirs.peer()[5])
             assert scenario.wait_until(lambda: int(theirs.peer()[5]) > before, 30)
+
+
+@contextmanager
+def flood(source: Machine, target: Node, rate: int) -> Iterator[dict[str, int]]:
+    """Flood a device's port with initiations; at the end: what was sent and what came back."""
+    argv = [sys.executable, str(FLOOD), target.machine.address, str(PORT)]
+    argv += [target.public_key, str(rate)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    counts: dict[str, int] = {}
+    with source.popen(argv, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield counts
+            process.stdin.close()
+            counts.update(json.loads(process.stdout.readline()))
+        finally:
+            process.terminate()
+
+
+def memory_kb(pid: int, key: str) -> int:
+    """Return a figure of /proc/PID/status."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+
+
+def test_a_peer_connects_through_a_flood_of_handshakes(scenario: Scenario) -> None:
+    """The flood has the peer's own address, so that only cookies can tell them apart."""
+    has_go = Path(OTHERS["wireguard-go"][0]).exists()
+    ours, theirs = node_of(scenario, LEFT), node_of(scenario, RIGHT)
+    preshared = ours.wg("genpsk")
+    with ExitStack() as stack:
+        pid = stack.enter_context(device(scenario, ours, "ginnel"))
+        stack.enter_context(device(scenario, theirs, "wireguard-go" if has_go else "ginnel"))
+        introduce(ours, theirs, preshared, with_endpoint=False)
+        before = memory_kb(pid, "VmRSS")
+        with flood(theirs.machine, ours, FLOOD_RATE) as counts:
+            introduce(theirs, ours, preshared, with_endpoint=True)
+            # One try goes to learn the cookie, the next comes 5 s later.
+            assert scenario.wait_until(lambda: theirs.pings(ours), 60)
+        assert counts["cookies"] > 0
+        assert counts["responses"] == 0
+        assert memory_kb(pid, "VmHWM") - before < MEMORY_LIMIT_KB
+        assert ours.pings(theirs)
 
 
 def test_wg_quick_brings_it_up_and_down(scenario: Scenario) -> None:

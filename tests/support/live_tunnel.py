@@ -62,6 +62,7 @@ class LiveTunnel:
     handlers: Handlers
     signer: Channel
     port: int
+    running: asyncio.Future[object]  # the process's inside
 
     async def start(self) -> None:
         token = load_bundle(self.paths).to_bundle()
@@ -120,7 +121,7 @@ async def live_tunnel(
         serving = asyncio.ensure_future(manager.run())
         channel = Channel(signer)
         try:
-            yield LiveTunnel(paths, manager, handlers, channel, udp.getsockname()[1])
+            yield LiveTunnel(paths, manager, handlers, channel, udp.getsockname()[1], running)
             await manager.stop(wait_s=WAIT)
         finally:
             manager.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 from ginnel.base.errors import SystemFailure
 from ginnel.base.types import Secret
 from ginnel.codervpn.messages import Start
+from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.mesh.objects import DAY_S
+from support.confined import ChildError, in_child
 from support.live_tunnel import Handlers, live_tunnel, make_network, settings_of
 
 NOW = int(time.time())
@@ -130,3 +133,24 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
 
     first = asyncio.run(play())
     assert asyncio.run(play()) == first
+
+
+def test_a_data_plane_that_panicked_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manager starts another one (`test_a_killed_tunnel_starts_again_while_routes_stay`)."""
+    paths = make_network(tmp_path, NOW)
+
+    def fail(engine: EmbeddedEngine, limit: int) -> None:
+        raise SystemFailure("data plane: a thread of the data plane panicked")
+
+    async def play() -> None:
+        async with live_tunnel(paths) as tunnel:
+            await tunnel.start()
+            monkeypatch.setattr(EmbeddedEngine, "receive", fail)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+                stranger.sendto(bytes([0xD1]) * 63, ("127.0.0.1", tunnel.port))
+            await asyncio.wait_for(tunnel.running, 30)
+
+    with pytest.raises(ChildError, match="panicked"):  # what a process leaves open is the kernel's
+        in_child(lambda: asyncio.run(play()))

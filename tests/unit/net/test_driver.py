@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ginnel.base.errors import UsageError
+from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.base.types import Address, Datagram, Transmit
 from ginnel.net.driver import RECEIVE_BATCH, Driver
 from ginnel.net.udp import UdpSocket
@@ -167,6 +167,24 @@ def test_a_bug_in_the_callback_ends_the_driver_too() -> None:
         with pytest.raises(ValueError, match="a bug in the shell"):
             await driver.run()
         sock.close()
+
+    run(scenario)
+
+
+def test_a_source_that_fails_ends_the_driver() -> None:
+    """As a data plane of which a thread panicked."""
+
+    class Broken(ScriptedSource):
+        def receive(self, limit: int) -> Sequence[Datagram]:
+            raise SystemFailure("a thread of the data plane panicked")
+
+    async def scenario() -> None:
+        source = Broken()
+        driver: Driver[Event] = Driver(ToyCore(), source, lambda event: None)
+        source.socket.send([Transmit(b"wake", source.socket.address)])
+        with pytest.raises(SystemFailure, match="panicked"):
+            await driver.run()
+        source.socket.close()
 
     run(scenario)
 
