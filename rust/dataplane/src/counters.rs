@@ -57,6 +57,7 @@ counters! {
     DropExpired = "expired_session": "data packets of a session that is over",
     DropBadInner = "bad_inner": "inner packets that are not whole IP packets",
     DropSource = "source_not_allowed": "inner packets from an address that the peer may not use",
+    DropCongestion = "congestion": "inner packets without ECN whose way met congestion (RFC 6040 4.2)",
     DropControlFragment = "control_fragment": "fragmented packets for the control port",
     DropControlFromTun = "control_from_tun": "packets for the control port from the TUN",
     DropNoRoute = "no_route": "outgoing packets for which no peer has an address",

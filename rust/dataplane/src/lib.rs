@@ -11,6 +11,7 @@
 pub mod channels;
 pub mod counters;
 pub mod demux;
+pub mod ecn;
 pub mod fragment;
 pub mod icmp;
 pub mod inbox;

@@ -257,6 +257,7 @@ fn probes_travel_alone() {
         data: Packet::copy_from(&[0; 100][..]),
         path: path((to, 9).into()),
         cut,
+        ecn: 0,
     };
     let all = [
         Cut::AsNeeded,

@@ -174,6 +174,7 @@ pub fn trains(data: &[u8]) {
             } else {
                 Cut::AsNeeded
             },
+            ecn: place >> 1 & 3,
         });
     }
     let mut plan = Trains::default();
@@ -186,7 +187,7 @@ pub fn trains(data: &[u8]) {
         assert!(rest.is_empty() || first.cut == Cut::AsNeeded);
         for (place, number) in members.iter().enumerate() {
             let transmit = &transmits[*number];
-            assert_eq!(transmit.path, first.path);
+            assert_eq!((transmit.path, transmit.ecn), (first.path, first.ecn));
             let size = transmit.data.len();
             assert!(place == last || size == first.data.len());
             assert!(size <= first.data.len());

@@ -6,8 +6,11 @@
 //! something to join.
 
 mod arena;
+mod control;
 mod fragments;
 mod signal;
+#[cfg(test)]
+mod tests;
 mod tun;
 mod udp;
 mod workers;
@@ -24,6 +27,7 @@ use nix::sys::signal::SigSet;
 
 use crate::channels::{Channels, Forward};
 use crate::counters::{Counter, Counters};
+use crate::ecn;
 use crate::inbox::{Inbox, Passed};
 use crate::machine::{CommandError, Config, Event, Machine, Output, Path, PeerConfig, PeerStats};
 use crate::offload::Trains;
@@ -160,7 +164,11 @@ impl Engine {
     /// Sends a datagram of the application's; false if the socket has no room just now.
     pub fn send(&self, data: &[u8], remote: SocketAddr, local: Option<IpAddr>) -> bool {
         let path = Path::plain(remote, local);
-        match self.shared.sockets.send(data, path, &self.shared.counters) {
+        match self
+            .shared
+            .sockets
+            .send(data, path, ecn::NOT_ECT, &self.shared.counters)
+        {
             Ok(()) => true,
             Err(error) => error != SendError::Full,
         }

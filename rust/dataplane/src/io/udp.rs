@@ -4,7 +4,7 @@
 //! call carries a train of datagrams of one size: `UDP_SEGMENT` out, `UDP_GRO` in.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
@@ -12,13 +12,15 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6,
-    SockaddrLike, SockaddrStorage, getsockname, getsockopt, recvmsg, sendmsg, setsockopt, sockopt,
+    AddressFamily, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, getsockname,
+    getsockopt, recvmsg, sendmsg, setsockopt, sockopt,
 };
 
+use super::control::{self, ControlBuffer, Outgoing, Told};
 use super::fragments;
 use crate::channels;
 use crate::counters::{Counter, Counters};
+use crate::ecn;
 use crate::machine::{Cut, Path, Transmit};
 use crate::offload::Trains;
 
@@ -59,19 +61,8 @@ pub(super) struct Received {
     /// Bytes of each datagram but the last.
     pub(super) segment: usize,
     pub(super) path: Path,
-}
-
-/// Space for the control messages of one call.
-pub(super) struct ControlBuffer(Vec<u8>);
-
-impl ControlBuffer {
-    pub(super) fn new() -> Self {
-        Self(nix::cmsg_space!(
-            libc::in_pktinfo,
-            libc::in6_pktinfo,
-            libc::c_int
-        ))
-    }
+    /// The mark of the outer header.
+    pub(super) ecn: u8,
 }
 
 impl Sockets {
@@ -79,10 +70,10 @@ impl Sockets {
         let v4 = v4.map(Socket::new).transpose()?;
         let v6 = v6.map(Socket::new).transpose()?;
         if let Some(socket) = &v4 {
-            setsockopt(&socket.fd, sockopt::Ipv4PacketInfo, &true)?;
+            control::ask(&socket.fd, false)?;
         }
         if let Some(socket) = &v6 {
-            setsockopt(&socket.fd, sockopt::Ipv6RecvPacketInfo, &true)?;
+            control::ask(&socket.fd, true)?;
         }
         Ok(Self {
             v4,
@@ -118,7 +109,7 @@ impl Sockets {
             for number in members {
                 let transmit = &transmits[*number];
                 match transmit.cut {
-                    Cut::AsNeeded => self.send_patiently(&transmit.data, transmit.path, counters),
+                    Cut::AsNeeded => self.send_patiently(transmit, counters),
                     Cut::Never => self.send_whole(&transmit.data, transmit.path, counters),
                 }
             }
@@ -144,11 +135,11 @@ impl Sockets {
         let headers = headers(first.path, data.clone());
         let slices = wrap(&headers, data);
         let _plain = self.plain();
-        let mut result = socket.send(&slices, first.path, Some(size));
+        let mut result = socket.send(&slices, first.path, Some(size), first.ecn);
         if matches!(result, Err(Errno::EAGAIN)) {
             counters.count(Counter::SendFull);
             socket.wait_for_room();
-            result = socket.send(&slices, first.path, Some(size));
+            result = socket.send(&slices, first.path, Some(size), first.ecn);
         }
         match result {
             Ok(bytes) => {
@@ -183,6 +174,7 @@ impl Sockets {
         &self,
         data: &[u8],
         path: Path,
+        ecn: u8,
         counters: &Counters,
     ) -> Result<(), SendError> {
         let Some(socket) = self.of(path.remote) else {
@@ -190,7 +182,7 @@ impl Sockets {
             return Err(SendError::Lost);
         };
         let plain = self.plain();
-        let sent = socket.send_retrying(data, path);
+        let sent = socket.send_retrying(data, path, ecn);
         drop(plain);
         self.account(sent, counters)
     }
@@ -203,7 +195,7 @@ impl Sockets {
         };
         let guard = self.options.write().unwrap_or_else(PoisonError::into_inner);
         fragments::set(&socket.fd, path.remote.is_ipv6(), Cut::Never);
-        let sent = socket.send_retrying(data, path);
+        let sent = socket.send_retrying(data, path, ecn::NOT_ECT);
         fragments::set(&socket.fd, path.remote.is_ipv6(), Cut::AsNeeded);
         drop(guard);
         // A probe may find no room like any other packet: it is sent again by who waits for it.
@@ -239,13 +231,14 @@ impl Sockets {
     }
 
     /// Sends, waiting a moment for room.
-    fn send_patiently(&self, data: &[u8], path: Path, counters: &Counters) {
-        if self.send(data, path, counters) == Err(SendError::Full) {
+    fn send_patiently(&self, transmit: &Transmit, counters: &Counters) {
+        let Transmit { path, ecn, .. } = *transmit;
+        if self.send(&transmit.data, path, ecn, counters) == Err(SendError::Full) {
             if let Some(socket) = self.of(path.remote) {
                 socket.wait_for_room();
             }
             // Both tries are counted: `send_full` says how often there was no room.
-            let _ = self.send(data, path, counters);
+            let _ = self.send(&transmit.data, path, ecn, counters);
         }
     }
 }
@@ -295,38 +288,28 @@ impl Socket {
             return Err(Errno::EAFNOSUPPORT);
         };
         let size = message.bytes;
-        let (mut local, mut segment) = (None, size);
+        let mut told = Told::default();
         for message in message.cmsgs()? {
-            match message {
-                ControlMessageOwned::Ipv4PacketInfo(info) => {
-                    local = Some(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)).into());
-                }
-                ControlMessageOwned::Ipv6PacketInfo(info) => {
-                    local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).to_canonical());
-                }
-                ControlMessageOwned::UdpGroSegments(bytes) => {
-                    segment = usize::try_from(bytes).unwrap_or(size).clamp(1, size.max(1));
-                }
-                _ => {}
-            }
+            told.take(&message);
         }
         Ok(Some(Received {
             size,
-            segment,
-            path: Path::plain(remote, local),
+            segment: told.segment.unwrap_or(size).clamp(1, size.max(1)),
+            path: Path::plain(remote, told.local),
+            ecn: told.ecn,
         }))
     }
 
     /// Sends; an earlier datagram's error, or a source address that is gone, earns a second try.
-    fn send_retrying(&self, data: &[u8], path: Path) -> Result<usize, Errno> {
+    fn send_retrying(&self, data: &[u8], path: Path, ecn: u8) -> Result<usize, Errno> {
         let data = std::iter::once(data);
         let headers = headers(path, data.clone());
         let slices = wrap(&headers, data);
-        match self.send(&slices, path, None) {
-            Err(Errno::ECONNREFUSED | Errno::EINTR) => self.send(&slices, path, None),
+        match self.send(&slices, path, None, ecn) {
+            Err(Errno::ECONNREFUSED | Errno::EINTR) => self.send(&slices, path, None, ecn),
             Err(Errno::EINVAL | Errno::EADDRNOTAVAIL) if path.local.is_some() => {
                 let local = None;
-                self.send(&slices, Path { local, ..path }, None)
+                self.send(&slices, Path { local, ..path }, None, ecn)
             }
             result => result,
         }
@@ -338,34 +321,23 @@ impl Socket {
         slices: &[IoSlice<'_>],
         path: Path,
         segment: Option<u16>,
+        ecn: u8,
     ) -> Result<usize, Errno> {
         let fd = self.fd.as_raw_fd();
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let (info4, info6) = (
-            path.local.and_then(source_ipv4),
-            path.local.and_then(source_ipv6),
-        );
-        let source = match path.remote {
-            SocketAddr::V4(_) => info4.as_ref().map(ControlMessage::Ipv4PacketInfo),
-            SocketAddr::V6(_) => info6.as_ref().map(ControlMessage::Ipv6PacketInfo),
-        };
-        let segment = segment.as_ref().map(ControlMessage::UdpGsoSegments);
-        let both;
-        let control = match (&source, &segment) {
-            (Some(source), Some(segment)) => {
-                both = [*source, *segment];
-                both.as_slice()
-            }
-            (Some(_), None) => source.as_slice(),
-            (None, _) => segment.as_slice(),
-        };
+        let control = Outgoing::new(path, segment, ecn);
+        let control = control.messages();
         match path.remote {
             SocketAddr::V4(remote) => {
-                sendmsg(fd, slices, control, flags, Some(&SockaddrIn::from(remote)))
+                sendmsg(fd, slices, &control, flags, Some(&SockaddrIn::from(remote)))
             }
-            SocketAddr::V6(remote) => {
-                sendmsg(fd, slices, control, flags, Some(&SockaddrIn6::from(remote)))
-            }
+            SocketAddr::V6(remote) => sendmsg(
+                fd,
+                slices,
+                &control,
+                flags,
+                Some(&SockaddrIn6::from(remote)),
+            ),
         }
     }
 }
@@ -439,25 +411,4 @@ fn socket_address(storage: &SockaddrStorage) -> Option<SocketAddr> {
         // The scope is kept: a link-local address is of no use without it.
         IpAddr::V6(_) => Some(SocketAddr::V6((*v6).into())),
     }
-}
-
-fn source_ipv4(ip: IpAddr) -> Option<libc::in_pktinfo> {
-    let IpAddr::V4(ip) = ip else { return None };
-    Some(libc::in_pktinfo {
-        ipi_ifindex: 0,
-        ipi_spec_dst: libc::in_addr {
-            s_addr: u32::from(ip).to_be(),
-        },
-        ipi_addr: libc::in_addr { s_addr: 0 },
-    })
-}
-
-fn source_ipv6(ip: IpAddr) -> Option<libc::in6_pktinfo> {
-    let IpAddr::V6(ip) = ip else { return None };
-    Some(libc::in6_pktinfo {
-        ipi6_addr: libc::in6_addr {
-            s6_addr: ip.octets(),
-        },
-        ipi6_ifindex: 0,
-    })
 }

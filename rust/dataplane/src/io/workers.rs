@@ -8,8 +8,9 @@ use gotatun::packet::Packet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::arena::Arena;
+use super::control::ControlBuffer;
 use super::tun::ReadBuffer;
-use super::udp::{ControlBuffer, Received, Socket};
+use super::udp::{Received, Socket};
 use super::{ERROR_PAUSE, Shared, clock, lock};
 use crate::channels::{self, Route};
 use crate::counters::Counter;
@@ -133,7 +134,8 @@ impl Pace {
 struct Receiver {
     arena: Arena,
     control: ControlBuffer,
-    wireguard: Vec<(Packet, Path)>,
+    /// With the mark of the outer header.
+    wireguard: Vec<(Packet, Path, u8)>,
     /// What a relay passes on.
     forwarded: Vec<Transmit>,
     passed: Vec<(Kind, Passed)>,
@@ -185,6 +187,7 @@ impl Receiver {
             size,
             segment,
             path,
+            ecn,
         } = *received;
         let counters = &shared.counters;
         counters.add(Counter::UdpRxBytes, size as u64);
@@ -205,20 +208,20 @@ impl Receiver {
         }
         while !data.is_empty() {
             let one = data.split_to(segment.min(data.len()));
-            self.sort(shared, one, path);
+            self.sort(shared, one, path, ecn);
         }
     }
 
-    fn sort(&mut self, shared: &Shared, data: BytesMut, path: Path) {
+    fn sort(&mut self, shared: &Shared, data: BytesMut, path: Path, ecn: u8) {
         match classify(&data, |_| true) {
-            Kind::WireGuard => self.wireguard.push((Packet::from_bytes(data), path)),
-            Kind::ChannelData => self.sort_channel(shared, data, path),
+            Kind::WireGuard => self.wireguard.push((Packet::from_bytes(data), path, ecn)),
+            Kind::ChannelData => self.sort_channel(shared, data, path, ecn),
             kind => self.pass(kind, &data, path),
         }
     }
 
     /// Takes what looks like ChannelData: a peer's, a relay's client's, or none at all.
-    fn sort_channel(&mut self, shared: &Shared, mut data: BytesMut, path: Path) {
+    fn sort_channel(&mut self, shared: &Shared, mut data: BytesMut, path: Path, ecn: u8) {
         let Some((number, end)) = channels::parse(&data) else {
             return self.pass(Kind::Discv5, &data, path);
         };
@@ -240,10 +243,15 @@ impl Receiver {
             let size = data.len() as u64;
             shared.counters.add(Counter::RelayedBytes, size);
             let cut = Cut::AsNeeded;
-            self.forwarded.push(Transmit { data, path, cut });
+            self.forwarded.push(Transmit {
+                data,
+                path,
+                cut,
+                ecn,
+            });
         } else {
             let channel = Some(number);
-            self.wireguard.push((data, Path { channel, ..path }));
+            self.wireguard.push((data, Path { channel, ..path }, ecn));
         }
     }
 
@@ -257,8 +265,8 @@ impl Receiver {
         if !self.wireguard.is_empty() {
             let now = clock();
             let mut machine = lock(&shared.machine);
-            for (data, path) in self.wireguard.drain(..) {
-                machine.handle_datagram(data, path, now, out);
+            for (data, path, ecn) in self.wireguard.drain(..) {
+                machine.handle_marked(data, path, ecn, now, out);
             }
         }
         out.transmits.append(&mut self.forwarded);

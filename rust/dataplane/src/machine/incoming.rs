@@ -12,12 +12,25 @@ use super::{
     Output, Path, Transmit, push,
 };
 use crate::counters::Counter;
+use crate::ecn;
 use crate::inner;
 use crate::routes::PeerId;
 
 impl Machine {
     /// Takes one datagram that [`crate::demux`] found to be WireGuard's.
     pub fn handle_datagram(&mut self, data: Packet, path: Path, now: Instant, out: &mut Output) {
+        self.handle_marked(data, path, ecn::NOT_ECT, now, out);
+    }
+
+    /// The same for one whose IP header had a congestion mark.
+    pub fn handle_marked(
+        &mut self,
+        data: Packet,
+        path: Path,
+        ecn: u8,
+        now: Instant,
+        out: &mut Output,
+    ) {
         let kind = if matches!(data.first(), Some(1 | 2)) {
             match self.verify_handshake(data, path, now, out) {
                 Some(kind) => kind,
@@ -33,7 +46,7 @@ impl Machine {
             WgKind::HandshakeInit(init) => self.on_initiation(init, path, now, out),
             WgKind::HandshakeResp(response) => self.on_response(response, path, now, out),
             WgKind::CookieReply(reply) => self.on_cookie(reply),
-            WgKind::Data(data) => self.on_data(data, path, now, out),
+            WgKind::Data(data) => self.on_data(data, (path, ecn), now, out),
         }
     }
 
@@ -76,6 +89,7 @@ impl Machine {
                     data: cookie.into(),
                     path,
                     cut: Cut::AsNeeded,
+                    ecn: ecn::NOT_ECT,
                 });
             }
             Err(TunnResult::Err(WireGuardError::InvalidMac)) => {
@@ -165,7 +179,13 @@ impl Machine {
         }
     }
 
-    fn on_data(&mut self, data: Packet<WgData>, path: Path, now: Instant, out: &mut Output) {
+    fn on_data(
+        &mut self,
+        data: Packet<WgData>,
+        (path, ecn): (Path, u8),
+        now: Instant,
+        out: &mut Output,
+    ) {
         let index = data.header.receiver_idx.get();
         let Some(id) = self.owner(index) else {
             return;
@@ -189,12 +209,12 @@ impl Machine {
             self.flush_staged(id, now, out);
         }
         if !packet.is_empty() {
-            self.deliver(id, packet, out);
+            self.deliver(id, packet, ecn, out);
         }
     }
 
     /// Checks an inner packet's source and gives it to the TUN or the application.
-    fn deliver(&mut self, id: PeerId, mut packet: Packet, out: &mut Output) {
+    fn deliver(&mut self, id: PeerId, mut packet: Packet, ecn: u8, out: &mut Output) {
         let Some(parsed) = inner::parse(&packet) else {
             self.counters.count(Counter::DropBadInner);
             return;
@@ -204,6 +224,10 @@ impl Machine {
             return;
         }
         packet.truncate(parsed.length);
+        if !ecn::combine(packet.buf_mut(), ecn) {
+            self.counters.count(Counter::DropCongestion);
+            return;
+        }
         let control =
             parsed.udp_port == Some(CONTROL_PORT) && self.control_ips.contains(&parsed.destination);
         if !control {

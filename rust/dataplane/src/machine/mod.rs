@@ -24,6 +24,7 @@ use gotatun::x25519::{PublicKey, StaticSecret};
 
 use crate::channels;
 use crate::counters::{Counter, Counters};
+use crate::ecn;
 use crate::peer::Peer;
 use crate::routes::{PeerId, Prefix, Routes};
 
@@ -92,6 +93,8 @@ pub struct Transmit {
     pub path: Path,
     /// In fragments or not.
     pub cut: Cut,
+    /// The congestion mark of its IP header.
+    pub ecn: u8,
 }
 
 impl Transmit {
@@ -465,6 +468,17 @@ impl Machine {
 
 /// Puts out a WireGuard message and notes the session index that answers to it will carry.
 fn push(by_index: &mut ByIndex, id: PeerId, kind: WgKind, path: Path, out: &mut Output) {
+    push_marked(by_index, id, (kind, ecn::NOT_ECT), path, out);
+}
+
+/// The same with a congestion mark.
+fn push_marked(
+    by_index: &mut ByIndex,
+    id: PeerId,
+    (kind, ecn): (WgKind, u8),
+    path: Path,
+    out: &mut Output,
+) {
     match &kind {
         WgKind::HandshakeInit(init) => by_index.insert(init.sender_idx.get(), id),
         WgKind::HandshakeResp(response) => by_index.insert(response.sender_idx.get(), id),
@@ -474,5 +488,6 @@ fn push(by_index: &mut ByIndex, id: PeerId, kind: WgKind, path: Path, out: &mut 
         data: kind.into(),
         path,
         cut: Cut::AsNeeded,
+        ecn,
     });
 }

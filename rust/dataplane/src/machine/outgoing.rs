@@ -5,8 +5,9 @@ use std::time::Instant;
 use gotatun::packet::Packet;
 
 use super::path_mtu::Fit;
-use super::{CONTROL_PORT, CommandError, MAX_STAGED, Machine, Output, PADDING, push};
+use super::{CONTROL_PORT, CommandError, MAX_STAGED, Machine, Output, PADDING, push, push_marked};
 use crate::counters::Counter;
+use crate::ecn;
 use crate::inner;
 use crate::peer::MAX_STAGED_PER_PEER;
 use crate::routes::PeerId;
@@ -61,13 +62,13 @@ impl Machine {
         };
         let room = peer.path_mtu.map_or(self.mtu, |mtu| mtu.min(self.mtu));
         pad(&mut packet, usize::from(room));
-        let length = packet.len();
+        let (length, ecn) = (packet.len(), ecn::of(&packet));
         let Err(packet) = peer.tunn.encapsulate_with_session(packet).map(|data| {
             peer.tx_bytes += length as u64;
             peer.silence.on_sent(now);
             peer.tell_silence(now, out); // at once, not with the next tick
             match peer.endpoint {
-                Some(path) => push(&mut self.by_index, id, data.into(), path, out),
+                Some(path) => push_marked(&mut self.by_index, id, (data.into(), ecn), path, out),
                 None => self.counters.count(Counter::DropNoEndpoint),
             }
         }) else {
@@ -108,11 +109,11 @@ impl Machine {
                 self.counters.count(Counter::DropStagedLost);
                 continue;
             }
-            let length = packet.len();
+            let (length, ecn) = (packet.len(), ecn::of(&packet));
             match peer.tunn.encapsulate_with_session(packet) {
                 Ok(data) => {
                     peer.tx_bytes += length as u64;
-                    push(&mut self.by_index, id, data.into(), path, out);
+                    push_marked(&mut self.by_index, id, (data.into(), ecn), path, out);
                 }
                 Err(packet) => {
                     self.staged += 1;

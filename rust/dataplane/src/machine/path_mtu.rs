@@ -10,6 +10,7 @@ use gotatun::packet::Packet;
 
 use super::{CommandError, Cut, Machine, Output};
 use crate::counters::Counter;
+use crate::ecn;
 use crate::fragment;
 use crate::icmp;
 use crate::inner::{self, Inner};
@@ -90,6 +91,7 @@ impl Machine {
                 data: data.into(),
                 path,
                 cut: Cut::Never,
+                ecn: ecn::NOT_ECT,
             });
         }
         Ok(())

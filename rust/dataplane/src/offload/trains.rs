@@ -1,4 +1,4 @@
-//! Datagrams to one place, of one size, that one `UDP_SEGMENT` send carries.
+//! Datagrams to one place, of one size and congestion mark, that one `UDP_SEGMENT` send carries.
 
 use crate::machine::{Cut, Path, Transmit};
 
@@ -19,6 +19,7 @@ pub struct Trains {
 /// Datagrams of one send, by their places in the batch.
 struct Train {
     path: Path,
+    ecn: u8,
     members: Vec<usize>,
     size: usize,
     total: usize,
@@ -37,7 +38,7 @@ impl Trains {
                 .iter_mut()
                 .rev()
                 .find(|train| train.path == transmit.path);
-            let joins = |train: &mut Train| train.append(number, transmit.wire_size());
+            let joins = |train: &mut Train| train.append(number, transmit);
             if transmit.cut != Cut::AsNeeded || !train.is_some_and(joins) {
                 self.start(number, transmit);
             }
@@ -50,16 +51,18 @@ impl Trains {
     fn start(&mut self, number: usize, transmit: &Transmit) {
         let size = transmit.wire_size();
         let is_open = size > 0 && transmit.cut == Cut::AsNeeded;
-        let path = transmit.path;
+        let (path, ecn) = (transmit.path, transmit.ecn);
         match self.trains.get_mut(self.used) {
             Some(train) => {
                 train.members.clear();
                 train.members.push(number);
-                (train.path, train.size, train.total) = (path, size, size);
+                (train.path, train.ecn) = (path, ecn);
+                (train.size, train.total) = (size, size);
                 train.is_open = is_open;
             }
             None => self.trains.push(Train {
                 path,
+                ecn,
                 members: vec![number],
                 size,
                 total: size,
@@ -71,8 +74,10 @@ impl Trains {
 }
 
 impl Train {
-    fn append(&mut self, number: usize, size: usize) -> bool {
-        if !self.is_open || size == 0 || size > self.size || self.total + size > MAX_BYTES {
+    fn append(&mut self, number: usize, transmit: &Transmit) -> bool {
+        let size = transmit.wire_size();
+        let fits = self.ecn == transmit.ecn && size <= self.size;
+        if !self.is_open || !fits || size == 0 || self.total + size > MAX_BYTES {
             self.is_open = false;
             return false;
         }
