@@ -40,6 +40,7 @@ bench-codervpn: setup
 bench-tunnel: setup
 	@scripts/bench-peers tunnel
 	@.venv/bin/python -m benchmarks.tunnel
+	@.venv/bin/python -m benchmarks.tunnel_relayed
 
 bench-connect: setup
 	@scripts/bench-peers connect

@@ -72,7 +72,7 @@ fn marks_combine_and_all_else_stays() {
         }
     }
     for mut short in [vec![], vec![0x45], vec![0x46, 2, 0]] {
-        assert!(combine(&mut short, CE));
+        assert!(combine(&mut short, ECT_1));
     }
 }
 

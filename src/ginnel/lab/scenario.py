@@ -162,7 +162,7 @@ class Scenario:
                 approved = True
                 code = progress["code"]
                 command = ["approve", name, "--code", code, *options]
-                self.ginnel(admin, *command, "--json")
+                self.ginnel(admin, *command, "--network", self.network, "--json")
                 self.say(admin, f"ginnel {' '.join(command)}")
         if joiner.wait() != 0:
             raise SystemFailure(f"{name}: `ginnel join` ended with {joiner.returncode}")
