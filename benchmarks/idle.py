@@ -72,7 +72,9 @@ class Node:
         ice = AgentConfig(allow_loopback=True)
         self.conns = {
             remote: ConnCore(
-                ConnConfig(remote, public(private), (f"100.64.1.{i}/32",), ice=ice),
+                ConnConfig(
+                    remote, public(private), (f"100.64.1.{i}/32",), ice=ice, lends_consent=True
+                ),
                 random_bytes=os.urandom,
                 rng=rng,
             )

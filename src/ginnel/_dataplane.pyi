@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 __version__: str
 
 _Place: TypeAlias = tuple[str, int, int]  # IP, port, TURN channel (0: none)
-_Kind: TypeAlias = Literal["inner", "handshake", "roamed", "unanswered"]
+_Kind: TypeAlias = Literal["inner", "handshake", "roamed", "unanswered", "missed", "answered"]
 
 class DataPlane:
     """A running data plane: sockets, TUN and peers on threads of its own.
@@ -42,6 +42,19 @@ class DataPlane:
     def remove_peer(self, public_key: bytes) -> None: ...
     def start_handshake(self, public_key: bytes) -> None: ...
     def send_inner(self, public_key: bytes, packet: bytes) -> None: ...
+    def watch_consent(
+        self,
+        public_key: bytes,
+        pair: tuple[str, int, str | None],
+        username: bytes,
+        passwords: tuple[bytes, bytes],
+        attributes: bytes,
+        controlling: bool,
+        interval: float,
+        patience: float,
+    ) -> None:
+        """Hold a pair's consent: remote IP, port and local IP; our password, then the other's."""
+    def forget_consent(self, public_key: bytes) -> None: ...
     def set_path_mtu(self, public_key: bytes, mtu: int | None) -> None: ...
     def send_probe(self, public_key: bytes, packet: bytes) -> None: ...
     def open_channel(self, ip: str, port: int, number: int) -> None: ...

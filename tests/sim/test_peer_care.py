@@ -8,11 +8,15 @@ from dataclasses import replace
 import pytest
 
 from ginnel.base.dataplane import (
+    ConsentAnswered,
+    ConsentMissed,
     DataUnanswered,
     EndpointRoamed,
+    ForgetConsent,
     RemovePeer,
     SetPeer,
     StartHandshake,
+    WatchConsent,
 )
 from ginnel.base.types import Address
 from ginnel.ice.candidate import Candidate, make_host
@@ -232,3 +236,74 @@ def test_late_packets_of_the_path_before_do_not_move_the_connection_back() -> No
     assert pair.a.conn.state.remote_address == strange
     world.run_for(LATE)
     assert roamed(pair, pair.a, old) == []  # so late none is under way: the peer has moved
+
+
+def lending_pair(world: World) -> PeerPair:
+    machines = [make_machine(world, name, HOMES[i], i + 1) for i, name in enumerate("ab")]
+    pair = PeerPair(world, *machines, settings={"lends_consent": True})
+    pair.open()
+    assert pair.run()
+    assert pair.run_until(lambda: all(lent(side) for side in pair.sides.values()), 6.0)
+    return pair
+
+
+def lent(side: PeerSide) -> list[WatchConsent]:
+    return [command for command in side.commands if isinstance(command, WatchConsent)]
+
+
+def test_consent_is_lent_to_the_data_plane_and_nothing_is_asked_meanwhile() -> None:
+    world = World(8)
+    pair = lending_pair(world)
+    for side in pair.sides.values():
+        (watch,) = lent(side)
+        assert watch.endpoint.address == side.conn.state.remote_address
+        assert watch.terms.controlling == (side is pair.a)
+    world.run_for(60.0)
+    for side in pair.sides.values():
+        deadline = side.conn.poll_deadline()
+        assert deadline is None or deadline.at > world.now + 30.0
+        assert side.conn.state.stage is Stage.CONNECTED
+        event = ConsentAnswered(side.conn.config.key, 0.123)
+        side.conn.on_engine_event(event, now=world.now)
+        assert side.conn.state.latency_s == 0.123
+
+
+def test_a_missed_answer_is_asked_for_again_and_what_answers_is_lent_again() -> None:
+    world = World(9)
+    pair = lending_pair(world)
+    world.run_for(20.0)
+    event = ConsentMissed(pair.a.conn.config.key, 5.0)
+    pair.a.conn.on_engine_event(event, now=world.now)
+    pair.wake(pair.a)
+    world.run_for(1.0)
+    assert pair.a.conn.state.stage is Stage.CONNECTED
+    assert len(lent(pair.a)) == 2
+    assert Stage.BROKEN not in pair.a.stages()
+
+
+def test_a_path_that_died_while_consent_was_lent_is_noticed_within_6_5_s() -> None:
+    for seed in range(5):
+        world = World(seed)
+        pair = lending_pair(world)
+        nat = pair.a.machine.nat
+        assert nat is not None
+        nat.link.loss = 1.0
+        died_at = world.now
+        world.run_for(5.31)  # the data plane's latest moment: see its own test
+        for side in pair.sides.values():
+            event = ConsentMissed(side.conn.config.key, world.now - died_at)
+            side.conn.on_engine_event(event, now=world.now)
+            pair.wake(side)
+        assert pair.run_until(
+            lambda pair=pair: all(s.conn.state.stage is Stage.BROKEN for s in pair.sides.values()),
+            20.0,
+        )
+        assert world.now - died_at <= 6.5
+
+
+def test_the_end_of_a_path_ends_what_was_lent() -> None:
+    world = World(10)
+    pair = lending_pair(world)
+    pair.close(pair.a)
+    assert isinstance(pair.a.commands[-1], ForgetConsent | RemovePeer)
+    assert sum(isinstance(command, ForgetConsent) for command in pair.a.commands) == 1

@@ -9,6 +9,7 @@
 //! Its timers read a clock of their own; all other time comes in as `now`.
 
 pub mod channels;
+pub mod consent;
 pub mod counters;
 pub mod demux;
 pub mod ecn;

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use ginnel_dataplane::channels::{Forward, Quota};
+use ginnel_dataplane::consent::ConsentConfig;
 use ginnel_dataplane::io::{Descriptors, Engine};
 use ginnel_dataplane::machine::CommandError;
 use ginnel_dataplane::{Config, Counter, Event, Path, PeerConfig};
@@ -158,6 +159,52 @@ impl DataPlane {
         self.command(py, |engine| engine.set_peer(config))
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "Python names them; a tuple would not"
+    )]
+    fn watch_consent(
+        &self,
+        py: Python<'_>,
+        public_key: Key,
+        pair: (String, u16, Option<String>),
+        username: Vec<u8>,
+        passwords: (Vec<u8>, Vec<u8>),
+        attributes: Vec<u8>,
+        controlling: bool,
+        interval: f64,
+        patience: f64,
+    ) -> PyResult<()> {
+        let seconds = |value| {
+            Duration::try_from_secs_f64(value)
+                .map_err(|error| PyValueError::new_err(error.to_string()))
+        };
+        let (ip, port, local) = pair;
+        let (local_password, remote_password) = passwords;
+        let config = ConsentConfig {
+            public_key,
+            path: Path::plain(
+                SocketAddr::new(parse_ip(&ip)?, port),
+                local.as_deref().map(parse_ip).transpose()?,
+            ),
+            username,
+            local_password,
+            remote_password,
+            attributes,
+            controlling,
+            interval: seconds(interval)?,
+            patience: seconds(patience)?,
+        };
+        self.command(py, |engine| engine.watch_consent(config))
+    }
+
+    fn forget_consent(&self, public_key: Key) -> PyResult<()> {
+        self.with(|engine| {
+            engine.forget_consent(&public_key);
+            Ok(())
+        })
+    }
+
     fn set_mtu(&self, py: Python<'_>, mtu: u16) -> PyResult<()> {
         py.detach(|| {
             self.with(|engine| {
@@ -234,6 +281,10 @@ impl DataPlane {
     fn poll_event<'py>(&self, py: Python<'py>) -> PyResult<Option<PyEvent<'py>>> {
         let event = py.detach(|| self.with(|engine| Ok(engine.poll_event())))?;
         let key = |key: &Key| PyBytes::new(py, key);
+        let micros = |time: &Duration| {
+            let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            PyBytes::new(py, &micros.to_be_bytes())
+        };
         Ok(event.map(|event| match &event {
             Event::InnerReceived { public_key, packet } => (
                 "inner",
@@ -247,6 +298,14 @@ impl DataPlane {
             Event::EndpointRoamed { public_key, path } => {
                 ("roamed", key(public_key), Some(show_path(path)), None)
             }
+            Event::ConsentMissed {
+                public_key,
+                silence,
+            } => ("missed", key(public_key), None, Some(micros(silence))),
+            Event::ConsentAnswered {
+                public_key,
+                latency,
+            } => ("answered", key(public_key), None, Some(micros(latency))),
             Event::Unanswered {
                 public_key,
                 silence,

@@ -140,9 +140,46 @@ class EndForwards:
     client: Address
 
 
+@dataclass(frozen=True, slots=True)
+class ConsentTerms:
+    """What consent on a selected ICE pair needs; all as RFC 8445 and RFC 7675 name it."""
+
+    username: bytes  # of the other side's requests
+    local_password: Secret
+    remote_password: Secret
+    attributes: bytes  # of our requests, encoded, up to MESSAGE-INTEGRITY
+    controlling: bool
+    interval: float  # s between an answer and the next request, on average
+    patience: float  # s after which an answer is late
+
+
+@dataclass(frozen=True, slots=True)
+class WatchConsent:
+    """Ask for consent on a direct path, and answer for it, until an answer is late."""
+
+    public_key: bytes
+    endpoint: Endpoint
+    terms: ConsentTerms
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetConsent:
+    """Neither ask nor answer for a peer's consent any more."""
+
+    public_key: bytes
+
+
 ChannelCommand: TypeAlias = OpenChannel | CloseChannel | ForwardChannel | EndForwards
 PeerCommand: TypeAlias = (
-    SetPeer | RemovePeer | CloseProxy | StartHandshake | SendInner | SendProbe | SetPathMtu
+    SetPeer
+    | RemovePeer
+    | CloseProxy
+    | StartHandshake
+    | SendInner
+    | SendProbe
+    | SetPathMtu
+    | WatchConsent
+    | ForgetConsent
 )
 EngineCommand: TypeAlias = PeerCommand | ChannelCommand
 
@@ -187,7 +224,26 @@ class DataUnanswered:
     seconds: float
 
 
-EngineEvent: TypeAlias = InnerReceived | HandshakeCompleted | EndpointRoamed | DataUnanswered
+@dataclass(frozen=True, slots=True)
+class ConsentMissed:
+    """A request for consent is not answered: no more are sent, the last answer is `seconds` old."""
+
+    public_key: bytes
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentAnswered:
+    """A request for consent was answered after another time than before; not told each time."""
+
+    public_key: bytes
+    seconds: float
+
+
+PeerEvent: TypeAlias = (
+    HandshakeCompleted | EndpointRoamed | DataUnanswered | ConsentMissed | ConsentAnswered
+)
+EngineEvent: TypeAlias = InnerReceived | PeerEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -365,6 +365,7 @@ def _make_core(
         MeshConfig(
             discovery.node_id,
             mtu=settings.mtu,
+            lends_consent=True,
             ice=agent_config(settings, overlay_prefixes(state.membership)),
             relay=settings.relay,
             relay_ports=parse_ports(settings.relay_ports),

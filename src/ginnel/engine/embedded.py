@@ -15,12 +15,15 @@ from ginnel.base.dataplane import (
     ChannelCommand,
     CloseChannel,
     CloseProxy,
+    ConsentAnswered,
+    ConsentMissed,
     DataUnanswered,
     EndForwards,
     Endpoint,
     EndpointRoamed,
     EngineCommand,
     EngineEvent,
+    ForgetConsent,
     ForwardChannel,
     HandshakeCompleted,
     InnerReceived,
@@ -32,6 +35,7 @@ from ginnel.base.dataplane import (
     SetPathMtu,
     SetPeer,
     StartHandshake,
+    WatchConsent,
 )
 from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.base.types import Address, Datagram, Secret, Transmit
@@ -119,6 +123,23 @@ class EmbeddedEngine:
                     self._plane.send_probe(public_key, packet)
                 case SetPathMtu(public_key, mtu):
                     self._plane.set_path_mtu(public_key, mtu)
+                case WatchConsent():
+                    self._watch_consent(command)
+                case ForgetConsent(public_key):
+                    self._plane.forget_consent(public_key)
+
+    def _watch_consent(self, command: WatchConsent) -> None:
+        terms, endpoint = command.terms, command.endpoint
+        self._plane.watch_consent(
+            command.public_key,
+            (*endpoint.address, endpoint.source_ip),
+            terms.username,
+            (terms.local_password.reveal(), terms.remote_password.reveal()),
+            terms.attributes,
+            terms.controlling,
+            terms.interval,
+            terms.patience,
+        )
 
     def _apply_channel(self, command: ChannelCommand) -> None:
         with _errors():
@@ -192,6 +213,9 @@ class EmbeddedEngine:
             return HandshakeCompleted(public_key, address, channel)
         if kind == "roamed" and address is not None:
             return EndpointRoamed(public_key, address, channel)
+        if kind in ("missed", "answered"):
+            seconds = int.from_bytes(packet or b"") / 1e6
+            return (ConsentMissed if kind == "missed" else ConsentAnswered)(public_key, seconds)
         if kind == "unanswered":
             return DataUnanswered(public_key, float(int.from_bytes(packet or b"")))
         return InnerReceived(public_key, packet or b"")

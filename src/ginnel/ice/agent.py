@@ -22,6 +22,7 @@ from collections import deque
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import earliest
+from ginnel.base.dataplane import ConsentTerms
 from ginnel.base.types import Address, Deadline, Transmit
 from ginnel.ice import stun
 from ginnel.ice.candidate import Candidate
@@ -219,6 +220,20 @@ class AgentCore:
         done = (self._kept or self._session).check_now(now=now)
         self._collect(now)
         return done
+
+    def lend_consent(self) -> ConsentTerms | None:
+        """Leave consent to somebody else, a data plane say, who answers and asks from now on.
+
+        Returns what that takes, or None: no confirmed pair, a relayed one, a check or a restart
+        under way. `check_now` and `take_consent_back` end it.
+        """
+        return self._session.lend_consent() if self._kept is None else None
+
+    def take_consent_back(self, answered_at: float, *, now: float) -> None:
+        """Ask for consent again, at once; the last answer came at `answered_at`."""
+        for session in self._sessions():
+            session.take_consent_back(answered_at, now=now)
+        self._collect(now)
 
     def set_remote_pacing(self, pacing: float) -> None:
         """Take the time between checks that the other side proposes, in seconds.

@@ -153,16 +153,8 @@ class Checker:
                 self._next_check_at = now + LIMITED_WAIT
             return False
         transaction_id = self._random_bytes(stun.TRANSACTION_ID_SIZE)
-        role = Attribute.ICE_CONTROLLING if self.controlling else Attribute.ICE_CONTROLLED
-        preference = (pair.local.priority >> 8) & 0xFFFF
-        priority = compute_priority(CandidateKind.PRFLX, preference)
-        attributes = [
-            (Attribute.USERNAME, f"{self._remote_ufrag}:{self.ufrag}".encode()),
-            (Attribute.PRIORITY, priority.to_bytes(4, "big")),
-            (role, self._tie_breaker.to_bytes(8, "big")),
-        ]
-        if self.controlling and (purpose is Purpose.NOMINATION or pair is self._selected):
-            attributes.append((Attribute.USE_CANDIDATE, b""))
+        nominates = self.controlling and (purpose is Purpose.NOMINATION or pair is self._selected)
+        attributes = self._attributes(pair, nominates=nominates)
         assert self._remote_key is not None
         key = self._remote_key.reveal()
         data = stun.encode_message(MessageClass.REQUEST, transaction_id, attributes, key=key)
@@ -180,6 +172,17 @@ class Checker:
         self._transactions.add(transaction)
         self._out.append(transmit)
         return True
+
+    def _attributes(self, pair: CandidatePair, *, nominates: bool) -> list[tuple[int, bytes]]:
+        role = Attribute.ICE_CONTROLLING if self.controlling else Attribute.ICE_CONTROLLED
+        preference = (pair.local.priority >> 8) & 0xFFFF
+        priority = compute_priority(CandidateKind.PRFLX, preference)
+        attributes: list[tuple[int, bytes]] = [
+            (Attribute.USERNAME, f"{self._remote_ufrag}:{self.ufrag}".encode()),
+            (Attribute.PRIORITY, priority.to_bytes(4, "big")),
+            (role, self._tie_breaker.to_bytes(8, "big")),
+        ]
+        return attributes + ([(Attribute.USE_CANDIDATE, b"")] if nominates else [])
 
     def _retransmit(self, now: float) -> None:
         again, over = self._transactions.due(now)
@@ -363,7 +366,7 @@ class Checker:
     def _watch(self, now: float) -> None:
         """Ask for consent, and notice that it is gone."""
         consent, pair = self._consent, self._selected
-        if consent is None or pair is None:
+        if consent is None or pair is None or consent.is_lent:
             return
         if consent.take_quick_failure(now):
             self._events.append(PathChecked(is_alive=False))
@@ -435,7 +438,9 @@ class Checker:
             self._timers.stop(Timer.RETRANSMIT)
         else:
             self._timers.set(Timer.RETRANSMIT, next_at)
-        if self._consent is not None:
+        if self._consent is not None and self._consent.is_lent:
+            self._timers.stop(Timer.CONSENT)
+        elif self._consent is not None:
             self._timers.set(Timer.CONSENT, self._consent.deadline(now))
 
     def _set_state(self, state: IceState) -> None:

@@ -31,12 +31,21 @@ class Consent:
     next_at: float
     latency: float = 0.0
     quick_until: float | None = None  # a quick check is under way
+    is_lent: bool = False  # somebody else asks and answers
 
     def check_now(self, now: float) -> None:
         """Ask at once and quickly again; nothing changes while that is under way."""
+        if self.is_lent:  # the last answer is not known, but nobody has missed one
+            self.take_back(now, now - self.keepalive)
         if self.quick_until is None:
             self.quick_until = now + max(QUICK_PATIENCE, min(4 * self.latency, MAX_QUICK_PATIENCE))
             self.next_at = now
+
+    def take_back(self, now: float, answered_at: float) -> None:
+        """Ask again ourselves, at once."""
+        self.is_lent = False
+        self.answered_at = max(self.answered_at, answered_at)
+        self.next_at = now
 
     def take_quick_failure(self, now: float) -> bool:
         """Say once whether a quick check was in vain; the path is then disconnected at once."""

@@ -20,6 +20,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from ginnel.base.chance import RandomBytes, Rng
+from ginnel.base.dataplane import ConsentTerms
 from ginnel.base.types import Address, Deadline, Secret, Transmit
 from ginnel.ice import stun
 from ginnel.ice.candidate import (
@@ -31,6 +32,7 @@ from ginnel.ice.candidate import (
     make_remote,
 )
 from ginnel.ice.checker import Arrival, Checker, Timer
+from ginnel.ice.consent import MIN_RETRY
 from ginnel.ice.events import (
     AgentConfig,
     CandidateFound,
@@ -221,6 +223,33 @@ class SessionCore(Checker):
         self._watch(now)
         self._rearm(now)
         return True
+
+    def lend_consent(self) -> ConsentTerms | None:
+        """Leave the selected pair's consent to somebody else; None if it can't be left now."""
+        pair, consent, key = self._selected, self._consent, self._remote_key
+        is_well = self.state in (IceState.CONNECTED, IceState.COMPLETED) and self._is_confirmed
+        if pair is None or consent is None or key is None or not is_well:
+            return None
+        if consent.is_lent or consent.quick_until is not None or pair.local.is_relayed:
+            return None
+        consent.is_lent = True
+        self._timers.stop(Timer.CONSENT)
+        return ConsentTerms(
+            username=f"{self.ufrag}:{self._remote_ufrag}".encode(),
+            local_password=self._pwd,
+            remote_password=key,
+            attributes=stun.encode_attributes(self._attributes(pair, nominates=self.controlling)),
+            controlling=self.controlling,
+            interval=consent.keepalive,
+            patience=max(MIN_RETRY, 2 * consent.latency),
+        )
+
+    def take_consent_back(self, answered_at: float, *, now: float) -> None:
+        """Ask for consent again; harmless if it isn't lent. `answered_at`: monotonic seconds."""
+        if self._consent is not None and self._consent.is_lent:
+            self._consent.take_back(now, answered_at)
+            self._watch(now)
+            self._rearm(now)
 
     def close(self) -> None:
         """Stop for good; harmless if closed."""

@@ -218,7 +218,7 @@ def encode_message(
     if len(transaction_id) != TRANSACTION_ID_SIZE:
         raise UsageError(f"a transaction id of {len(transaction_id)} bytes")
     kind = (method & 0xF) | (method & 0x70) << 1 | (method & 0xF80) << 2 | message_class
-    body = b"".join(_attribute(number, value) for number, value in attributes)
+    body = encode_attributes(attributes)
 
     def header(size: int) -> bytes:
         return kind.to_bytes(2, "big") + size.to_bytes(2, "big") + _COOKIE + transaction_id
@@ -231,6 +231,11 @@ def encode_message(
         value = _fingerprint(header(len(body) + 8) + body)
         body += _attribute(Attribute.FINGERPRINT, value)
     return header(len(body)) + body
+
+
+def encode_attributes(attributes: Sequence[tuple[int, bytes]]) -> bytes:
+    """Encode attributes as a message has them, padded."""
+    return b"".join(_attribute(number, value) for number, value in attributes)
 
 
 def check_integrity(message: Message, key: bytes) -> bool:

@@ -272,6 +272,7 @@ class PeerTable:
             keepalive_s=self._config.keepalive_s,
             version=self._config.version,
             ice=ice,
+            lends_consent=self._config.lends_consent,
         )
         return ConnCore(config, random_bytes=self._random_bytes, rng=self._rng)
 

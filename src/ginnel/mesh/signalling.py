@@ -46,6 +46,7 @@ class MeshConfig:
     relay_ports: PortRange = DEFAULT_PORTS  # of relayed addresses
     version: str = ""
     mtu: int = 1420  # bytes of the device's largest packet
+    lends_consent: bool = False  # the data plane asks for consent and answers
 
 
 @dataclass(frozen=True)

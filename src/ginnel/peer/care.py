@@ -16,11 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ginnel.base.dataplane import DataUnanswered, StartHandshake
+from ginnel.base.dataplane import (
+    ConsentAnswered,
+    ConsentMissed,
+    DataUnanswered,
+    ForgetConsent,
+    StartHandshake,
+    WatchConsent,
+)
 from ginnel.base.types import Address
 from ginnel.ice.candidate import Candidate
 from ginnel.ice.reasons import guess_nat
-from ginnel.peer.attempt import URGENT_RETRY, path_score
+from ginnel.peer.attempt import URGENT_RETRY, Attempt, path_score
 from ginnel.peer.events import PathSuspected, SendCandidates
 from ginnel.peer.lifecycle import Lifecycle
 from ginnel.peer.timers import PROBE_TIMEOUT, SILENT, UPGRADE_FIRST, UPGRADE_LAST, Timer
@@ -35,6 +42,8 @@ GOOD_ENOUGH = 0.001  # s of score; nothing better is looked for
 
 class PathCare(Lifecycle):
     """A lifecycle that cares for its path; see the module."""
+
+    _is_lent = False  # the data plane asks for consent and answers
 
     def set_local_candidates(
         self,
@@ -90,6 +99,29 @@ class PathCare(Lifecycle):
             self._go_on(now)
         elif new := [c for c in self._local if c not in before and not c.is_relayed]:
             self._on_new_addresses(new, now)
+
+    def _on_answered(self, attempt: Attempt, now: float) -> None:
+        super()._on_answered(attempt, now)
+        if attempt is not self._live or not self.config.lends_consent:
+            return
+        endpoint, terms = attempt.endpoint, attempt.agent.lend_consent()
+        if endpoint is not None and terms is not None:
+            self._is_lent = True
+            self._command(WatchConsent(self.config.key, endpoint, terms))
+
+    def _end(self, attempt: Attempt | None) -> None:
+        if attempt is not None and attempt is self._live and self._is_lent:
+            self._is_lent = False
+            self._command(ForgetConsent(self.config.key))
+        super()._end(attempt)
+
+    def _on_consent(self, event: ConsentMissed | ConsentAnswered, now: float) -> None:
+        """Take what the data plane tells of the consent that it was lent."""
+        if self._live is not None and isinstance(event, ConsentMissed):
+            self._live.agent.take_consent_back(now - event.seconds, now=now)
+        elif self._live is not None:
+            self._board.show(now, latency_s=event.seconds)
+        self._collect(now)
 
     def _remove_relays(self, relayed: Sequence[Address], now: float) -> None:
         for address in relayed:

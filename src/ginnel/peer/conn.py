@@ -22,9 +22,11 @@ from dataclasses import replace
 
 from ginnel.base.core import earliest
 from ginnel.base.dataplane import (
+    ConsentAnswered,
+    ConsentMissed,
     DataUnanswered,
-    EndpointRoamed,
     HandshakeCompleted,
+    PeerEvent,
     StartHandshake,
 )
 from ginnel.base.types import Address, Deadline, Transmit
@@ -175,14 +177,15 @@ class ConnCore(PathCare):
         found = [text for attempt in self._attempts() for text in attempt.describe_pairs()]
         return tuple(found) or self._last_pairs
 
-    def on_engine_event(
-        self, event: HandshakeCompleted | EndpointRoamed | DataUnanswered, *, now: float
-    ) -> None:
+    def on_engine_event(self, event: PeerEvent, *, now: float) -> None:
         """Take what the data plane tells of this peer; other peers' events are ignored."""
         if event.public_key != self.config.key or self._is_closed or not self._is_open:
             return
         if isinstance(event, DataUnanswered):
             self.on_unanswered(event, now=now)
+            return
+        if isinstance(event, ConsentMissed | ConsentAnswered):
+            self._on_consent(event, now)
             return
         if isinstance(event, HandshakeCompleted):
             self._board.show(now, last_handshake_at=now)

@@ -55,6 +55,7 @@ class ConnConfig:
     rosenpass_pub_key: bytes = b""  # of our Rosenpass server; empty: none
     rosenpass_addr: str = ""  # its IP:port
     ice: AgentConfig = field(default_factory=AgentConfig)
+    lends_consent: bool = False  # the data plane takes `WatchConsent`
 
     @property
     def overlay_ip(self) -> str:

@@ -15,19 +15,26 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ginnel.base.dataplane import (
+    ConsentAnswered,
+    ConsentMissed,
+    ConsentTerms,
     DataUnanswered,
     Endpoint,
     EndpointRoamed,
+    ForgetConsent,
     HandshakeCompleted,
     InnerReceived,
     RemovePeer,
     SendInner,
     SetPeer,
     StartHandshake,
+    WatchConsent,
 )
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Address, Datagram, Secret, Transmit
 from ginnel.engine.embedded import EmbeddedEngine
+from ginnel.ice import stun
+from ginnel.ice.stun import Attribute, MessageClass
 from ginnel.net.tun import open_tun
 from support.confined import can_enter_namespaces, enter_namespaces, in_child
 from support.engine_node import CONTROL_PORT, PATIENCE_S, Node, inner_packet, udp_socket
@@ -231,6 +238,50 @@ def test_data_that_nobody_answers_is_told(pair: tuple[Node, Node]) -> None:
     left.engine.apply(SendInner(right.public_key, ping))
     left.wait(left.has(DataUnanswered))
     assert DataUnanswered(right.public_key, 1.0) in left.events
+
+
+def test_consent_is_asked_for_and_answered_until_an_answer_stays_out(
+    pair: tuple[Node, Node], stranger: socket.socket
+) -> None:
+    node, peer = pair[0], pair[1].public_key
+    there = Address(*stranger.getsockname())
+    ours, theirs = Secret(b"our password"), Secret(b"their password")
+    role = (8 * b"\x07", Attribute.ICE_CONTROLLED, Attribute.ICE_CONTROLLING)
+    priority = (Attribute.PRIORITY, b"\0\0\x01\0")
+    attributes = [(Attribute.USERNAME, b"them:us"), priority, (role[1], role[0])]
+    terms = ConsentTerms(
+        b"us:them", ours, theirs, stun.encode_attributes(attributes), False, 0.5, 0.3
+    )
+    node.engine.apply(WatchConsent(peer, Endpoint(there), terms))
+    stranger.settimeout(PATIENCE_S)
+    asked = stun.decode_message(stranger.recv(2048))
+    assert asked.message_class is MessageClass.REQUEST
+    assert asked.username == "them:us"
+    assert stun.check_integrity(asked, theirs.reveal())
+    asked_id = asked.transaction_id
+    mapped = (Attribute.XOR_MAPPED_ADDRESS, stun.encode_address(node.address, asked_id))
+    answer = stun.encode_message(MessageClass.SUCCESS, asked_id, [mapped], key=theirs.reveal())
+    stranger.sendto(answer, node.address)
+    node.wait(node.has(ConsentAnswered))
+    username = (Attribute.USERNAME, b"us:them")
+    wanted = [username, priority, (role[2], role[0]), (Attribute.USE_CANDIDATE, b"")]
+    request = stun.encode_message(MessageClass.REQUEST, b"t" * 12, wanted, key=ours.reveal())
+    stranger.sendto(request, node.address)
+    got = stun.decode_message(stranger.recv(2048))
+    while got.message_class is not MessageClass.SUCCESS:  # its next request came first
+        got = stun.decode_message(stranger.recv(2048))
+    assert got.transaction_id == b"t" * 12
+    assert got.mapped_address == there
+    assert stun.check_integrity(got, ours.reveal())
+    assert node.datagrams == []
+    node.wait(node.has(ConsentMissed))
+    missed = next(event for event in node.events if isinstance(event, ConsentMissed))
+    assert missed.public_key == peer
+    assert 0.3 <= missed.seconds < PATIENCE_S
+    node.engine.apply(ForgetConsent(peer))
+    stranger.sendto(request, node.address)
+    node.wait(lambda: bool(node.datagrams))
+    assert node.datagrams[0].data == request
 
 
 def test_wrong_commands_are_refused(pair: tuple[Node, Node]) -> None:

@@ -37,3 +37,26 @@ def test_six_seconds_to_disconnected_and_six_more_to_failed() -> None:
     assert not consent.is_failed(11.9)
     assert consent.deadline(7.0) == 12.0
     assert consent.is_failed(12.0)
+
+
+def test_what_was_lent_is_asked_for_again_at_once() -> None:
+    consent = make()
+    consent.on_answer(100.0, 0.1, random.Random(1))
+    consent.is_lent = True
+    consent.take_back(150.0, 145.0)
+    assert not consent.is_lent
+    assert consent.next_at == 150.0
+    assert not consent.is_disconnected(150.9)
+    assert consent.is_disconnected(151.0)
+
+
+def test_a_quick_check_takes_back_what_was_lent() -> None:
+    consent = make()
+    consent.on_answer(100.0, 0.1, random.Random(1))
+    consent.is_lent = True
+    consent.check_now(150.0)
+    assert not consent.is_lent
+    assert consent.next_at == 150.0
+    assert not consent.is_disconnected(150.9)
+    assert consent.take_quick_failure(151.0)
+    assert consent.is_disconnected(151.0)

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 
 use crate::channels::{Channels, Forward};
+use crate::consent::{ConsentConfig, Consented, Consents};
 use crate::counters::{Counter, Counters};
 use crate::ecn;
 use crate::inbox::{Inbox, Passed};
@@ -52,6 +53,7 @@ struct Shared {
     overlay_ips: Vec<IpAddr>,
     inbox: Mutex<Inbox>,
     channels: Mutex<Channels>,
+    consents: Mutex<Consents>,
     counters: Arc<Counters>,
     sockets: Sockets,
     tun: Option<Tun>,
@@ -92,6 +94,7 @@ impl Engine {
             overlay_ips,
             inbox: Mutex::new(Inbox::default()),
             channels: Mutex::new(Channels::default()),
+            consents: Mutex::new(Consents::default()),
             counters,
             sockets: Sockets::new(descriptors.udp4, descriptors.udp6)?,
             tun: descriptors.tun.map(Tun::new).transpose()?,
@@ -238,6 +241,16 @@ impl Engine {
         lock(&self.shared.channels).end_forwards(client);
     }
 
+    /// Asks for consent on a pair, and answers for it, until an answer stays out.
+    pub fn watch_consent(&self, config: ConsentConfig) -> Result<(), CommandError> {
+        lock(&self.shared.consents).watch(config, clock())
+    }
+
+    /// Leaves a peer's consent to the application again.
+    pub fn forget_consent(&self, public_key: &[u8; 32]) {
+        lock(&self.shared.consents).forget(public_key);
+    }
+
     /// Counters of each peer.
     pub fn peer_stats(&self) -> Vec<PeerStats> {
         lock(&self.shared.machine).peer_stats(clock())
@@ -292,6 +305,21 @@ impl Shared {
                 let lost = out.inner.drain(..).len();
                 self.counters.add(Counter::DropNoTun, lost as u64);
             }
+        }
+        if !out.events.is_empty() {
+            let mut inbox = lock(&self.inbox);
+            for event in out.events.drain(..) {
+                inbox.push_event(event, &self.counters);
+            }
+            self.settle(&inbox);
+        }
+    }
+
+    /// Sends and tells what consents put out.
+    fn flush_consents(&self, out: &mut Consented) {
+        for sent in out.sent.drain(..) {
+            // A full socket loses it: the next one follows, or the application asks.
+            let _ = self.sockets.send(&sent.data, sent.path, &self.counters);
         }
         if !out.events.is_empty() {
             let mut inbox = lock(&self.inbox);

@@ -13,6 +13,7 @@ use super::tun::ReadBuffer;
 use super::udp::{Received, Socket};
 use super::{ERROR_PAUSE, Shared, clock, lock};
 use crate::channels::{self, Route};
+use crate::consent::Consented;
 use crate::counters::Counter;
 use crate::demux::{Kind, classify};
 use crate::inbox::Passed;
@@ -51,6 +52,9 @@ pub(super) fn udp_to_tun(shared: &Shared) {
             tick_at = now + TICK_INTERVAL;
             lock(&shared.machine).handle_timers(now, &mut out);
             shared.flush(&mut out, &mut trains);
+            let mut consented = Consented::default();
+            lock(&shared.consents).tick(now, &mut consented);
+            shared.flush_consents(&mut consented);
         }
     }
 }
@@ -272,6 +276,7 @@ impl Receiver {
         out.transmits.append(&mut self.forwarded);
         shared.flush(out, trains);
         self.arena.reclaim();
+        self.answer_consents(shared);
         if !self.passed.is_empty() {
             let mut inbox = lock(&shared.inbox);
             for (kind, passed) in self.passed.drain(..) {
@@ -279,6 +284,23 @@ impl Receiver {
             }
             shared.settle(&inbox);
         }
+    }
+}
+
+impl Receiver {
+    /// Takes out what concerns consent alone.
+    fn answer_consents(&mut self, shared: &Shared) {
+        if self.passed.iter().all(|(kind, _)| *kind != Kind::Stun) {
+            return;
+        }
+        let mut consented = Consented::default();
+        let now = clock();
+        let mut consents = lock(&shared.consents);
+        self.passed.retain(|(kind, passed)| {
+            *kind != Kind::Stun || !consents.handle(&passed.data, passed.path, now, &mut consented)
+        });
+        drop(consents);
+        shared.flush_consents(&mut consented);
     }
 }
 

@@ -136,6 +136,20 @@ pub enum Event {
         /// 1 s, later 15 s.
         silence: Duration,
     },
+    /// A request for consent stayed unanswered; no more are sent.
+    ConsentMissed {
+        /// The peer.
+        public_key: [u8; 32],
+        /// Since the last answer.
+        silence: Duration,
+    },
+    /// A request for consent was answered faster or slower than before.
+    ConsentAnswered {
+        /// The peer.
+        public_key: [u8; 32],
+        /// The round trip.
+        latency: Duration,
+    },
 }
 
 /// What a call produced; the caller sends, writes and queues it, in this order.
