@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. All else is for developers.
-.PHONY: help setup demo test soak fuzz interop interop-kernel bench bench-discv5 bench-codervpn bench-tunnel bench-connect bench-idle matrix lock proto clean
+.PHONY: help setup demo test soak fuzz miri interop interop-kernel bench bench-discv5 bench-codervpn bench-tunnel bench-connect bench-idle matrix lock proto clean
 
 help:
 	@echo "make demo    set everything up, then show machines behind NATs finding each other (about a minute)"
@@ -10,6 +10,7 @@ help:
 	@echo "make matrix  every kind of NAT against every kind in the lab, RUNS=500 of them (a quarter of an hour)"
 	@echo "make soak    the long runs of random networks, hours"
 	@echo "make fuzz    each parser of the data plane under libFuzzer, MINUTES=10 each"
+	@echo "make miri    the data plane's unit tests under Miri, with a nightly toolchain"
 	@echo "make interop-kernel  Debian's kernel with its WireGuard in qemu, against ours"
 	@echo "make lock    write requirements/*.txt anew from pyproject.toml"
 	@echo "make clean   remove what setup made"
@@ -59,6 +60,9 @@ soak: setup
 
 fuzz: setup
 	@scripts/fuzz
+
+miri:
+	@scripts/miri
 
 interop-kernel: setup
 	@scripts/interop-kernel

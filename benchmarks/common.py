@@ -28,6 +28,7 @@ class Row:
         ratio: median of the rounds' ratios.
         target: the least ratio wanted, None where nothing was promised.
         spread: the lowest and the highest ratio of a round.
+        runs: every round's value of ours, and of theirs.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Row:
     target: float | None
     unit: str
     spread: tuple[float, float]
+    runs: tuple[tuple[float, ...], tuple[float, ...]]
 
     @property
     def is_met(self) -> bool:
@@ -67,6 +69,7 @@ def compare(
         target,
         unit,
         (round(min(ratios), 3), round(max(ratios), 3)),
+        (tuple(round(a, 4) for a, _ in pairs), tuple(round(b, 4) for _, b in pairs)),
     )
 
 
@@ -92,6 +95,14 @@ def cpu_seconds(pid: int) -> float:
     """Return the CPU time a process has used so far, in user and system mode."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def proportional_mb(pid: int) -> float:
+    """Return the memory of a process, its share only of what others have too (PSS), in 2**20."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"no memory figures of process {pid}")
 
 
 def resident_mb(pid: int) -> float:
@@ -133,13 +144,20 @@ def publish(
     rows: Sequence[Row],
     notes: Sequence[str] = (),
     only_print: bool = False,
+    setup: Mapping[str, object] | None = None,
 ) -> None:
-    """Print the table and write results/NAME.json: title, rows, notes."""
+    """Print the table and write results/NAME.json: title, rows, notes, and how it was set up."""
     print(report(title, rows, notes))
     if only_print:
         return
     RESULTS.mkdir(exist_ok=True)
-    content = {"title": title, "rows": [asdict(row) for row in rows], "notes": list(notes)}
+    content: dict[str, object] = {
+        "title": title,
+        "rows": [asdict(row) for row in rows],
+        "notes": list(notes),
+    }
+    if setup:
+        content["setup"] = dict(setup)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     print(f"\nwritten to benchmarks/results/{path.name}", file=sys.stderr)
