@@ -319,7 +319,9 @@ impl Shared {
     fn flush_consents(&self, out: &mut Consented) {
         for sent in out.sent.drain(..) {
             // A full socket loses it: the next one follows, or the application asks.
-            let _ = self.sockets.send(&sent.data, sent.path, &self.counters);
+            let _ = self
+                .sockets
+                .send(&sent.data, sent.path, ecn::NOT_ECT, &self.counters);
         }
         if !out.events.is_empty() {
             let mut inbox = lock(&self.inbox);
