@@ -9,6 +9,7 @@ import pytest
 
 from ginnel.base.types import Address
 from ginnel.daemon.nat_tests import FilterFinding, NatTests, judge_filtering, judge_mapping
+from ginnel.daemon.probe_socket import ProbeSocket
 from ginnel.ice.nat import Filtering, Mapping
 
 OPEN = FilterFinding(("192.0.2.1", "192.0.2.2"))
@@ -58,5 +59,16 @@ def test_without_nodes_nothing_is_said() -> None:
         assert (await tests.test_filtering()).is_open is None
         assert (await tests.test_mapping(())).mapping is Mapping.UNKNOWN
         assert await tests.test_hairpin() is None
+
+    asyncio.run(play())
+
+
+def test_a_hairpin_is_seen_where_an_outer_address_leads_back() -> None:
+    """On loopback it does; the lab's kernel drops what a router turns back to who sent it."""
+
+    async def play() -> None:
+        async with ProbeSocket("ginnel") as node:
+            nodes = (node.contact_at(Address("127.0.0.1", node.port)),)
+            assert await NatTests(nodes, "ginnel", random.Random(1)).test_hairpin() is True
 
     asyncio.run(play())
