@@ -6,6 +6,8 @@ Source: RFC 8656 sections 12 and 12.4.
 from __future__ import annotations
 
 FIRST_CHANNEL, LAST_CHANNEL = 0x4000, 0x4FFF  # section 12
+LOWER_CHANNELS = range(0x4000, 0x4800)  # of two that relay for each other, one takes these ...
+UPPER_CHANNELS = range(0x4800, 0x5000)  # ... one these: what comes tells whose channel it is
 HEADER_SIZE = 4  # bytes: channel number, length
 ALIGNMENT = 4  # bytes; over UDP padding is allowed, not needed (section 12.5)
 

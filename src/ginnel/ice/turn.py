@@ -23,7 +23,7 @@ from ginnel.base.core import TimerTable
 from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, Deadline, Transmit
 from ginnel.ice import stun
-from ginnel.ice.channels import FIRST_CHANNEL, LAST_CHANNEL, split_channel_data, wrap_channel_data
+from ginnel.ice.channels import split_channel_data, wrap_channel_data
 from ginnel.ice.stun import Attribute, Message, MessageClass
 from ginnel.ice.turn_events import (
     Allocated,
@@ -75,7 +75,7 @@ class TurnClient(TurnAsker):
         self._rng = rng
         self._peers: dict[Address, _Peer] = {}
         self._channels: dict[int, _Peer] = {}
-        self._next_channel = FIRST_CHANNEL
+        self._next_channel = config.channels.start
         self._past: BoundedLru[Address, int] = BoundedLru(MAX_PEERS)  # channels of the forgotten
         self._failures = 0
         self._is_closed = False
@@ -304,7 +304,7 @@ class TurnClient(TurnAsker):
     # Peers
 
     def _add_peer(self, address: Address, now: float) -> _Peer | None:
-        if len(self._peers) >= MAX_PEERS or self._next_channel > LAST_CHANNEL:
+        if len(self._peers) >= MAX_PEERS or self._next_channel not in self.config.channels:
             stale = [p for p in self._peers.values() if now - p.used_at > UNUSED_AFTER]
             for peer in stale:
                 self._forget(peer)
@@ -312,13 +312,13 @@ class TurnClient(TurnAsker):
                 return None
         number = self._past.pop(address) or self._next_channel
         peer = self._peers[address] = _Peer(address, number, now)
-        if number == self._next_channel <= LAST_CHANNEL:
+        if number == self._next_channel < self.config.channels.stop:
             self._next_channel += 1
         self._ask(stun.CREATE_PERMISSION, [], now, address)
         return peer
 
     def _bind(self, peer: _Peer, now: float) -> None:
-        if peer.channel > LAST_CHANNEL:
+        if peer.channel not in self.config.channels:
             return  # used up: indications do, until the next allocation
         self._channels[peer.channel] = peer
         value = peer.channel.to_bytes(2, "big") + b"\0\0"

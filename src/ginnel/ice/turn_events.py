@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from ginnel.base.servers import Transport
 from ginnel.base.types import Address, Secret
+from ginnel.ice.channels import FIRST_CHANNEL, LAST_CHANNEL
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class TurnConfig:
     """One server and how it knows us.
 
     `realm` and `nonce` save a round trip where the server told them with the credentials. `host`:
-    the server's name, which its TLS certificate must show.
+    the server's name, which its TLS certificate must show. `channels`: the numbers to bind.
     """
 
     server: Address
@@ -29,6 +30,7 @@ class TurnConfig:
     nonce: bytes = b""
     transport: Transport = Transport.UDP
     host: str = ""
+    channels: range = range(FIRST_CHANNEL, LAST_CHANNEL + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,8 @@ class PeerTable:
                 continue
             if not any(candidate.is_relayed for candidate in path):
                 ends = (state.remote_address, path[0].base.ip)
-                paths.append(RelayPath(peer.member_id, *ends, peer.conn.left_working))
+                is_upper = peer.conn.config.is_controlling
+                paths.append(RelayPath(peer.member_id, *ends, peer.conn.left_working, is_upper))
         self.relays.set_paths(paths, now=now)
 
     def _tell_candidates(self, now: float, unix_now: float) -> None:

@@ -10,12 +10,16 @@ from ginnel.base.types import Address, MemberId
 
 @dataclass(frozen=True, slots=True)
 class RelayPath:
-    """A direct path to a member that may relay; `is_choice`: the one before works, too."""
+    """A direct path to a member that may relay.
+
+    `is_choice`: the one before works, too. `is_controlling`: on this path, of the two ends.
+    """
 
     member_id: MemberId
     address: Address
     source_ip: str | None
     is_choice: bool = False
+    is_controlling: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from ginnel.base.servers import DEFAULT_PORTS, PortRange
 from ginnel.base.types import Address, Deadline, MemberId, Transmit
 from ginnel.ice.allocation import Allocation
 from ginnel.ice.candidate import RELAY_PREFERENCES, Candidate, make_relayed
+from ginnel.ice.channels import LOWER_CHANNELS, UPPER_CHANNELS
 from ginnel.ice.stun import Message
 from ginnel.ice.turn import TurnClient
 from ginnel.ice.turn_events import (
@@ -349,6 +350,7 @@ class Relays:
             relay.path.source_ip,
             realm=grant.realm,
             nonce=grant.nonce,
+            channels=UPPER_CHANNELS if relay.path.is_controlling else LOWER_CHANNELS,
         )
         if relay.client is not None and relay.client.relayed is not None:
             relay.config = config

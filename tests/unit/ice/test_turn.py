@@ -1,6 +1,7 @@
 """The TURN client: what it asks, how it takes errors, what it keeps alive."""
 
 import random
+from dataclasses import replace
 
 from ginnel.base.types import Address, Secret
 from ginnel.ice import stun
@@ -261,6 +262,20 @@ def test_channels_are_told_when_they_open_and_when_they_end() -> None:
     one.core.close(now=world.now)
     world.pump()
     assert len(one.of(ChannelClosed)) == 2
+
+
+def test_only_its_own_channels_are_bound_and_then_indications_do() -> None:
+    world = TurnWorld()
+    one, two, three = (world.add_client(number) for number in (1, 2, 3))
+    one.core.config = replace(one.core.config, channels=range(0x4000, 0x4001))
+    for other in (two, three):
+        assert one.core.relayed is not None
+        assert other.core.relayed is not None
+        other.core.send(b"permitted", one.core.relayed, now=world.now)
+        one.core.send(b"hi", other.core.relayed, now=world.now)
+        world.pump()
+        assert any(isinstance(told, RelayReceived) for told in other.events)
+    assert [told.number for told in one.of(ChannelOpened)] == [0x4000]
 
 
 def test_a_lost_allocation_ends_its_channels_first() -> None:

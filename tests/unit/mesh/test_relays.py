@@ -10,6 +10,7 @@ from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.types import Address, MemberId, Secret, Transmit
 from ginnel.ice import stun
 from ginnel.ice.candidate import make_host, make_server_reflexive
+from ginnel.ice.channels import LOWER_CHANNELS, UPPER_CHANNELS
 from ginnel.ice.turn_events import TurnConfig
 from ginnel.ice.turn_ports import FreePort, HoldPort
 from ginnel.mesh.relay_events import (
@@ -285,3 +286,21 @@ def test_the_data_plane_is_told_of_channels_at_both_ends_and_in_the_relay() -> N
     rig.server.serve(False, now=rig.now)
     assert rig.server.poll_command() == EndForwards(rig.places[LAPTOP])
     assert rig.server.poll_command() is None
+
+
+def test_two_that_relay_for_each_other_bind_different_channels() -> None:
+    rig = Rig(PI, LAPTOP)
+    rig.users[LAPTOP].set_paths([], now=rig.now)
+    path = RelayPath(ATTIC, SERVER, None, is_controlling=True)
+    rig.users[LAPTOP].set_paths([path], now=rig.now)
+    rig.pump()
+    [ours], [theirs] = (rig.users[member].candidates() for member in (PI, LAPTOP))
+    numbers = []
+    for member, mine, other in ((PI, ours, theirs), (LAPTOP, theirs, ours)):
+        rig.users[member].send(Transmit(b"x", other.address, relayed_from=mine.base), now=rig.now)
+        rig.pump()
+        opened = rig.users[member].poll_command()
+        assert isinstance(opened, OpenChannel)
+        numbers.append(opened.number)
+    assert numbers[0] in LOWER_CHANNELS
+    assert numbers[1] in UPPER_CHANNELS
