@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from ginnel.base.errors import SystemFailure
 from ginnel.daemon.guard import Guard
 from ginnel.daemon.settings_apply import SettingsApplier
 from ginnel.daemon.settings_check import Allowance, Plan
+from ginnel.lab.furnish import furnish
 from ginnel.net.dns import DnsPlan
 from ginnel.net.dns_file import ResolvConfFile
 from ginnel.net.netlink import Netlink
@@ -48,6 +48,7 @@ SECOND = Plan(
     ("100.64.8.0/24", "fd12::8:0/112"),
     DnsPlan(("100.64.0.2",), match=("home.internal",)),
 )
+RESOLV_CONF = Path("/etc/resolv.conf")
 ORIGINAL = "nameserver 192.0.2.53\nsearch example.org\n"
 # What a Netlink has: it looks, or it changes something of a device, or rules (the guard's).
 LOOKS = {
@@ -111,18 +112,16 @@ class FaultyFile(ResolvConfFile):
     """The file; the chosen call fails after it wrote."""
 
     def __init__(self, fault: Fault) -> None:
-        super().__init__(DEVICE, Path("/etc/resolv.conf"))
+        super().__init__(DEVICE, RESOLV_CONF)
         for name in OF_NAMES:
             setattr(self, name, fault.wrap(name, getattr(self, name), half_done=True))
 
 
-def in_room(tmp_path: Path, body: Callable[[SettingsApplier, Fault], None]) -> None:
+def in_room(body: Callable[[SettingsApplier, Fault], None]) -> None:
     def child() -> None:
         enter_namespaces()
-        own = tmp_path / "resolv.conf"
-        own.write_text(ORIGINAL)
-        resolv = os.path.realpath("/etc/resolv.conf")
-        subprocess.run(["mount", "--bind", str(own), resolv], check=True)
+        furnish("room", {})  # an /etc that its user may write to
+        RESOLV_CONF.write_text(ORIGINAL)
         device = open_tun(DEVICE)
         fault = Fault()
         applier = SettingsApplier(
@@ -161,7 +160,7 @@ def test_no_way_to_change_the_machine_is_left_out() -> None:
     assert public == LOOKS | CHANGES | OF_RULES
 
 
-def test_a_failure_at_each_call_is_rolled_back(tmp_path: Path) -> None:
+def test_a_failure_at_each_call_is_rolled_back() -> None:
     def body(applier: SettingsApplier, fault: Fault) -> None:
         GUARD.install()
         first = fail_each(applier, fault, FIRST)
@@ -176,10 +175,10 @@ def test_a_failure_at_each_call_is_rolled_back(tmp_path: Path) -> None:
         third = fail_each(applier, fault, Plan(1280))
         assert set(third) == {"take_back", "remove_address", "remove_route", "include_again"}
 
-    in_room(tmp_path, body)
+    in_room(body)
 
 
-def test_a_failure_while_taking_back_stops_nothing_else(tmp_path: Path) -> None:
+def test_a_failure_while_taking_back_stops_nothing_else() -> None:
     def lines() -> set[str]:
         return set(look().splitlines())
 
@@ -215,10 +214,10 @@ def test_a_failure_while_taking_back_stops_nothing_else(tmp_path: Path) -> None:
                 netlink.set_address_generation(DEVICE, 0)
             assert lines() - before == switches, name
 
-    in_room(tmp_path, body)
+    in_room(body)
 
 
-def test_the_guards_rules_are_all_or_none_and_go_as_far_as_they_can(tmp_path: Path) -> None:
+def test_the_guards_rules_are_all_or_none_and_go_as_far_as_they_can() -> None:
     def body(applier: SettingsApplier, fault: Fault) -> None:
         guard = replace(GUARD, open_netlink=lambda: FaultyNetlink(fault, OF_RULES))
         fault.arm(None)
@@ -246,10 +245,10 @@ def test_the_guards_rules_are_all_or_none_and_go_as_far_as_they_can(tmp_path: Pa
         guard.clear_stale()
         assert look() == before
 
-    in_room(tmp_path, body)
+    in_room(body)
 
 
-def test_nothing_is_applied_after_the_end(tmp_path: Path) -> None:
+def test_nothing_is_applied_after_the_end() -> None:
     def body(applier: SettingsApplier, fault: Fault) -> None:
         before = look()
         applier.take_back()
@@ -257,4 +256,4 @@ def test_nothing_is_applied_after_the_end(tmp_path: Path) -> None:
             applier.apply(FIRST)
         assert look() == before
 
-    in_room(tmp_path, body)
+    in_room(body)

@@ -53,7 +53,6 @@ JOURNAL = """
 import os, socket, sys
 os.makedirs("/run/systemd/journal")
 opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-opened.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
 opened.bind("/run/systemd/journal/socket")
 print("ready", flush=True)
 with open(sys.argv[1], "ab", buffering=0) as output:
