@@ -8,7 +8,7 @@ observers that see different ports mean a symmetric NAT.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ginnel.base.addresses import Scope, is_public, scope_of, subnet_key
 from ginnel.base.limits import BoundedLru
@@ -65,7 +65,10 @@ class EndpointVotes:
     def expire(self, now: float) -> bool:
         """Drop old votes; return whether the common view changed."""
         votes = self._fresh(True, now) or self._fresh(False, now)
-        view = _count(self._believed(votes))
+        believed = self._believed(votes)
+        view = _count(believed)
+        if self.view.symmetric and view.observers < 2 and len(believed) < len(votes):
+            view = replace(view, symmetric=True)  # it takes two to see that it isn't any more
         changed = view != self.view
         self.view = view
         return changed

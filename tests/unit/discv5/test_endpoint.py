@@ -106,6 +106,18 @@ def test_after_a_doubt_the_first_view_of_a_new_address_decides() -> None:
     assert votes.view == View(moved, False, 1)
 
 
+def test_after_a_doubt_one_observer_can_not_tell_that_a_nat_is_not_symmetric_any_more() -> None:
+    votes = EndpointVotes(600)
+    votes.vote(observer(1), SEEN, 0.0)
+    votes.vote(observer(2), OTHER, 1.0)
+    votes.doubt(10.0)
+    moved = Address("198.51.100.2", 4000)
+    votes.vote(observer(1), moved, 10.5)
+    assert votes.view == View(moved, True, 1)
+    votes.vote(observer(2), moved, 10.6)
+    assert votes.view == View(moved, False, 2)
+
+
 def test_a_doubt_that_proves_wrong_changes_nothing() -> None:
     votes = EndpointVotes(600)
     votes.vote(observer(1), SEEN, 0.0)
