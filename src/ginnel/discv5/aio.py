@@ -380,9 +380,9 @@ class Discovery(NodeQuestions):
         match event:
             case TalkReceived():
                 self._on_talk(event)
-            case PongReceived() | NodesReceived() | TalkAnswered() | Resolved():
+            case PongReceived() | NodesReceived() | TalkAnswered():
                 self._finish(event.request, event)
-            case PopulateDone() | Revalidated():
+            case Resolved() | PopulateDone() | Revalidated():
                 self._finish(event.request, event)
             case RequestFailed():
                 self._finish(event.request, error_of(event.reason))

@@ -317,11 +317,7 @@ def _decode_pairs(parts: Sequence[bytes]) -> tuple[tuple[str, rlp.Rlp], ...]:
         if last is not None and key <= last:
             raise RemoteProtocolError("a record's keys are not sorted or not unique")
         last = key
-        value = parts[at + 1]
-        is_list = value[0] >= 0xC0
-        pairs.append(
-            (key.decode("latin-1"), rlp.decode(value) if is_list else rlp.decode_bytes(value))
-        )
+        pairs.append((key.decode("latin-1"), rlp.decode(parts[at + 1])))
     return tuple(pairs)
 
 

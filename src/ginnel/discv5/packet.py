@@ -39,9 +39,8 @@ FIRST_FREE_BYTE = 0x50  # IVs from here on are neither WireGuard, STUN nor Chann
 _STATIC = struct.Struct(">6sHB12sH")
 _AUTH_HEAD = struct.Struct(">32sBB")
 STATIC_SIZE = _STATIC.size  # 23 bytes
+_ORDINARY = 0  # the flag as it is on the wire
 _NONCE_AT = 9  # of the static header
-_SIZE_AT = _NONCE_AT + NONCE_SIZE
-_ORDINARY_SIZE = NODE_ID_SIZE.to_bytes(2, "big")  # of the authdata of an ordinary packet
 _ORDINARY_END = IV_SIZE + STATIC_SIZE + NODE_ID_SIZE  # where the message of an ordinary one begins
 ORDINARY_OVERHEAD = IV_SIZE + STATIC_SIZE + 32 + TAG_SIZE  # bytes of a packet besides the message
 HANDSHAKE_OVERHEAD = (  # bytes besides message and record
@@ -158,16 +157,6 @@ class PacketCodec:
         iv = data[:IV_SIZE]
         mask.reset_nonce(iv)
         head = mask.update(data[IV_SIZE:_ORDINARY_END])  # all of it where the packet is ordinary
-        if (
-            head[:_NONCE_AT] == self._ordinary_start
-            and head[_SIZE_AT:STATIC_SIZE] == _ORDINARY_SIZE
-        ):
-            if len(data) < _ORDINARY_END + TAG_SIZE:
-                raise PacketError(PacketFault.AUTHDATA)
-            node_id = NodeId(head[STATIC_SIZE:])
-            return OrdinaryPacket(
-                node_id, head[_NONCE_AT:_SIZE_AT], iv + head, data[_ORDINARY_END:]
-            )
         protocol_id, version, flag, nonce, size = _STATIC.unpack_from(head)
         if protocol_id != self._protocol_id:
             raise PacketError(PacketFault.PROTOCOL)
@@ -176,8 +165,11 @@ class PacketCodec:
         end = IV_SIZE + STATIC_SIZE + size
         if end > len(data):
             raise PacketError(PacketFault.AUTHDATA)
-        if flag == Flag.ORDINARY:  # of another size
-            raise PacketError(PacketFault.AUTHDATA)
+        if flag == _ORDINARY:
+            if size != NODE_ID_SIZE or len(data) < end + TAG_SIZE:
+                raise PacketError(PacketFault.AUTHDATA)
+            node_id = NodeId(head[STATIC_SIZE:])
+            return OrdinaryPacket(node_id, nonce, iv + head, data[_ORDINARY_END:])
         head = (head + mask.update(data[_ORDINARY_END:end]))[: STATIC_SIZE + size]
         authdata, message = head[STATIC_SIZE:], data[end:]
         if flag == Flag.WHOAREYOU:
@@ -217,10 +209,7 @@ class PacketCodec:
 
     def ordinary_start(self, size: int, nonce: bytes) -> bytes:
         """Return masking IV and unmasked header of an ordinary packet from here; quicker."""
-        iv = self._random_bytes(IV_SIZE)
-        if iv[0] < FIRST_FREE_BYTE:
-            iv = self.make_iv(size)
-        return iv + self._ordinary_start + nonce + self._ordinary_end
+        return self.make_iv(size) + self._ordinary_start + nonce + self._ordinary_end
 
     def finish(self, mask: Mask, start: bytes, message: bytes) -> bytes:
         """Return the packet: the header in `start` (masking IV and header) masked, the message."""
