@@ -79,6 +79,11 @@ UDP_PAYLOAD = 1372  # bytes; fills the MTU over IPv4
 UDP_BUFFER = "4M"  # of iperf3's sockets: so that it is the tunnel that is measured
 CONNECT_LIMIT_S = 60.0  # seconds until both sides are connected
 PINGS = 500  # echo requests of one measurement, 4 ms apart
+TCP_FORMS: dict[str, tuple[str, ...]] = {  # options of iperf3
+    "TCP, 1 stream": (),
+    "TCP, 4 streams": ("-P", "4"),
+    "TCP, reverse": ("-R",),
+}
 TCP_TARGET = 1.8  # times wireguard-go
 UDP_TARGET = 3.0  # times wireguard-go
 PING_SLACK_US = 20.0  # microseconds, and 5 %, that a ping may be behind
@@ -285,12 +290,7 @@ class Load:
 def measure(load: Load, sides: tuple[Side, ...], rounds: int) -> list[Row]:
     """Measure everything in turns and compare ours, the first, with each other."""
     rows = []
-    forms: dict[str, tuple[str, ...]] = {
-        "TCP, 1 stream": (),
-        "TCP, 4 streams": ("-P", "4"),
-        "TCP, reverse": ("-R",),
-    }
-    for name, options in forms.items():
+    for name, options in TCP_FORMS.items():
         found = run(rounds, sides, partial(load.tcp, options))
         rows += beside(name, "Gbit/s", sides, found, target=TCP_TARGET)
     found = run(rounds, sides, load.udp)

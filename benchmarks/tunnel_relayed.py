@@ -15,7 +15,16 @@ import sys
 from functools import partial
 
 from benchmarks.common import Row, publish
-from benchmarks.tunnel import CONNECT_LIMIT_S, MTU, Load, Side, beside, find_processes, run
+from benchmarks.tunnel import (
+    CONNECT_LIMIT_S,
+    MTU,
+    TCP_FORMS,
+    Load,
+    Side,
+    beside,
+    find_processes,
+    run,
+)
 from ginnel.lab.networks import Lab
 from ginnel.lab.scenario import Scenario
 from ginnel.lab.topology import LabTopology, PublicMachine
@@ -49,12 +58,7 @@ def connect(lab: Lab, network: str, records: list[str]) -> Side:
 def measure(load: Load, sides: tuple[Side, ...], rounds: int) -> list[Row]:
     """Measure both paths in turns."""
     rows = []
-    forms: dict[str, tuple[str, ...]] = {
-        "TCP, 1 stream": (),
-        "TCP, 4 streams": ("-P", "4"),
-        "TCP, reverse": ("-R",),
-    }
-    for name, options in forms.items():
+    for name, options in TCP_FORMS.items():
         found = run(rounds, sides, partial(load.tcp, options))
         rows += beside(f"{name}, relayed", "Gbit/s", sides, found)
     found = run(rounds, sides, load.udp)
