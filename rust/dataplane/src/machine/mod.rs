@@ -6,11 +6,11 @@
 //! Invariant: an endpoint changes only by a command or by a packet that authenticated.
 
 mod incoming;
+mod index;
 mod outgoing;
 pub(crate) mod path_mtu;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +27,7 @@ use crate::counters::{Counter, Counters};
 use crate::ecn;
 use crate::peer::Peer;
 use crate::routes::{PeerId, Prefix, Routes};
+use index::ByIndex;
 
 /// The port of the control protocol on a node's own overlay addresses.
 pub const CONTROL_PORT: u16 = 41641;
@@ -242,31 +243,6 @@ struct Load {
     since: Instant,
     seen: u64,
     verified: u64,
-}
-
-/// Peers by the receiver indices that we gave out. Those are random and our own choice, so that a
-/// hash against chosen keys would protect nothing.
-type ByIndex = HashMap<u32, PeerId, BuildHasherDefault<IndexHasher>>;
-
-/// Spreads the bits of one index.
-#[derive(Default)]
-struct IndexHasher(u64);
-
-impl Hasher for IndexHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, index: u32) {
-        // Multiplied by an odd number near 2^64 / the golden ratio: high and low bits both vary.
-        self.0 = (self.0 ^ u64::from(index)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
 }
 
 /// All peers of one node.
