@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ginnel.daemon import privileges
+from ginnel.daemon.tunnel_child import STREAM_FD
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: the manager keeps a few capabilities"
@@ -63,7 +64,7 @@ def test_a_tunnel_that_fails_is_told_and_tried_again_until_we_are_stopped(tmp_pa
 
 
 def test_a_manager_can_not_be_inspected_and_adopts_orphans(tmp_path: Path) -> None:
-    code = "import time; time.sleep(60)"
+    code = f"import os\nwhile os.read({STREAM_FD}, 4096): pass"  # until the manager ends
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path), code], stdout=subprocess.PIPE, text=True
     )

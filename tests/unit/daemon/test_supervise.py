@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -83,14 +84,23 @@ def test_output_is_cut_into_bounded_lines_and_the_last_one_is_told() -> None:
     assert child.describe_end() == "test ended with exit code 3: why"
 
 
-def test_a_child_that_ignores_us_is_killed() -> None:
+@pytest.fixture
+def held() -> Iterator[int]:
+    """Give the end of a pipe that a child reads from as long as the test goes on, and no longer."""
+    end, ours = os.pipe()
+    yield end
+    os.close(end)
+    os.close(ours)
+
+
+def test_a_child_that_ignores_us_is_killed(held: int) -> None:
     async def main() -> str:
         ready = asyncio.Event()
         code = (
-            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-            "print('ready', flush=True); time.sleep(60)"
+            "import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+            "print('ready', flush=True); os.read(3, 1)"
         )
-        child = start_child("test", [*PYTHON, code], {}, lambda line: ready.set())
+        child = start_child("test", [*PYTHON, code], {3: held}, lambda line: ready.set())
         async with asyncio.timeout(20):
             await ready.wait()
             child.send_signal(signal.SIGTERM)
@@ -102,9 +112,9 @@ def test_a_child_that_ignores_us_is_killed() -> None:
     assert asyncio.run(main()) == "test ended with signal SIGKILL: ready"
 
 
-def test_a_grandchild_that_holds_the_output_does_not_hold_us() -> None:
-    code = "import os, time\nif os.fork() == 0:\n  time.sleep(2)\nelse:\n  print('done')"
-    child, lines = run_child(code)
+def test_a_grandchild_that_holds_the_output_does_not_hold_us(held: int) -> None:
+    code = "import os\nif os.fork() == 0:\n  os.read(3, 1)\nelse:\n  print('done')"
+    child, lines = run_child(code, {3: held})
     assert lines == ["done"]
     assert not child.is_running
 
