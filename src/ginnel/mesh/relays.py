@@ -19,10 +19,7 @@ from ginnel.base.addresses import is_public
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable, earliest
 from ginnel.base.dataplane import ChannelCommand, CloseChannel, OpenChannel
-from ginnel.base.links import (
-    LinkCommand,
-    LinkEvent,
-)
+from ginnel.base.links import LinkCommand, LinkEvent
 from ginnel.base.servers import DEFAULT_PORTS, PortRange
 from ginnel.base.types import Address, Deadline, MemberId, Transmit
 from ginnel.ice.allocation import Allocation

@@ -415,8 +415,7 @@ class Lifecycle:
 
     def _arm_upgrade(self, attempt: Attempt, now: float) -> None:
         self._timers.stop(Timer.UPGRADE)
-        may_be_direct = self.config.is_controlling and not self.config.ice.force_relay
-        if attempt.is_relayed and may_be_direct:
+        if attempt.is_relayed and self.config.is_controlling and not self.config.ice.force_relay:
             self._upgrades = 1
             self._timers.set(Timer.UPGRADE, now + UPGRADE_FIRST)
 
@@ -453,6 +452,7 @@ class Lifecycle:
             self._events.append(Ended(error))
 
     def _clean_up(self, now: float, reason: str) -> None:
+        """Undo a path: agent, proxy, peer, timers, event, status, always all of them."""
         was_live = self._live is not None
         self._end(self._live)
         if self._proxied is not None:
