@@ -168,7 +168,7 @@ def test_settings_are_there_while_it_runs_and_gone_after_down(
             assert found["port"] == PORT
             assert found["listens"] == str(paths_in(root).tunnel_socket)
             assert found["token"] == "ginnel1:c2VjcmV0"
-            assert "included_routes: 0.0.0.0/0 is not inside" in found["refused"]
+            assert "included_routes: 0.0.0.0/0 needs `default_route`" in found["refused"]
             assert found["manager.sock"] in REFUSALS
             check_threads(status["tunnel"]["pid"])
             check_manager(process.pid)

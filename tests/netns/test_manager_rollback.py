@@ -217,22 +217,26 @@ def test_a_failure_while_taking_back_stops_nothing_else() -> None:
     in_room(body)
 
 
-def test_the_guards_rules_are_all_or_none_and_go_as_far_as_they_can() -> None:
+@pytest.mark.parametrize("default_route", [False, True])
+def test_the_guards_rules_are_all_or_none_and_go_as_far_as_they_can(default_route: bool) -> None:
     def body(applier: SettingsApplier, fault: Fault) -> None:
-        guard = replace(GUARD, open_netlink=lambda: FaultyNetlink(fault, OF_RULES))
+        allowance = replace(GUARD.allowance, default_route=default_route)
+        guard = replace(
+            GUARD, allowance=allowance, open_netlink=lambda: FaultyNetlink(fault, OF_RULES)
+        )
         fault.arm(None)
         guard.install()
-        rules = len(guard.rules())
-        assert fault.seen == ["remove_rule"] * rules + ["add_rule"] * rules
+        rules, possible = len(guard.rules()), len(guard.possible_rules())
+        assert fault.seen == ["remove_rule"] * possible + ["add_rule"] * rules
         installed = look()
         guard.clear_stale()
         before = look()
-        for number in range(rules, 2 * rules):
+        for number in range(possible, possible + rules):
             fault.arm(number)
             with pytest.raises(SystemFailure, match=r"^injected at add_rule$"):
                 guard.install()
             assert look() == before
-        for number in range(rules):
+        for number in range(possible):
             fault.arm(None)
             guard.install()
             assert look() == installed

@@ -2,13 +2,15 @@
 
     tiny_manager.py PORT [STREAM-FD]
 
-With a stream it serves the tunnel at its other end, and allows addresses and names of `ALLOWANCE`.
+With a stream it serves the tunnel at its other end, and allows addresses and names of `ALLOWANCE`
+(with GINNEL_TEST_DEFAULT_ROUTE in the environment, a default route too).
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ginnel.base.errors import SystemFailure
@@ -26,6 +28,7 @@ ALLOWANCE = Allowance.of(
 def main() -> None:
     stream = None if len(sys.argv) < 3 else (int(sys.argv[2]), int(sys.argv[2]))
     root = Path(os.environ["GINNEL_TEST_ROOT"])
+    allowance = replace(ALLOWANCE, default_route="GINNEL_TEST_DEFAULT_ROUTE" in os.environ)
     config = ManagerConfig(
         paths=NetworkPaths("test", *(root / name for name in ("etc", "state", "run"))),
         port=int(sys.argv[1]),
@@ -34,7 +37,7 @@ def main() -> None:
         tunnel_uid=FIRST_UID + 91,
         signer_uid=FIRST_UID + 92,
         stream=stream,
-        allowance=Allowance() if stream is None else ALLOWANCE,
+        allowance=Allowance() if stream is None else allowance,
         use_dns=stream is not None,
         command=(sys.executable, str(Path(__file__).parent / "tiny_tunnel.py")),
     )

@@ -33,7 +33,7 @@ _RANGES = {
     "signer_uid": (0, LAST_UID),
     "mtu": (1280, 9000),
 }
-_SWITCHES = ("relay", "force_relay", "ipv6", "lan", "dns", "debug")
+_SWITCHES = ("relay", "force_relay", "ipv6", "lan", "dns", "default_route", "debug")
 _DURATIONS = {  # seconds, lowest and highest
     "ice_keepalive": (0.5, 3600.0),
     "ice_disconnected_timeout": (1.0, 3600.0),
@@ -75,6 +75,10 @@ _HELP = {
     "protocol_id": "`ginnel` is a DHT of Ginnel's own, `discv5` the public one",
     "nodes": "nodes to start from: enr:... or KEY-HEX@NAME:PORT",
     "dns": "tell this machine's resolver of the network's names",
+    "default_route": (
+        "a tunnel may take the default route: all but what local routes lead to then enters the "
+        "network; Ginnel's own tunnel asks for none"
+    ),
     "debug": "log each packet's way",
 }
 
@@ -108,6 +112,7 @@ class Settings:
     protocol_id: str = "ginnel"
     nodes: tuple[str, ...] = ()
     dns: bool = True
+    default_route: bool = False
     debug: bool = False
 
 

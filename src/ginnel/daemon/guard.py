@@ -1,10 +1,11 @@
 """What stands around a network's device before a tunnel gets it: rules, packet filter, switches.
 
 - Routing rules: overlay routes stand in a table of their own; the tunnel's sockets (by mark) and
-  its uid go past it to the main table, so that its own traffic never enters the overlay.
-- An nftables table of our own: from the device only sources inside the network's prefixes and never
-  our own, and neither redirects nor router advertisements; packets to our overlay addresses only
-  from the device.
+  its uid go past it to the main table, so that its own traffic never enters the overlay. Where root
+  allows a default route, it holds after the main table's longer ones: local networks stay local.
+- An nftables table of our own: from the device only sources inside the network's prefixes (or those
+  that a default route leads to) and never our own, and neither redirects nor router advertisements;
+  packets to our overlay addresses only from the device.
 - accept_ra, autoconf and redirects are off on the device (they vanish with it).
 
 A manager that was killed leaves rules and table; `clear_stale` removes them, at the next start or
@@ -18,7 +19,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,13 +28,15 @@ from ginnel.base.errors import SystemFailure
 from ginnel.daemon import privileges
 from ginnel.daemon.settings_check import Allowance
 from ginnel.net.dns import find_setter
-from ginnel.net.netlink import Netlink, Rule
+from ginnel.net.netlink import MAIN_TABLE, Netlink, Rule
 
 TUNNEL_MARK = 0x676E  # of the UDP sockets that a tunnel gets
 SLOTS = 100  # networks on one machine; the tunnel's uid says which is which
 MARK_PRIORITY = 5200  # the rules' priorities, plus the slot
 UID_PRIORITY = 5300
 TABLE_PRIORITY = 5400
+MAIN_PRIORITY = 5500  # the main table without its default route, where ours may have one
+DEFAULT_PRIORITY = 5600  # our table again, now for its default route
 NFT_TIMEOUT = 10.0  # seconds; it takes milliseconds
 TOOLS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _SWITCHES = (
@@ -88,7 +91,7 @@ class Guard:
         with self.open_netlink() as netlink:
             excluded = netlink.excluded(table=self.table)
             _do_all(
-                *(partial(netlink.remove_rule, rule) for rule in self.rules()),
+                *(partial(netlink.remove_rule, rule) for rule in self.possible_rules()),
                 *(partial(netlink.include_again, r, table=self.table) for r in excluded),
                 partial(_run_nft, delete),
             )
@@ -98,7 +101,20 @@ class Guard:
         found = [Rule(self._slot(MARK_PRIORITY), mark=TUNNEL_MARK)]
         if privileges.can_become(self.tunnel_uid):
             found.append(Rule(self._slot(UID_PRIORITY), uid=self.tunnel_uid))
-        return (*found, Rule(self._slot(TABLE_PRIORITY), table=self.table))
+        may_be_default = self.allowance.default_route
+        found.append(
+            Rule(self._slot(TABLE_PRIORITY), table=self.table, skips_default=may_be_default)
+        )
+        if may_be_default:
+            found += [
+                Rule(self._slot(MAIN_PRIORITY), table=MAIN_TABLE, skips_default=True),
+                Rule(self._slot(DEFAULT_PRIORITY), table=self.table),
+            ]
+        return tuple(found)
+
+    def possible_rules(self) -> tuple[Rule, ...]:
+        """Return the rules that may be there, whatever root's settings said when they were made."""
+        return replace(self, allowance=replace(self.allowance, default_route=True)).rules()
 
     def filter_text(self) -> str:
         """Return the nftables table as `nft -f` reads it."""
@@ -111,6 +127,8 @@ class Guard:
             prefixes = [str(p) for p in self.allowance.prefixes if p.version == version]
             own = [a for a in self.allowance.addresses if ip_address(a).version == version]
             allowed = f"{family} saddr != {{ {', '.join(prefixes)} }} " if prefixes else ""
+            if self.allowance.default_route:
+                allowed += f'fib saddr oifname != "{self.device}" '
             lines.append(f'iifname "{self.device}" meta nfproto ipv{version} {allowed}counter drop')
             if own:
                 ours = f"{{ {', '.join(own)} }}"

@@ -19,6 +19,9 @@ from ginnel.base.errors import SystemFailure
 from ginnel.daemon.settings_check import Plan
 from ginnel.net.dns import DnsPlan, DnsSetter
 from ginnel.net.netlink import MAIN_TABLE, NO_ADDRESS_GENERATION, Netlink
+from ginnel.net.routes import strict_devices
+
+IPV4_DEFAULT = "0.0.0.0/0"
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +117,8 @@ class SettingsApplier:
             (route, [item for item in plan.routes if item not in keep]),
         ):
             for item in items:
+                if do is route[0] and item == IPV4_DEFAULT:
+                    yield _Step(partial(_refuse_strict_devices, device))
                 yield _Step(partial(do, item), partial(undo, item))
         if self.dns is not None and plan.dns != before.dns:
             yield _Step(
@@ -197,6 +202,16 @@ def _up_steps(netlink: Netlink, device: str, original: _Original) -> Iterator[_S
 
 def _with(verb: Callable[..., None], *first: str, **keys: int) -> Callable[[str], None]:
     return partial(verb, *first, **keys)
+
+
+def _refuse_strict_devices(device: str) -> None:
+    """Keep the way from peers open: a strict device looks up the way back without the mark."""
+    if strict := strict_devices(besides=device):
+        name = strict[0]
+        raise SystemFailure(
+            f"route {IPV4_DEFAULT} to {device}: {name} would drop what peers send, as its "
+            f"rp_filter is strict: `sysctl net.ipv4.conf.{name}.rp_filter=2`"
+        )
 
 
 def _set_dns(setter: DnsSetter, plan: DnsPlan | None) -> None:

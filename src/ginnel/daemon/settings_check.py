@@ -56,7 +56,12 @@ class Allowance:
 
     @classmethod
     def of(
-        cls, prefixes: Sequence[str], addresses: Sequence[str] = (), domain: str = ""
+        cls,
+        prefixes: Sequence[str],
+        addresses: Sequence[str] = (),
+        domain: str = "",
+        *,
+        default_route: bool = False,
     ) -> Allowance:
         """Make one from texts (`100.64.0.0/16`, `100.64.0.1`).
 
@@ -64,9 +69,10 @@ class Allowance:
             UsageError: a text is no prefix.
         """
         try:
-            return cls(tuple(ip_network(text) for text in prefixes), tuple(addresses), domain)
+            networks = tuple(ip_network(text) for text in prefixes)
         except ValueError as error:
             raise UsageError(str(error)) from None
+        return cls(networks, tuple(addresses), domain, default_route)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +161,10 @@ def _mtu(request: pb.NetworkSettingsRequest, physical_mtu: int) -> int:
 
 def _check_routes(included: _Routes, excluded: _Routes, allowance: Allowance) -> None:
     for field_name, route in included:
-        if not (allowance.default_route and route.prefixlen == 0):
+        if route.prefixlen > 0:
             _check_inside(field_name, route, allowance)
+        elif not allowance.default_route:
+            raise UsageError(f"{field_name}: {route} needs `default_route` in root's settings")
     kept = list(dict.fromkeys(route for _, route in included))
     for index, route in enumerate(kept):
         for other in kept[:index]:

@@ -30,11 +30,13 @@ NO_ADDRESS_GENERATION = 1  # no link-local address of the kernel's (IN6_ADDR_GEN
 class Rule:
     """A routing rule of both families: who matches goes to `table`, or past all others to main.
 
-    Without mark and uid everybody matches; `table` 0 means on to the rule of the main table.
+    Without mark and uid everybody matches; `table` 0 means on to the rule of the main table. A rule
+    that skips the default route finds only longer prefixes in its table.
     """
 
     priority: int
     table: int = 0
+    skips_default: bool = False
     mark: int | None = None
     uid: int | None = None
 
@@ -197,7 +199,10 @@ class Netlink:
         try:
             for version, family in _FAMILIES:
                 with _explained(f"{rule.describe()} (IPv{version})", no_family_is_fine=True):
-                    self._ip.rule("add", family=family, **_rule(rule))
+                    keys = _rule(rule)
+                    if rule.skips_default:  # not what a rule is known by when it goes
+                        keys["FRA_SUPPRESS_PREFIXLEN"] = 0
+                    self._ip.rule("add", family=family, **keys)
                     done.append(family)
         except SystemFailure:
             for made in done:

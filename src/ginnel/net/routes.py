@@ -1,6 +1,7 @@
-"""Which IPv4 prefixes this machine routes, without any netlink library.
+"""Which IPv4 prefixes this machine routes, and which way back it demands, without netlink.
 
-Source: proc(5), /proc/net/route: addresses are hexadecimal in the machine's byte order.
+Source: proc(5), /proc/net/route: addresses are hexadecimal in the machine's byte order; Linux,
+ip-sysctl, rp_filter.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from pathlib import Path
 from ginnel.base.errors import SystemFailure
 
 ROUTES = Path("/proc/net/route")
+DEVICES = Path("/proc/sys/net/ipv4/conf")  # switches of each device, of `all` and of `default`
+STRICT = 1  # value of rp_filter; 2 is loose and larger, and the larger of device and `all` holds
 
 
 def parse_routes(text: str) -> list[str]:
@@ -39,6 +42,24 @@ def ipv4_routes() -> list[str]:
         return parse_routes(ROUTES.read_text())
     except OSError as error:
         raise SystemFailure(f"{ROUTES} can't be read: {error.strerror}") from None
+
+
+def strict_devices(*, besides: str, devices: Path = DEVICES) -> list[str]:
+    """Return the devices that drop IPv4 packets whose answer would leave by another device."""
+    common = _strictness(devices / "all")
+    left_out = ("all", "default", "lo", besides)
+    return sorted(
+        path.name
+        for path in devices.glob("*")
+        if path.name not in left_out and max(common, _strictness(path)) == STRICT
+    )
+
+
+def _strictness(folder: Path) -> int:
+    try:
+        return int((folder / "rp_filter").read_text())
+    except (OSError, ValueError):  # a device that has just gone
+        return 0
 
 
 def _address(text: str) -> IPv4Address:

@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,41 @@ def packets_of(rule: str) -> int:
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     (line,) = (line for line in listed.splitlines() if rule in line)
     return int(line.partition("packets ")[2].split()[0])
+
+
+def test_where_a_default_route_may_be_only_what_it_leads_to_may_speak_from_the_device() -> None:
+    def heard_from(device: TunDevice, heard: socket.socket) -> list[str]:
+        for source in ("192.0.2.7", "198.51.100.7", "100.64.0.1", "127.0.0.1", "100.64.0.2"):
+            os.write(device.fd, packet(source, "100.64.0.1", 7777))
+        found = []
+        with suppress(BlockingIOError):
+            while True:
+                found.append(heard.recvfrom(100)[1][0])
+        return found
+
+    def body(device: TunDevice) -> None:
+        guard = replace(GUARD, allowance=replace(GUARD.allowance, default_route=True))
+        guard.install()
+        lan = "link add lan0 type veth peer name lan1\naddress add 192.0.2.2/24 dev lan0\n"
+        lan += "link set lan0 up\nlink set lan1 up\n"
+        subprocess.run(["ip", "-batch", "-"], input=lan, text=True, check=True)
+        with Netlink() as netlink:
+            netlink.set_up(DEVICE)
+            netlink.set_up("lo")
+            netlink.add_address(DEVICE, "100.64.0.1/32")
+            netlink.add_route(DEVICE, "100.64.0.0/16", table=GUARD.table)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as heard:
+            heard.bind(("100.64.0.1", 7777))
+            heard.setblocking(False)
+            assert heard_from(device, heard) == ["100.64.0.2"]
+            with Netlink() as netlink:
+                netlink.add_route(DEVICE, "0.0.0.0/0", table=GUARD.table)
+            assert heard_from(device, heard) == ["198.51.100.7", "100.64.0.2"]
+        GUARD.clear_stale()  # root has changed the setting meanwhile
+        with Netlink() as netlink:
+            assert {priority // 100 for priority, _ in netlink.rules()} == {0, 327}
+
+    in_room(body)
 
 
 def test_only_members_may_speak_from_the_device() -> None:

@@ -134,8 +134,29 @@ def test_excluded_routes_and_the_other_end_fit_the_included_ones() -> None:
 
 def test_the_default_route_needs_roots_word() -> None:
     request = make_settings([], ["0.0.0.0/0", "100.64.0.0/16", "::/0"], mtu=1280)
+    with pytest.raises(
+        UsageError, match=r"^ipv4_settings\.included_routes: 0\.0\.0\.0/0 needs `def"
+    ):
+        check_settings(request, Allowance())
+    with pytest.raises(UsageError, match=r"^ipv6_settings\.included_routes: ::/0 needs `default_r"):
+        check_settings(make_settings([], ["::/0"], mtu=1280), Allowance.of(["fd12::/48"]))
     allowance = replace(Allowance(), default_route=True)
     assert check_settings(request, allowance).routes == ("0.0.0.0/0", "100.64.0.0/16", "::/0")
+    assert Allowance.of(["100.64.0.0/16"], default_route=True).default_route
+    with pytest.raises(
+        UsageError, match=r"^ipv4_settings\.included_routes: 0\.0\.0\.0/1 is not inside"
+    ):
+        check_settings(make_settings([], ["0.0.0.0/1", "128.0.0.0/1"], mtu=1280), allowance)
+
+
+def test_the_other_end_must_stay_outside_a_default_route_too() -> None:
+    allowance = replace(Allowance(), default_route=True)
+    request = make_settings([], ["0.0.0.0/0"], mtu=1280)
+    request.tunnel_remote_address = "192.0.2.1"
+    with pytest.raises(UsageError, match=r"^tunnel_remote_address: 192\.0\.2\.1 lies inside"):
+        check_settings(request, allowance)
+    request.ipv4_settings.excluded_routes.add(destination="192.0.2.1", mask="255.255.255.255")
+    assert check_settings(request, allowance).excluded == ("192.0.2.1/32",)
 
 
 WITH_DNS = Allowance.of(["100.64.0.0/16"], ["100.64.0.1"], "home.internal")

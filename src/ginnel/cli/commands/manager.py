@@ -136,7 +136,9 @@ def _config(paths: NetworkPaths, port: int | None, reset_clock: bool) -> Manager
         url=f"ginnel:{paths.name}",
         tunnel_uid=settings.tunnel_uid,
         signer_uid=settings.signer_uid if has_admin_key(paths) else None,
-        allowance=Allowance.of(prefixes, addresses, bundle_domain(bundle)),
+        allowance=Allowance.of(
+            prefixes, addresses, bundle_domain(bundle), default_route=settings.default_route
+        ),
         use_dns=settings.dns,
         resets_clock=reset_clock,
         debug=settings.debug,
