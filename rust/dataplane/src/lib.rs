@@ -8,6 +8,10 @@
 //! The handshake, its cookies and timers, and the transport keys come from `gotatun::noise`.
 //! Its timers read a clock of their own; all other time comes in as `now`.
 
+// The helpers of tests/ name the crate, also where a test inside of it uses them.
+#[cfg(test)]
+extern crate self as ginnel_dataplane;
+
 pub mod channels;
 pub mod consent;
 pub mod counters;

@@ -1,27 +1,25 @@
 //! TURN channels: the table, and packets of peers behind a relay on real sockets.
 
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+mod common;
+#[path = "common/engine_node.rs"]
+mod engine_node;
 
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use common::start_of_time;
+use engine_node::EngineNode;
 use ginnel_dataplane::channels::{
     CLOSED_LIFE, Channels, Forward, HEADER_SIZE, MAX_CHANNELS, MAX_FORWARDS, Quota, Route, header,
     parse,
 };
-use ginnel_dataplane::io::{Descriptors, Engine};
-use ginnel_dataplane::machine::{CONTROL_PORT, CommandError};
-use ginnel_dataplane::{Config, Counter, Event, Path, PeerConfig};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ginnel_dataplane::machine::CommandError;
+use ginnel_dataplane::{Counter, Path};
 
 const QUOTA: Quota = Quota {
     rate: 1000,
     burst: 2500,
 };
-
-#[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
-fn start() -> Instant {
-    Instant::now()
-}
 
 fn address(last: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, last], 3478))
@@ -56,7 +54,7 @@ fn a_header_names_channel_and_length() {
 
 #[test]
 fn a_closed_channel_is_heard_a_little_longer() {
-    let (mut channels, now) = (Channels::default(), start());
+    let (mut channels, now) = (Channels::default(), start_of_time());
     channels.open(address(1), 0x4000, now).expect("room");
     assert_eq!(channels.route(address(1), 0x4000, 1, now), Route::Peer);
     assert_eq!(channels.route(address(2), 0x4000, 1, now), Route::Unknown);
@@ -70,7 +68,7 @@ fn a_closed_channel_is_heard_a_little_longer() {
 
 #[test]
 fn a_forward_has_a_life_a_quota_and_two_ends() {
-    let (mut channels, now) = (Channels::default(), start());
+    let (mut channels, now) = (Channels::default(), start_of_time());
     let target = in_channel(address(99), 0x4001);
     channels
         .forward(forward(address(1), 0x4000), now)
@@ -99,7 +97,7 @@ fn a_forward_has_a_life_a_quota_and_two_ends() {
 
 #[test]
 fn the_tables_are_bounded_and_what_is_over_makes_room() {
-    let (mut channels, now) = (Channels::default(), start());
+    let (mut channels, now) = (Channels::default(), start_of_time());
     let of = |number: usize| {
         let port = 1 + (number / 1024) as u16;
         let remote = SocketAddr::from(([198, 51, 100, 1], port));
@@ -127,87 +125,13 @@ fn the_tables_are_bounded_and_what_is_over_makes_room() {
     assert_eq!(channels.forward(forward(more.0, more.1), later), Ok(()));
 }
 
-struct Node {
-    engine: Engine,
-    socket: UdpSocket,
-    overlay: [u8; 4],
-}
-
-impl Node {
-    fn start(number: u8) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a loopback socket");
-        let overlay = [100, 64, 0, number];
-        let config = Config {
-            private_key: [number; 32],
-            control_ips: vec![overlay.into()],
-            mtu: 1420,
-        };
-        let descriptors = Descriptors {
-            udp4: Some(socket.as_fd()),
-            udp6: None,
-            tun: None,
-        };
-        let engine = Engine::start(config, &descriptors).expect("a running engine");
-        Self {
-            engine,
-            socket,
-            overlay,
-        }
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.socket.local_addr().expect("a bound socket")
-    }
-
-    fn add(&self, other: &Self, endpoint: Path) {
-        let config = PeerConfig {
-            public_key: other.engine.public_key(),
-            prefixes: vec!["100.64.0.0/16".parse().expect("a prefix")],
-            endpoint: Some(endpoint),
-            keepalive: None,
-            preshared_key: None,
-        };
-        self.engine.set_peer(config).expect("room for a peer");
-    }
-
-    /// An inner packet to the control port of another node.
-    fn packet(&self, other: &Self, mark: u8) -> Vec<u8> {
-        let mut packet = vec![0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0, 0];
-        packet.extend(self.overlay);
-        packet.extend(other.overlay);
-        packet.extend(CONTROL_PORT.to_be_bytes());
-        packet.extend(CONTROL_PORT.to_be_bytes());
-        packet.extend([0, 9, 0, 0, mark]);
-        packet
-    }
-
-    fn wait(&self) {
-        let mut wanted = [PollFd::new(self.engine.waiting_fd(), PollFlags::POLLIN)];
-        let ready = poll(&mut wanted, PollTimeout::from(10_000u16)).expect("poll");
-        assert_eq!(ready, 1, "nothing came");
-    }
-
-    fn next_event(&self) -> Event {
-        loop {
-            match self.engine.poll_event() {
-                Some(event) => return event,
-                None => self.wait(),
-            }
-        }
-    }
-
-    fn next_inner(&self) -> Vec<u8> {
-        loop {
-            if let Event::InnerReceived { packet, .. } = self.next_event() {
-                return packet;
-            }
-        }
-    }
-}
-
 /// Left and right are clients of a relay, which is the third node.
-fn relayed() -> (Node, Node, Node) {
-    let (left, right, relay) = (Node::start(1), Node::start(2), Node::start(3));
+fn relayed() -> (EngineNode, EngineNode, EngineNode) {
+    let (left, right, relay) = (
+        EngineNode::start(1),
+        EngineNode::start(2),
+        EngineNode::start(3),
+    );
     left.add(&right, in_channel(relay.address(), 0x4001));
     right.add(&left, in_channel(relay.address(), 0x4002));
     let server = relay.address();
@@ -234,9 +158,7 @@ fn relayed() -> (Node, Node, Node) {
 #[test]
 fn peers_talk_in_channels_that_a_third_engine_passes_on() {
     let (left, right, relay) = relayed();
-    let key = right.engine.public_key();
-    let packet = left.packet(&right, 0);
-    left.engine.send_inner(&key, &packet).expect("a known peer");
+    let packet = left.send_inner(&right, &[0]);
     assert_eq!(right.next_inner(), packet);
     let seen = right.engine.peer_stats()[0].endpoint.expect("an endpoint");
     assert_eq!((seen.remote, seen.channel), (relay.address(), Some(0x4002)));
@@ -248,7 +170,6 @@ fn peers_talk_in_channels_that_a_third_engine_passes_on() {
 #[test]
 fn a_direct_path_and_a_channel_change_places_without_a_loss() {
     let (left, right, relay) = relayed();
-    let key = right.engine.public_key();
     let direct = Path::plain(right.address(), None);
     let channel = in_channel(relay.address(), 0x4001);
     for mark in 0..20 {
@@ -256,14 +177,11 @@ fn a_direct_path_and_a_channel_change_places_without_a_loss() {
         if mark % 4 == 3 {
             left.engine.close_channel(relay.address(), 0x4001);
         }
-        let packet = left.packet(&right, mark);
-        left.engine.send_inner(&key, &packet).expect("a known peer");
+        let packet = left.send_inner(&right, &[mark]);
         assert_eq!(right.next_inner(), packet, "packet {mark}");
         // What the other side has under way in the channel is heard, also when it was closed.
-        let back = right.packet(&left, mark);
-        let from = left.engine.public_key();
         right.add(&left, in_channel(relay.address(), 0x4002));
-        right.engine.send_inner(&from, &back).expect("a known peer");
+        let back = right.send_inner(&left, &[mark]);
         assert_eq!(left.next_inner(), back, "answer {mark}");
         left.engine
             .open_channel(relay.address(), 0x4001)
@@ -273,7 +191,7 @@ fn a_direct_path_and_a_channel_change_places_without_a_loss() {
 
 #[test]
 fn what_is_not_wireguard_in_a_channel_goes_to_the_application_whole() {
-    let node = Node::start(1);
+    let node = EngineNode::start(1);
     let server = UdpSocket::bind("127.0.0.1:0").expect("a loopback socket");
     let from = server.local_addr().expect("a bound socket");
     node.engine.open_channel(from, 0x4001).expect("room");

@@ -1,62 +1,17 @@
 //! Consent between two data planes, and what is left to the application.
 
-use std::net::SocketAddr;
+mod common;
+#[path = "common/consents.rs"]
+mod consents;
+
 use std::time::{Duration, Instant};
 
-use ginnel_dataplane::consent::{ConsentConfig, Consented, Consents};
+use common::start_of_time;
+use consents::{ANNA, BEN, config, path};
+use ginnel_dataplane::consent::{Consented, Consents};
 use ginnel_dataplane::machine::TICK_INTERVAL;
 use ginnel_dataplane::{Event, Path};
 use proptest::prelude::*;
-
-const ANNA: [u8; 32] = [1; 32];
-const BEN: [u8; 32] = [2; 32];
-const CONTROLLED: u16 = 0x8029;
-const CONTROLLING: u16 = 0x802A;
-
-fn path(from: u16, to: u16) -> Path {
-    let end = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    Path::plain(end(to), Some(end(from).ip()))
-}
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(value.len()).expect("valid");
-    let mut data = [&kind.to_be_bytes(), &length.to_be_bytes(), value].concat();
-    data.resize(data.len().next_multiple_of(4), 0);
-    data
-}
-
-fn config(peer: [u8; 32], controlling: bool) -> ConsentConfig {
-    let (ours, theirs) = if controlling {
-        ("anna", "ben")
-    } else {
-        ("ben", "anna")
-    };
-    let role = if controlling { CONTROLLING } else { CONTROLLED };
-    ConsentConfig {
-        public_key: peer,
-        path: if controlling { path(1, 2) } else { path(2, 1) },
-        username: format!("{ours}:{theirs}").into_bytes(),
-        local_password: format!("{ours} password").into_bytes(),
-        remote_password: format!("{theirs} password").into_bytes(),
-        attributes: [
-            attribute(0x0006, format!("{theirs}:{ours}").as_bytes()),
-            attribute(0x0024, &[0, 0, 1, 0]),
-            attribute(role, &[7; 8]),
-        ]
-        .concat(),
-        controlling,
-        interval: Duration::from_secs(4),
-        patience: Duration::from_millis(250),
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "where the test's own clock begins"
-)]
-fn start() -> Instant {
-    Instant::now()
-}
 
 struct Pair {
     anna: Consents,
@@ -68,7 +23,7 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        let (mut anna, mut ben, now) = (Consents::default(), Consents::default(), start());
+        let (mut anna, mut ben, now) = (Consents::default(), Consents::default(), start_of_time());
         anna.watch(config(BEN, true), now).expect("valid");
         ben.watch(config(ANNA, false), now).expect("valid");
         Self {
@@ -172,7 +127,7 @@ fn what_is_not_dull_is_left_to_the_application() {
     let request = pair.request();
     let mut out = Consented::default();
     let mut refused = |ben: &mut Consents, data: &[u8], came: Path| {
-        assert!(!ben.handle(data, came, start(), &mut out));
+        assert!(!ben.handle(data, came, start_of_time(), &mut out));
     };
     refused(&mut pair.ben, &request, path(2, 9)); // from elsewhere
     let mut forged = request.clone();

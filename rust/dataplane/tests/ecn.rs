@@ -1,6 +1,8 @@
 //! Congestion marks as RFC 6040 wants them, alone, through a tunnel, and on real sockets.
 
 mod common;
+#[path = "common/engine_node.rs"]
+mod engine_node;
 
 use std::net::{IpAddr, UdpSocket};
 
@@ -118,30 +120,19 @@ fn what_waited_for_a_handshake_keeps_its_mark() {
 
 #[test]
 fn sockets_send_marks_and_hear_them() {
-    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::fd::AsRawFd;
 
+    use engine_node::EngineNode;
+    use ginnel_dataplane::Path;
     use ginnel_dataplane::channels::{Forward, Quota};
-    use ginnel_dataplane::io::{Descriptors, Engine};
-    use ginnel_dataplane::{Config, Path};
     use nix::sys::socket::{
         ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt,
         sockopt,
     };
 
     let bind = || UdpSocket::bind("127.0.0.1:0").expect("a loopback socket");
-    let (client, target, own) = (bind(), bind(), bind());
+    let (client, target, own) = (bind(), bind(), EngineNode::start(1));
     let address = |socket: &UdpSocket| socket.local_addr().expect("a bound socket");
-    let config = Config {
-        private_key: [1; 32],
-        control_ips: vec![],
-        mtu: 1420,
-    };
-    let descriptors = Descriptors {
-        udp4: Some(own.as_fd()),
-        udp6: None,
-        tun: None,
-    };
-    let engine = Engine::start(config, &descriptors).expect("a running engine");
     let forward = Forward {
         client: address(&client),
         number: 0x4000,
@@ -155,12 +146,12 @@ fn sockets_send_marks_and_hear_them() {
             burst: 1 << 20,
         },
     };
-    engine.forward(forward).expect("room");
+    own.engine.forward(forward).expect("room");
     setsockopt(&target, sockopt::IpRecvTos, &true).expect("IP_RECVTOS");
     let patience = Some(std::time::Duration::from_secs(30));
     target.set_read_timeout(patience).expect("a timeout");
     for mark in [NOT_ECT, ECT_1, ECT_0, CE] {
-        let to = match address(&own) {
+        let to = match own.address() {
             std::net::SocketAddr::V4(to) => SockaddrIn::from(to),
             std::net::SocketAddr::V6(_) => unreachable!("bound to IPv4"),
         };

@@ -39,6 +39,20 @@ impl<'data> Input<'data> {
     }
 }
 
+/// Changes a message as the input says: pairs of place and value, then perhaps a new length.
+pub fn altered(mut message: Vec<u8>, input: &mut Input<'_>) -> Vec<u8> {
+    for _ in 0..input.byte() % 4 {
+        let at = usize::from(input.short()) % message.len().max(1);
+        if let Some(byte) = message.get_mut(at) {
+            *byte ^= input.byte();
+        }
+    }
+    if input.byte() & 7 == 7 {
+        message.truncate(usize::from(input.short()));
+    }
+    message
+}
+
 /// Puts the length of `data`, below 65,536, in front of it: what [`Input::block`] reads.
 pub fn block(data: &[u8]) -> Vec<u8> {
     let mut bytes = u16::try_from(data.len())

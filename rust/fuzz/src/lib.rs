@@ -4,6 +4,10 @@
 //! `scripts/fuzz` runs them under libFuzzer with coverage on stable Rust; `tests/short.rs` runs each
 //! on its seeds and on some thousand mutations of them.
 
+mod channels;
+#[path = "../../dataplane/tests/common/mod.rs"]
+mod common;
+mod consent;
 pub mod input;
 mod machine;
 mod offload;
@@ -60,6 +64,16 @@ pub const TARGETS: &[Target] = &[
         name: "trains",
         run: offload::trains,
         seeds: offload::trains_seeds,
+    },
+    Target {
+        name: "channels",
+        run: channels::channels,
+        seeds: channels::channels_seeds,
+    },
+    Target {
+        name: "consent",
+        run: consent::consent,
+        seeds: consent::consent_seeds,
     },
     Target {
         name: "messages",

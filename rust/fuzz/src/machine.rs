@@ -1,16 +1,13 @@
 //! The machine of all peers: messages of anybody, and what a peer seals.
 
-#[path = "../../dataplane/tests/common/mod.rs"]
-mod common;
-
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::raw_peer::RawPeer;
-use common::{carry, ipv4_udp, pair};
 use ginnel_dataplane::inner;
 
-use crate::input::{Input, block, packet};
+use crate::common::raw_peer::RawPeer;
+use crate::common::{carry, ipv4_udp, pair};
+use crate::input::{Input, altered, block, packet};
 
 const MAX_STEPS: usize = 40; // of one input
 const PEER: [u8; 4] = [100, 64, 0, 7]; // overlay address of `RawPeer`
@@ -19,20 +16,6 @@ const MOST_ANSWERS: usize = 4096; // of one input: what was staged, and its frag
 
 fn stranger(number: u8) -> SocketAddr {
     SocketAddr::from(([203, 0, 113, number], 7))
-}
-
-/// Changes a message as the input says: pairs of place and value, then perhaps a new length.
-fn altered(mut message: Vec<u8>, input: &mut Input<'_>) -> Vec<u8> {
-    for _ in 0..input.byte() % 4 {
-        let at = usize::from(input.short()) % message.len().max(1);
-        if let Some(byte) = message.get_mut(at) {
-            *byte ^= input.byte();
-        }
-    }
-    if input.byte() & 7 == 7 {
-        message.truncate(usize::from(input.short()));
-    }
-    message
 }
 
 /// Two machines and a wire on which anything may happen.
