@@ -55,7 +55,7 @@ def restart_with_empty_caches(mesh: MeshLab) -> None:
 
 
 def test_an_invite_and_the_dht_suffice(mesh: MeshLab) -> None:
-    *_, records = read_invite(mesh.invites["ben"])
+    *_, records, _name = read_invite(mesh.invites["ben"])
     public = [Enr.from_text(record).node_id for record in mesh.scenario.records]
     assert sorted(decode_enr(raw).node_id for raw in records) == sorted(public)
     path = mesh.wait_for_path("anna", "ben")

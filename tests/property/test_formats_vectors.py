@@ -109,10 +109,10 @@ def test_envelope() -> None:
 
 
 def test_join() -> None:
-    network, invite_id, secret, _, admin_id, j_pub, records = page.read_invite(V["invite"])
+    network, invite_id, secret, _, admin_id, j_pub, records, name = page.read_invite(V["invite"])
     assert (network, secret) == (NETWORK, SEEDS["invite_secret"])
     assert j_pub == page.x25519_public(SEEDS["J"])
-    assert len(records) == 1
+    assert (len(records), name) == (1, b"meadowbrook")
     mac_key = page.kdf(secret, NETWORK, "join mac", [])
     outer, text = page.open_envelope(
         V["join_request"],

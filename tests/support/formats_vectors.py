@@ -105,6 +105,7 @@ def joins() -> dict:
         NET.admin_id,
         derive.x25519_public(NET.sealing),
         (record,),
+        NET.name,
     )
     request, text = join.make_request(
         invite, keys_of(MEMBER), MEMBER.name, nonce=NONCE[:16], sent_at=NOW

@@ -34,7 +34,7 @@ from ginnel.daemon.resources import bind_udp
 from ginnel.daemon.supervise import Child, start_child
 from ginnel.daemon.turn_links import tls_for
 from ginnel.discv5.enr import Enr
-from ginnel.mesh.join import parse_invite
+from ginnel.mesh.join import Invite, parse_invite
 from ginnel.mesh.join_attempt import Granted, JoinAttempt, JoinState
 from ginnel.mesh.sealer import HpkeSealer
 from ginnel.storage.identity import generate_keys
@@ -93,22 +93,29 @@ def run_join(options: JoinOptions, show: ShowStage) -> Granted:
     return asyncio.run(_run(options, show))
 
 
-def refuse_if_member(network_id: bytes, etc_root: Path = ETC_ROOT) -> None:
-    """Refuse to join a network twice, before the invite is spent and a second member made.
+def refuse_if_here(invite: Invite, etc_root: Path = ETC_ROOT) -> None:
+    """Refuse what could not be stored, before the invite is spent and a member made.
 
     Raises:
-        UsageError: this machine has files of that network.
+        UsageError: this machine has files of that network, or of one of the same name.
     """
     for name in known_networks(etc_root):
-        if stored_network_id(NetworkPaths(name, etc_root)) == network_id:
+        paths = NetworkPaths(name, etc_root)
+        if stored_network_id(paths) == invite.network_id:
             raise UsageError(
                 f"this machine is in that network already, as {name}: sudo ginnel up {name}"
+            )
+        if name == invite.network_name:
+            raise UsageError(
+                f"this machine is in another network of the name {name} ({paths.etc}), and both "
+                "can't be here. Nothing was asked: the invite can still be used, here after that "
+                "folder was moved away, or elsewhere"
             )
 
 
 async def _run(options: JoinOptions, show: ShowStage) -> Granted:
     invite = parse_invite(options.invite, unix_now=time.time())
-    refuse_if_member(invite.network_id)
+    refuse_if_here(invite)
     if options.port is None:
         options = replace(options, drawn_port=random.SystemRandom().randint(FIRST_PORT, LAST_PORT))
     kept = options.merged(invite.records, None)

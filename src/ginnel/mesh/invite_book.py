@@ -192,6 +192,7 @@ class InviteBook:
             is_auto=is_auto,
         )
         self._keep(entry)
+        network = self._authority.membership.network
         return join.format_invite(
             Invite(
                 network_id=self._authority.network_id,
@@ -201,6 +202,7 @@ class InviteBook:
                 admin_id=self._authority.admin_id,
                 sealing_key=derive.x25519_public(self._authority.sealing),
                 records=tuple(records[: join.MAX_RECORDS]),
+                network_name=network.name if network is not None else "",
             )
         )
 

@@ -34,7 +34,7 @@ INVITE_SECRET_SIZE = 16  # bytes
 ADMIN_ID_SIZE = 16  # bytes
 NONCE_SIZE = 16  # bytes
 MAX_RECORDS = 3  # records in an invite (Invite and join)
-MAX_INVITE_TEXT = 2048  # characters; three records of 300 bytes and 130 bytes besides take 1660
+MAX_INVITE_TEXT = 2048  # characters; three records of 300 bytes and 200 bytes besides take 1770
 CHECK_SIZE = 4  # bytes of the hash behind an invite
 CODE_SIZE = 8  # characters
 MAX_REASON = 80  # characters of a refusal
@@ -81,6 +81,7 @@ class Invite:
     admin_id: bytes
     sealing_key: bytes  # J, X25519
     records: tuple[Enr, ...]
+    network_name: str = ""  # so that a name in use is noticed before anything is asked
 
 
 def format_invite(invite: Invite) -> str:
@@ -88,6 +89,8 @@ def format_invite(invite: Invite) -> str:
     items: list[rlp.Encodable] = [VERSION, invite.network_id, invite.invite_id]
     items += [invite.secret.reveal(), invite.expires, invite.admin_id, invite.sealing_key]
     items.append([record.raw for record in invite.records[:MAX_RECORDS]])
+    if invite.network_name:
+        items.append(invite.network_name)
     data = rlp.encode(items)
     text = base64.b32encode(data + derive.sha256(data)[:CHECK_SIZE]).decode()
     return INVITE_PREFIX + text.rstrip("=").lower()
@@ -143,6 +146,7 @@ def _decode_invite(body: bytes) -> Invite:
         admin_id=rlp.as_bytes(items[5], ADMIN_ID_SIZE),
         sealing_key=sealing_key,
         records=tuple(decode_enr(rlp.as_bytes(record)) for record in records),
+        network_name=check_name(rlp.as_text(items[8], MAX_NAME)) if len(items) > 8 else "",
     )
 
 

@@ -3,12 +3,13 @@
 import os
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ginnel.base.errors import GinnelError, SystemFailure, UsageError
-from ginnel.daemon.join_run import JoinOptions, refuse_if_member, run_join
+from ginnel.daemon.join_run import JoinOptions, refuse_if_here, run_join
 from ginnel.mesh.join import parse_invite
 from ginnel.storage.network_files import stored_network_id
 from support.joins import AdminSide
@@ -71,15 +72,29 @@ def test_settings_are_a_files_with_what_was_asked_for_over_them() -> None:
 
 def test_a_network_is_not_joined_twice(tmp_path: Path) -> None:
     paths = make_network(tmp_path, NOW)
-    other = AdminSide(NET).invite(unix_now=NOW)
-    refuse_if_member(parse_invite(other, unix_now=NOW).network_id, paths.etc_root)
+    other = parse_invite(AdminSide(NET).invite(unix_now=NOW), unix_now=NOW)
+    assert other.network_name == NET.name
+    other = replace(other, network_name="elsewhere")
+    refuse_if_here(other, paths.etc_root)
     network_id = stored_network_id(paths)
     assert network_id is not None
+    same = replace(other, network_id=network_id)
     with pytest.raises(UsageError, match="already, as home: sudo ginnel up home"):
-        refuse_if_member(network_id, paths.etc_root)
+        refuse_if_here(same, paths.etc_root)
     (paths.etc / "network.obj").write_bytes(b"damaged")
-    refuse_if_member(network_id, paths.etc_root)
-    refuse_if_member(network_id, tmp_path / "nothing")
+    refuse_if_here(same, paths.etc_root)
+    refuse_if_here(same, tmp_path / "nothing")
+
+
+def test_another_network_of_the_same_name_is_refused_before_anything_is_asked(
+    tmp_path: Path,
+) -> None:
+    paths = make_network(tmp_path, NOW)
+    admin = AdminSide(NET)
+    invite = parse_invite(admin.invite(is_auto=True, unix_now=NOW), unix_now=NOW)
+    refuse_if_here(replace(invite, network_name=""), paths.etc_root)  # of a Ginnel that says none
+    with pytest.raises(UsageError, match=r"another network of the name home.*can still be used"):
+        refuse_if_here(replace(invite, network_name="home"), paths.etc_root)
 
 
 def test_a_port_in_use_is_said_so() -> None:

@@ -24,6 +24,7 @@ def invite(**changes: object) -> Invite:
         "admin_id": NET.admin_id,
         "sealing_key": derive.x25519_public(NET.sealing),
         "records": (RECORD,),
+        "network_name": "home",
     }
     return Invite(**(values | changes))
 
@@ -67,9 +68,18 @@ def test_an_invite_with_a_low_order_key_is_refused() -> None:
         join.parse_invite(join.format_invite(invite(sealing_key=bytes(32))), unix_now=NOW)
 
 
+def test_an_invite_may_say_no_name_but_none_that_is_no_name() -> None:
+    nameless = invite(network_name="")
+    assert join.parse_invite(join.format_invite(nameless), unix_now=NOW) == nameless
+    for name in ("..", "a/b", "Home", "x" * 64):
+        with pytest.raises(InviteError, match="can't be used"):
+            join.parse_invite(join.format_invite(invite(network_name=name)), unix_now=NOW)
+
+
 def test_three_large_records_fit() -> None:
     large = sign_enr(seed("node").reveal(), 1, {"x": bytes(170)})
-    text = join.format_invite(invite(records=(large, large, large)))
+    records = (large, large, large)
+    text = join.format_invite(invite(records=records, network_name="x" * 63))
     assert len(text) <= join.MAX_INVITE_TEXT
     assert len(join.parse_invite(text, unix_now=NOW).records) == 3
 
