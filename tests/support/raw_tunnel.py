@@ -22,7 +22,8 @@ WAIT = 20.0  # seconds, at most
 class Stream:
     """A tunnel's end, from bytes."""
 
-    def __init__(self, end: socket.socket, log: Path) -> None:
+    def __init__(self, end: socket.socket, log: Path, pid: int) -> None:
+        self.pid = pid  # of the manager
         self._end = end
         self._log = log
         self._frames = FrameReader()
@@ -77,7 +78,7 @@ def manager(root: Path) -> Iterator[tuple[Stream, Path]]:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == b"READY\n", log.read_text()
-            yield Stream(ours, log), log
+            yield Stream(ours, log, process.pid), log
         finally:
             ours.close()
             process.wait(WAIT)
