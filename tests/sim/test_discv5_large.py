@@ -109,6 +109,14 @@ def test_thirty_percent_die_at_once(world: World) -> None:
     assert found.recall >= 0.95
 
 
+def sharing(net: Net, target: NodeId, least: int, most: int) -> NodeId:
+    """Return a random id that shares so many leading bits with the target, and not one more."""
+    bits = net.rng.randint(least, most)
+    changed = int.from_bytes(target, "big") ^ 1 << (255 - bits)
+    rest = (1 << (255 - bits)) - 1
+    return NodeId((changed ^ net.rng.getrandbits(256) & rest).to_bytes(32, "big"))
+
+
 @pytest.mark.soak
 def test_ground_ids_around_a_target() -> None:
     """20 % ground their ids next to the target and answer only with each other: stated, not met."""
@@ -134,6 +142,8 @@ def test_ground_ids_around_a_target() -> None:
     askers = net.rng.sample(publics + hidden, ASKERS)
     near = look_up(net, askers, publics, [target] * ASKERS)
     told("20 % ground around the target, lookups to it", near)
-    elsewhere = look_up(net, askers, publics)
+    beside = look_up(net, askers, publics, [sharing(net, target, 4, 7) for _ in askers])
+    told("20 % ground around the target, lookups that share its first 4 to 7 bits", beside)
+    elsewhere = look_up(net, askers, publics, [sharing(net, target, 0, 2) for _ in askers])
     told("20 % ground around the target, lookups elsewhere", elsewhere)
     assert elsewhere.recall >= 0.95

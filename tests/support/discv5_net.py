@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ginnel.base.types import Address, Secret, Transmit
-from ginnel.discv5.enr import Enr, RecordCache
+from ginnel.discv5.enr import Enr, FieldValue, RecordCache
 from ginnel.discv5.keys import new_private_key
 from ginnel.discv5.protocol import Contact, DiscoveryConfig, DiscoveryCore
 from ginnel.discv5.session import WarmPool
@@ -26,6 +26,7 @@ class Host:
     key: Secret
     events: list[Any] = field(default_factory=list)
     is_up: bool = True
+    is_mute: bool = False  # all it sends is lost, what is sent to it arrives
 
     @property
     def contact(self) -> Contact:
@@ -101,12 +102,14 @@ class Net:
         address: Address | None = None,
         start: bool = True,
         enr_seq: int = 1,
+        fields: Mapping[str, FieldValue] | None = None,
     ) -> Host:
         address = address or Address(f"203.{index // 250}.{index % 250}.7", 9000)
         key = key or Secret(new_private_key(self.random_bytes))
         core = DiscoveryCore(
             DiscoveryConfig(client_mode=not public, **(config or {})),
             key,
+            fields=fields,
             endpoint=address if advertise else None,
             bootstrap=bootstrap,
             random_bytes=self.random_bytes,
@@ -181,7 +184,7 @@ class Net:
     def _send(self, host: Host, transmit: Transmit) -> None:
         self.sent += 1
         assert 63 <= len(transmit.data) <= 1280
-        if self.rng.random() >= self.loss:
+        if self.rng.random() >= self.loss and not host.is_mute:
             at = self.now + DELAY * self.rng.uniform(0.8, 1.2)
             source, destination = host.address, transmit.destination
             if host.address in self.translate:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import DatagramSource
-from ginnel.base.errors import SystemFailure, UsageError
+from ginnel.base.errors import GinnelError, SystemFailure, UsageError
 from ginnel.base.types import Address, Secret, Transmit
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr, FieldValue, RecordCache
@@ -208,31 +208,18 @@ class Discovery(NodeQuestions):
         """Open the sockets and seed the table, inside a running loop; others get answers from now.
 
         Raises:
-            SystemFailure: the address is taken or not ours.
-            UsageError: it is open.
+            SystemFailure: the address is taken or not ours, or `nodes_file` can't be read.
+            UsageError: it is open, or the record would be too long.
         """
         if self._running is not None:
             raise UsageError("the node is open already")
         source, addresses = self._open_sockets()
         now = asyncio.get_running_loop().time()
-        published = [self._published(address, addresses) for address in self._advertise]
-        versions = tuple(dict.fromkeys(6 if item.is_ipv6 else 4 for item in addresses))
-        core = DiscoveryCore(
-            replace(self.settings, ip_versions=versions),
-            self._private_key,
-            fields=self._fields,
-            endpoint=published[0],
-            endpoint6=published[1],
-            bootstrap=self._bootstrap,
-            saved=self._load(),
-            random_bytes=self._random_bytes,
-            rng=self._rng,
-            now=now,
-            enr_seq=self._enr_seq,
-            previous=self._previous,
-            records=_shared.records,
-            pool=_shared.pool,
-        )
+        try:
+            core = self._make_core(addresses, now)
+        except GinnelError:
+            source.close()
+            raise
         driver: Driver[DiscoveryEvent] = Driver(core, source, self._on_event)
         self._running = _Running(core, source, driver, addresses)
         core.seed(now)
@@ -359,6 +346,26 @@ class Discovery(NodeQuestions):
             return CallbackSource(self._transport), (self._bind,)
         return open_pair(self._bind, self._bind6, max_datagram=MAX_PACKET_SIZE + 1)
 
+    def _make_core(self, addresses: tuple[Address, ...], now: float) -> DiscoveryCore:
+        published = [self._published(address, addresses) for address in self._advertise]
+        versions = tuple(dict.fromkeys(6 if item.is_ipv6 else 4 for item in addresses))
+        return DiscoveryCore(
+            replace(self.settings, ip_versions=versions),
+            self._private_key,
+            fields=self._fields,
+            endpoint=published[0],
+            endpoint6=published[1],
+            bootstrap=self._bootstrap,
+            saved=self._load(),
+            random_bytes=self._random_bytes,
+            rng=self._rng,
+            now=now,
+            enr_seq=self._enr_seq,
+            previous=self._previous,
+            records=_shared.records,
+            pool=_shared.pool,
+        )
+
     def _published(self, address: Address | None, bound: Sequence[Address]) -> Address | None:
         if address is None or address.port:
             return address
@@ -392,11 +399,18 @@ class Discovery(NodeQuestions):
                 self._finish(event.query, event)
             case ReflexiveChanged():
                 self.reflexive = event
-            case AddressChanged() if self._on_address_changed is not None:
-                self._on_address_changed(event.address)
+            case AddressChanged():
+                self._tell_address(event.address)
         if isinstance(event, _TOLD):
             for stream in self._streams:
                 stream.put(event)
+
+    def _tell_address(self, address: Address) -> None:
+        try:
+            if self._on_address_changed is not None:
+                self._on_address_changed(address)
+        except Exception:  # whatever the caller's function does, the node goes on
+            log.exception("on_address_changed failed")
 
     def _on_talk(self, event: TalkReceived) -> None:
         handler = self._handlers.get(event.protocol)

@@ -11,6 +11,12 @@ from ginnel.discv5.enr import Enr, FieldValue, address_fields, sign_enr
 _ADDRESS_KEYS = {False: ("ip", "udp"), True: ("ip6", "udp6")}  # by version, the IP first
 
 
+def without_addresses(fields: Mapping[str, FieldValue]) -> dict[str, FieldValue]:
+    """Return the fields that say nothing of where the node takes UDP."""
+    named = [key for keys in _ADDRESS_KEYS.values() for key in keys]
+    return {key: value for key, value in fields.items() if key not in named}
+
+
 class LocalRecord:
     """The local node's record, signed again on each change.
 

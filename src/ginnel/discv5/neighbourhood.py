@@ -94,6 +94,7 @@ class Neighbourhood:
         )
         self.table = RoutingTable(node_id, limits)
         self._met: BoundedLru[NodeId, Enr] = BoundedLru(MAX_KNOWN_RECORDS)
+        self._fetched_at: BoundedLru[NodeId, float] = BoundedLru(MAX_KNOWN_RECORDS)
         self._heard_at: BoundedLru[NodeId, float] = BoundedLru(MAX_SILENT_NODES)
         self._silent_since: BoundedLru[SessionKey, float] = BoundedLru(MAX_SILENT_NODES)
         self._to_ping: dict[NodeId, tuple[float, Contact]] = {}
@@ -185,7 +186,9 @@ class Neighbourhood:
         self._replace(node_id)
 
     def offer(self, record: Enr, *, seen: bool = False, bootstrap: bool = False) -> Added:
-        """Offer a node to the table."""
+        """Offer a node to the table; a new one that we have no IP version for is refused."""
+        if self.table.get(record.node_id) is None and self.contact_for(record) is None:
+            return Added.REFUSED
         added = self.table.add(record, seen=seen, bootstrap=bootstrap)
         self._tell_removed()
         if added is Added.NEW:
@@ -230,7 +233,15 @@ class Neighbourhood:
         return node is not None and enr_seq > node.record.seq
 
     def fetch_record(self, contact: Contact, now: float, *, check: int | None = None) -> None:
-        """Ask a node for its own record; a caller's check ends with it."""
+        """Ask a node for its own record; a caller's check ends with it.
+
+        Without one a node is asked once at a time: it may tell a higher seq than it has.
+        """
+        if check is None:
+            asked_at = self._fetched_at.get(contact.node_id)
+            if asked_at is not None and now < asked_at + self._config.response_timeout:
+                return
+            self._fetched_at.put(contact.node_id, now)
         request = FindNode(self._exchange.new_request_id(), (0,))
         self._exchange.submit(contact, request, Purpose.UPDATE, now, lookup=check)
 
@@ -257,7 +268,7 @@ class Neighbourhood:
             self._arm_searches(now)
 
     def on_failure(self, pending: Pending, reason: Failure, now: float, *, heard: bool) -> None:
-        """Take a failed request; where nobody at all is heard it may be our own link.
+        """Take a failed request; where nobody at all answers it may be our own link.
 
         One that timed out may go on by another IP version; else that is told.
         """
@@ -336,6 +347,8 @@ class Neighbourhood:
     def resolve(self, node_id: NodeId, now: float) -> int:
         """Find the newest record of a node; return the resolve's number."""
         token = self.searches.resolve(node_id, now)
+        if self.searches.is_under_way(token):
+            self._last_lookup_at = now
         self._arm_searches(now)
         return token
 
@@ -414,9 +427,18 @@ class Neighbourhood:
         self._timers.set(_Timer.REFRESH, due)
 
     def _revalidate(self, now: float) -> None:
+        """PING a node, and with one in doubt another one: that answers if our own link works."""
         record = self.table.node_to_revalidate(self._rng)
-        if record is not None:
+        if record is not None and self.contact_for(record) is None:
+            self._replace(record.node_id)  # its newest record has no address for us any more
+        elif record is not None:
             self.revalidate(record, now)
+            node_id = record.node_id
+            node = self.table.get(node_id)
+            if node is not None and node.is_doubted:
+                others = self.table.random_nodes(1, self._rng, lambda one: one.node_id != node_id)
+                for other in others:
+                    self.revalidate(other, now)
         lonely = not any(node.is_seen for node in self.table.nodes())
         if lonely and self.bootstrap and self._timers.get(_Timer.BOOTSTRAP) is None:
             self._timers.set(_Timer.BOOTSTRAP, now + self._bootstrap_wait)

@@ -5,7 +5,7 @@ the table and its searches (`neighbourhood`), our address (`views`), defence (`g
 Five verbs (`base/core.py`); every request made here ends in exactly one event.
 
 Invariants: only nodes that answered are handed out; a bootstrap node is never removed; where
-nobody is heard at all, no node is blamed.
+nothing that we sent is answered at all, no node is blamed.
 
 Source: devp2p discv5-theory.md; seed 001.
 """
@@ -32,7 +32,7 @@ from ginnel.discv5.events import (
 )
 from ginnel.discv5.exchange import Exchange
 from ginnel.discv5.guard import Guard
-from ginnel.discv5.identity import LocalRecord
+from ginnel.discv5.identity import LocalRecord, without_addresses
 from ginnel.discv5.messages import (
     FindNode,
     Message,
@@ -69,9 +69,8 @@ class DiscoveryCore:
 
     Args:
         private_key: 32 bytes, of the record.
-        fields: further fields of the record.
-        endpoint: the address to publish, or None (`client_mode` ignores it).
-        endpoint6: the same for IPv6, where `endpoint` is of IPv4.
+        fields: further fields of the record; `client_mode` leaves addresses out.
+        endpoint, endpoint6: what to publish over IPv4 and IPv6; `client_mode` ignores it.
         bootstrap: nodes to begin with; they are never removed.
         saved: nodes of an earlier run, to begin with as well.
         random_bytes, rng: chance, see `base/chance.py`.
@@ -101,9 +100,9 @@ class DiscoveryCore:
     ) -> None:
         self._config = config
         self._random_bytes = random_bytes
-        both = () if config.client_mode else (endpoint, endpoint6)
-        published = [address for address in both if address is not None]
-        self._local = LocalRecord(private_key, fields or {}, published, enr_seq, previous)
+        given = without_addresses(fields or {}) if config.client_mode else fields or {}
+        published = [] if config.client_mode else [one for one in (endpoint, endpoint6) if one]
+        self._local = LocalRecord(private_key, given, published, enr_seq, previous)
         self._records = RecordCache() if records is None else records
         self._guard = Guard(config)
         self.metrics = Metrics()
@@ -140,7 +139,7 @@ class DiscoveryCore:
             config, self._wire, self._exchange, self._around, self._local, self._events
         )
         self._watch = AddressWatch(config, self._exchange, self._local, self._events, self.metrics)
-        self._last_heard_at = float("-inf")
+        self._last_answered_at = float("-inf")
 
     # the table
 
@@ -351,6 +350,7 @@ class DiscoveryCore:
             raise Dropped(Drop(error.fault.value)) from None
         if isinstance(packet, WhoAreYouPacket):
             self._exchange.on_challenge(packet, source, now, local_ip)
+            self._last_answered_at = now
             return
         if packet.node_id == self.node_id:
             raise Dropped(Drop.OWN_ID)
@@ -366,8 +366,8 @@ class DiscoveryCore:
                 return
         else:
             opened = self._wire.accept(packet, source, now)
+            self._last_answered_at = now
         session, message = opened
-        self._last_heard_at = now
         session.local_ip = local_ip
         if is_new or self._exchange.has_openings or not session.confirmed:
             self._on_session(session, source, now, is_new=is_new)
@@ -419,6 +419,7 @@ class DiscoveryCore:
         if pending is None:
             self.metrics.unsolicited_messages += 1
             raise Dropped(Drop.UNSOLICITED_RESPONSE)
+        self._last_answered_at = now
         match pending.message, message:
             case Ping(), Pong():
                 self._exchange.finish(pending, now)
@@ -479,7 +480,7 @@ class DiscoveryCore:
         if pending.collected is not None and pending.collected.has_any:
             self._on_nodes(pending, now)
             return
-        heard = self._last_heard_at >= pending.created_at
+        heard = self._last_answered_at >= pending.created_at
         self._around.on_failure(pending, reason, now, heard=heard)
 
     # small helpers

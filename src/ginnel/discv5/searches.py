@@ -116,6 +116,10 @@ class Searches:
             self._exchange.submit(contact, message, Purpose.RESOLVE, now, lookup=token)
         return token
 
+    def is_under_way(self, token: int) -> bool:
+        """Say whether a lookup or query of this number goes on."""
+        return token in self._searches
+
     def on_named(self, token: int, records: Sequence[Enr]) -> None:
         """Take what an answer says of the node to resolve, even if that node is silent."""
         search = self._searches.get(token)

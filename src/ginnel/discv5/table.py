@@ -42,6 +42,7 @@ class TableNode:
     distance: int  # log2 distance from us
     subnets: tuple[str, ...]  # public /24 and /48 it counts for
     is_seen: bool = False  # it has answered
+    is_doubted: bool = False  # it did not answer, which may have been our own link's fault
     is_bootstrap: bool = False
 
 
@@ -114,6 +115,7 @@ class RoutingTable:
         if node is None:
             return
         self._set_seen(node, True)
+        node.is_doubted = False
         bucket = self._bucket(node.number)
         if bucket.nodes[0] is not node:
             bucket.nodes.remove(node)
@@ -124,19 +126,22 @@ class RoutingTable:
         node = self._nodes.get(node_id)
         if node is not None:
             self._set_seen(node, False)
+            node.is_doubted = True
 
     def replace(self, node_id: NodeId) -> Enr | None:
         """Remove a node that did not answer; return the replacement that took its place, if any.
 
-        A bootstrap node stays.
+        A bootstrap node stays; it goes to the front, so that others of its bucket have their turn.
         """
         node = self._nodes.get(node_id)
         if node is None:
             return None
+        bucket = self._bucket(node.number)
         if node.is_bootstrap:
             self._set_seen(node, False)
+            bucket.nodes.remove(node)
+            bucket.nodes.insert(0, node)
             return None
-        bucket = self._bucket(node.number)
         self._remove(bucket, node)
         for candidate in list(bucket.replacements):
             bucket.replacements.remove(candidate)

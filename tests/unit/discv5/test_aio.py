@@ -22,7 +22,15 @@ from ginnel.discv5 import (
 )
 from ginnel.discv5.aio import lookup_distances
 from ginnel.discv5.enr import sign_enr
-from ginnel.discv5.events import NodeAdded, PongReceived, SessionOpened, TalkReceived
+from ginnel.discv5.events import (
+    AddressChanged,
+    NodeAdded,
+    NodeRemoved,
+    PongReceived,
+    ReflexiveChanged,
+    SessionOpened,
+    TalkReceived,
+)
 from support.eventually import until
 
 ANY = Address("127.0.0.1", 0)
@@ -104,6 +112,77 @@ def test_events_are_told_until_the_end() -> None:
                 assert ping.contact.node_id == client.node_id
         kinds = {type(event) for event in [event async for event in told]}
         assert {NodeAdded, SessionOpened, TalkReceived} <= kinds
+
+    run(main())
+
+
+def test_every_kind_of_event_is_told() -> None:
+    async def main() -> None:
+        config = DiscoveryConfig(
+            response_timeout=0.3, retransmit_after=0.1, revalidate_max=0.1, auto_update=True
+        )
+        async with Discovery(ANY, advertise=ANY) as server:
+            node = Discovery(ANY, config=config)
+            node.open()
+            told = node.events()
+            node.add_node(server.record)
+            node.add_node(SILENT)
+            node.start()
+            await node.ping(server.record)
+            await server.ping(node.record)  # its address is in the record by now
+            await server.talk_request(node.record, b"x", b"")
+            await until(lambda: node.nodes_discovered == 1)
+            await node.close_wait()
+            wanted = {
+                NodeAdded,
+                NodeRemoved,
+                SessionOpened,
+                TalkReceived,
+                AddressChanged,
+                ReflexiveChanged,
+            }
+            assert {type(event) for event in [event async for event in told]} >= wanted
+
+    run(main())
+
+
+def test_what_can_not_be_opened_leaves_no_socket(tmp_path: Path) -> None:
+    async def main() -> None:
+        free = Discovery(ANY)
+        free.open()
+        address = free.listening_address
+        free.close()
+        other = EnrBuilder(Secret(b"\x05" * 32)).build()
+        (tmp_path / "nodes").mkdir()
+        for node, error in (
+            (Discovery(address, fields={"k": bytes(300)}), UsageError),
+            (Discovery(address, previous=other), UsageError),
+            (Discovery(address, nodes_file=tmp_path / "nodes"), SystemFailure),
+        ):
+            with pytest.raises(error):
+                node.open()
+            node.close()
+        async with Discovery(address) as last:
+            assert last.listening_address == address
+
+    run(main())
+
+
+def test_a_callback_that_fails_does_not_end_the_node(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(address: Address) -> None:
+        raise ValueError("no")
+
+    async def main() -> None:
+        config = DiscoveryConfig(auto_update=True)
+        async with (
+            Discovery(ANY, advertise=ANY) as server,
+            Discovery(
+                ANY, bootstrap=[server.record], config=config, on_address_changed=fail
+            ) as node,
+        ):
+            await node.ping(server.record)
+            assert "on_address_changed failed" in caplog.text
+            assert await node.find_node(server.record, [0]) == (server.record,)
 
     run(main())
 

@@ -65,6 +65,64 @@ def test_bootstrap_nodes_are_never_removed() -> None:
     assert host.core.closest(host.core.node_id, 16) == [boots[1].core.record]
 
 
+def test_a_dead_bootstrap_node_does_not_keep_others_from_being_asked() -> None:
+    net = Net(78)
+    boots = [net.add(n) for n in range(2)]
+    others = [net.add(n, bootstrap=[boots[1].core.record]) for n in range(2, 6)]
+    quiet = {"refresh_first": 1e6, "refresh_interval": 1e6}  # nothing but revalidation
+    host = net.add(9, bootstrap=[boot.core.record for boot in boots], config=quiet)
+    net.run(60)
+    boots[0].is_up = others[0].is_up = False
+    net.run(300)
+    known = {node.record.node_id: node.is_seen for node in host.core.table.nodes()}
+    alive = [boots[1], *others[1:]]
+    assert known == {boots[0].core.node_id: False} | {up.core.node_id: True for up in alive}
+
+
+def test_nodes_of_an_ip_version_that_we_lack_have_no_place() -> None:
+    net = Net(79)
+    six = net.add(1, address=Address("2001:db8::7", 9000))
+    peer = net.add(2)
+    host = net.add(3, bootstrap=[peer.core.record], config={"ip_versions": (4,)})
+    net.run(5)
+    assert not host.core.add_node(six.core.record, net.now)
+    assert host.core.nodes() == [peer.core.record]
+    peer.core.update_record({"ip": None, "ip6": Address("2001:db8::9", 0).packed_ip}, now=net.now)
+    host.core.add_node(peer.core.record, net.now)  # no way left to it, but it is to begin with
+    net.run(60)
+    assert host.core.nodes() == [peer.core.record]
+
+
+def test_a_node_that_lies_about_its_seq_is_asked_for_its_record_once_at_a_time() -> None:
+    watched = Watched(Net(80))
+    watched.peer.connect(watched.net.now)
+    watched.run(5)
+    watched.host.core.add_node(watched.peer.record, watched.net.now)
+    assert watched.at(FindNode) == []
+    for number in range(100):
+        watched.peer.send(encode_message(Ping(bytes([number]), 99)), now=watched.net.now)
+    watched.answer()
+    assert len(watched.at(FindNode)) == 1
+    watched.run(10)
+    watched.peer.send(encode_message(Ping(b"x", 99)), now=watched.net.now)
+    watched.answer()
+    assert len(watched.at(FindNode)) == 2
+
+
+def test_a_resolve_that_looks_up_counts_as_a_query() -> None:
+    net = Net(81)
+    watched = Watched(net, bucket_size=1)
+    watched.peer.connect(net.now)
+    core, began = watched.host.core, net.now
+    core.start(net.now)
+    watched.run(200)
+    before = len(watched.at(FindNode))
+    core.resolve(NodeId(bytes(32)), now=net.now)
+    watched.run(290)
+    after = watched.at(FindNode)[before:]
+    assert {round(at - began) for at in after} == {200}
+
+
 def test_a_node_that_slept_is_taken_back_over_its_old_session() -> None:
     net = Net(77)
     first = net.add(0)

@@ -28,7 +28,7 @@ from ginnel.discv5.messages import (
     decode_message,
     encode_message,
 )
-from ginnel.discv5.metrics import NO_RESPONSE
+from ginnel.discv5.metrics import INVALID_RESPONSE, NO_RESPONSE
 from ginnel.discv5.packet import Flag
 from ginnel.discv5.protocol import Contact
 from ginnel.discv5.requests import Failure
@@ -103,11 +103,84 @@ def test_unknown_types_and_broken_messages_are_counted(net: Net, host: Host, pee
     assert host.core.drops[Drop.MESSAGE] == 1
 
 
-def test_responses_to_nothing_are_counted(net: Net, host: Host, peer: RawPeer) -> None:
-    for message in (Pong(b"a", 1, PEER), Nodes(b"a", 1, ()), TalkResponse(b"a", b"")):
+def test_responses_to_nothing_are_counted_and_never_acted_on(
+    net: Net, host: Host, peer: RawPeer
+) -> None:
+    other = sign_enr(b"\x07" * 32, 1, address_fields(Address("203.7.7.7", 9)))
+    events(host, PongReceived)
+    host.events.clear()
+    seen = Address("198.51.100.1", 4000)
+    for message in (Pong(b"a", 9, seen), Nodes(b"a", 1, (other.raw,)), TalkResponse(b"a", b"")):
         assert ask(net, peer, message) == []
     assert host.core.drops[Drop.UNSOLICITED_RESPONSE] == 3
-    assert events(host, PongReceived) == []
+    assert host.core.metrics.unsolicited_messages == 3
+    assert events(host, object) == []  # no vote, no node, no answer
+    assert not host.core.table.nodes()[0].is_seen
+
+
+def test_an_answer_from_elsewhere_is_none(net: Net, host: Host, peer: RawPeer) -> None:
+    """The same node has sessions at two addresses; what was asked at one is answered there."""
+    twin = RawPeer(host, Address("203.9.9.9", 4321))
+    twin.connect(net.now)
+    number, request_id = pending(net, host, peer, (0,))
+    ask(net, twin, Nodes(request_id, 1, (peer.record.raw,)))
+    assert host.core.drops[Drop.UNSOLICITED_RESPONSE] == 1
+    assert events(host, NodesReceived) == []
+    ask(net, peer, Nodes(request_id, 1, (peer.record.raw,)))
+    assert events(host, NodesReceived) == [NodesReceived(number, (peer.record,))]
+
+
+def test_answers_go_to_where_the_packet_came_from(net: Net, host: Host) -> None:
+    """Whatever the record says: nobody can aim our answers at somebody else."""
+    peer = RawPeer(host, PEER)
+    victim = Address("203.8.8.8", 53)
+    peer.record = sign_enr(peer.key, 1, address_fields(victim))
+    peer.connect(net.now)
+    for message in (Ping(b"a", 9), FindNode(b"a", (0, 256)), TalkRequest(b"a", b"x", b"")):
+        peer.send(encode_message(message), now=net.now)
+    for talk in events(host, TalkReceived):
+        assert isinstance(talk, TalkReceived)
+        host.core.respond_talk(talk.token, b"answer", now=net.now)
+    sent = list(iter(host.core.poll_transmit, None))
+    assert len(sent) >= 3
+    assert {transmit.destination for transmit in sent} == {PEER}
+    for _ in range(20):  # nor does anything follow
+        net.now += 1
+        host.core.handle_timeout(now=net.now)
+        assert {t.destination for t in iter(host.core.poll_transmit, None)} <= {PEER}
+
+
+def test_a_request_ends_after_the_response_timeout(net: Net, host: Host, peer: RawPeer) -> None:
+    number, _ = pending(net, host, peer, (0,))
+    net.now += 3.99
+    host.core.handle_timeout(now=net.now)
+    assert events(host, RequestFailed) == []
+    net.now += 0.02
+    host.core.handle_timeout(now=net.now)
+    assert events(host, RequestFailed) == [RequestFailed(number, Failure.TIMEOUT)]
+
+
+@pytest.mark.parametrize("kind", [Ping, FindNode, TalkRequest])
+def test_every_answered_request_marks_the_node_as_seen(
+    net: Net, host: Host, peer: RawPeer, kind: type
+) -> None:
+    assert not host.core.table.nodes()[0].is_seen
+    contact = Contact(peer.node_id, PEER, peer.public_key)
+    if kind is Ping:
+        host.core.ping(contact, now=net.now)
+    elif kind is FindNode:
+        host.core.find_node(contact, (256,), now=net.now)
+    else:
+        host.core.talk_request(contact, b"x", b"", now=net.now)
+    (request,) = (decode_message(plain) for plain in peer.receive())
+    assert isinstance(request, kind)
+    answers: dict[type, Message] = {
+        Ping: Pong(request.request_id, 1, host.address),
+        FindNode: Nodes(request.request_id, 1, ()),
+        TalkRequest: TalkResponse(request.request_id, b""),
+    }
+    ask(net, peer, answers[kind])
+    assert host.core.table.nodes()[0].is_seen
 
 
 def test_the_open_challenge_is_sent_again_unchanged(net: Net, host: Host) -> None:
@@ -238,9 +311,12 @@ def test_what_came_of_a_partial_answer_is_kept(net: Net, host: Host, peer: RawPe
 
 def test_an_answer_of_the_wrong_kind_fails_the_request(net: Net, host: Host, peer: RawPeer) -> None:
     number, request_id = pending(net, host, peer, (0,))
+    assert [enr.node_id for enr in host.core.nodes()] == [peer.node_id]
     ask(net, peer, Pong(request_id, 1, PEER))
     assert events(host, RequestFailed) == [RequestFailed(number, Failure.WRONG_ANSWER)]
     assert host.core.drops[Drop.WRONG_RESPONSE] == 1
+    assert host.core.metrics.requests_outgoing[INVALID_RESPONSE] == 1
+    assert host.core.nodes() == []  # replaced at once
 
 
 def test_a_dead_link_of_our_own_does_not_empty_the_table(net: Net) -> None:
@@ -258,6 +334,26 @@ def test_a_dead_link_of_our_own_does_not_empty_the_table(net: Net) -> None:
         net.drain(host)
     net.run(60)
     assert len(hosts[0].core.closest(boot.core.node_id, 16)) >= 5
+
+
+def test_a_link_that_only_brings_does_not_empty_the_table(net: Net) -> None:
+    """All our sends fail, say at a firewall, while others' requests still come in."""
+    boot = net.add(0)
+    hosts = [net.add(n, bootstrap=[boot.core.record]) for n in range(1, 8)]
+    net.run(60)
+    mute = hosts[0]
+    known = len(mute.core.nodes())
+    assert known == 7
+    mute.is_mute = True
+    for _ in range(60):
+        for other in (boot, *hosts[1:]):
+            other.core.ping(mute.contact, now=net.now)
+            net.drain(other)
+        net.run(5)
+    assert len(mute.core.nodes()) == known
+    mute.is_mute = False
+    net.run(60)
+    assert len(mute.core.closest(boot.core.node_id, 16)) >= 5
 
 
 def test_a_newer_record_is_fetched(net: Net) -> None:
@@ -315,6 +411,25 @@ def test_endpoint_and_client_mode(net: Net) -> None:
     assert client.core.record.seq == 2
     client.core.set_endpoint(None, now=net.now)
     assert client.core.record.address() is None
+
+
+def test_a_client_publishes_no_address_that_its_fields_name(net: Net) -> None:
+    named = address_fields(Address("203.0.113.5", 9)) | address_fields(Address("2001:db8::5", 9))
+    host = net.add(3, public=False, fields=named | {"tcp": 7, "k": b"v"})
+    assert host.core.record.addresses == ()
+    assert {key for key, _ in host.core.record.items} == {"id", "secp256k1", "tcp", "k"}
+    host.core.update_record(named, now=net.now)
+    assert len(host.core.record.addresses) == 2
+
+
+def test_another_protocol_id_is_another_network(net: Net) -> None:
+    one = net.add(3, config={"protocol_id": b"other6"})
+    same = net.add(4, config={"protocol_id": b"other6"}, bootstrap=[one.core.record])
+    usual = net.add(5, bootstrap=[one.core.record])
+    net.run(10)
+    assert [node.record for node in same.core.table.nodes() if node.is_seen] == [one.core.record]
+    assert not any(node.is_seen for node in usual.core.table.nodes())
+    assert one.core.drops[Drop.PROTOCOL_ID] > 0
 
 
 def test_largest_talk(net: Net) -> None:

@@ -72,6 +72,24 @@ def test_a_silent_node_is_looked_up_and_a_newer_record_wins(
     assert first.of(Resolved)[-1] == Resolved(number, third.core.record)
 
 
+def test_many_searches_at_once_each_find_what_one_alone_does(
+    hosts: tuple[Net, list[Host]],
+) -> None:
+    net, (_, *others) = hosts
+    asker, up = others[5], [host for host in hosts[1] if host.is_up]
+    targets = [NodeId(bytes([17 * i]) * 32) for i in range(15)]
+    numbers = [asker.core.lookup(target, now=net.now, count=4) for target in targets]
+    asker.core.query_random(now=net.now)
+    resolving = asker.core.resolve(up[1].core.node_id, now=net.now)
+    net.drain(asker)
+    net.run(30)
+    done = {event.lookup: event.nodes for event in asker.of(LookupDone)}
+    near = [host for host in up if host is not asker]
+    for number, target in zip(numbers, targets, strict=True):
+        assert [enr.node_id for enr in done[number]] == net.closest(target, near, 4)
+    assert Resolved(resolving, up[1].core.record) in asker.of(Resolved)
+
+
 def test_searches_are_bounded_and_each_one_ends() -> None:
     net = Net(12)
     first = net.add(0, config={"lookup_limit": 2})
