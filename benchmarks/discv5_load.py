@@ -36,7 +36,6 @@ from ginnel.discv5.packet import (
     PacketCodec,
     PacketError,
     WhoAreYouPacket,
-    new_mask,
 )
 from ginnel.discv5.session import Session
 
@@ -70,8 +69,7 @@ class Identity:
         ephemeral = new_private_key(os.urandom)
         self.ephemeral_key = public_key_of(ephemeral)
         self.secret = agree(server.public_key, ephemeral)
-        self.mask = new_mask(server.node_id)
-        self.knock = self.codec.encode_random(self.mask, os.urandom(NONCE_SIZE))
+        self.knock = self.codec.encode_random(server.node_id, os.urandom(NONCE_SIZE))
         self.ping = encode_message(Ping(os.urandom(8), 1))
 
     def answer(self, packet: WhoAreYouPacket) -> tuple[Session, bytes]:
@@ -90,8 +88,7 @@ class Identity:
         nonce = session.next_nonce(os.urandom)
         header = self.codec.header(flag, nonce, authdata)
         iv = self.codec.make_iv(IV_SIZE + len(header) + len(message) + TAG_SIZE)
-        ciphertext = session.encrypt(nonce, message, iv + header)
-        return self.codec.finish(self.mask, iv + header, ciphertext)
+        return session.seal(iv + header, nonce, message)
 
     def read(self, session: Session, data: bytes) -> Message | None:
         """Return the message of a packet inside the session, or None if it is none."""

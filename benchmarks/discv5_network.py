@@ -21,11 +21,10 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-
 from benchmarks.common import Row, below, compare, publish, resident_mb
 from ginnel.discv5 import packet, session, wire
 from ginnel.discv5.keys import new_private_key, public_key_of
+from ginnel.discv5.packet import IV_SIZE, STATIC_SIZE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -67,32 +66,43 @@ class Measured:
     memory: float  # MB a node
 
 
-class IdentityCipher:
-    """AES-GCM that leaves the message as it is; the key stands for the tag."""
+class IdentityCiphers:
+    """Ciphers that leave header and message as they are; the key stands for the tag."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    @staticmethod
+    def seal(node_id: bytes, start: bytes, key: bytes, nonce: bytes, message: bytes) -> bytes:
+        """Return the packet."""
+        return start + message + key
 
-    def encrypt(self, nonce: bytes, message: bytes, authenticated: bytes) -> bytes:
-        """Return the message and a tag."""
-        return message + self._key
+    @staticmethod
+    def open(key: bytes, nonce: bytes, ciphertext: bytes, authenticated: bytes) -> bytes | None:
+        """Return the message; None if the tag is not this key's."""
+        return ciphertext[: -len(key)] if ciphertext[-len(key) :] == key else None
 
-    def decrypt(self, nonce: bytes, ciphertext: bytes, authenticated: bytes) -> bytes:
-        """Return the message; `InvalidTag` if the tag is not this key's."""
-        if ciphertext[-len(self._key) :] != self._key:
-            raise InvalidTag
-        return ciphertext[: -len(self._key)]
+    @staticmethod
+    def mask(node_id: bytes, start: bytes) -> bytes:
+        """Return the header as it is."""
+        return start
 
-
-class IdentityMask:
-    """AES-CTR that leaves the header as it is."""
-
-    def reset_nonce(self, nonce: bytes) -> None:
-        """Do nothing."""
-
-    def update(self, data: bytes) -> bytes:
-        """Return the data."""
-        return data
+    @staticmethod
+    def unmask(
+        node_id: bytes, data: bytes
+    ) -> tuple[bytes, int, int, bytes, bytes | None, bytes, bytes] | None:
+        """Return the parts of a packet."""
+        if len(data) < IV_SIZE + STATIC_SIZE:
+            return None
+        head = data[IV_SIZE : IV_SIZE + STATIC_SIZE]
+        end = IV_SIZE + STATIC_SIZE + int.from_bytes(head[-2:], "big")
+        authdata = data[IV_SIZE + STATIC_SIZE : end] if end <= len(data) else None
+        return (
+            head[:6],
+            int.from_bytes(head[6:8], "big"),
+            head[8],
+            head[9:21],
+            authdata,
+            data[:end],
+            data[end:],
+        )
 
 
 def use_identity_codec() -> None:
@@ -109,9 +119,6 @@ def use_identity_codec() -> None:
     def verify_id_signature(*arguments: bytes) -> bool:
         return True
 
-    def new_mask(node_id: bytes) -> IdentityMask:
-        return IdentityMask()
-
     ephemeral = new_private_key(os.urandom)
     wire.__dict__.update(
         agree=agree,
@@ -119,10 +126,9 @@ def use_identity_codec() -> None:
         verify_id_signature=verify_id_signature,
         new_private_key=lambda random_bytes: ephemeral,
         public_key_of=lru_cache(maxsize=2)(public_key_of),
-        new_mask=new_mask,
     )
-    packet.__dict__["new_mask"] = new_mask
-    session.__dict__.update(AESGCM=IdentityCipher, new_mask=new_mask)
+    for module in (packet, session):
+        module.__dict__["ciphers"] = IdentityCiphers
 
 
 def measure(nodes: int) -> Measured:

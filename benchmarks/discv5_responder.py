@@ -119,8 +119,7 @@ class Responder:
         nonce = session.next_nonce(os.urandom)
         header = self._codec.header(Flag.ORDINARY, nonce, self.enr.node_id)
         iv = self._codec.make_iv(IV_SIZE + len(header) + len(message) + TAG_SIZE)
-        ciphertext = session.encrypt(nonce, message, iv + header)
-        return self._codec.finish(session.mask, iv + header, ciphertext)
+        return session.seal(iv + header, nonce, message)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ CORES = ("base", "discv5", "ice", "codervpn", "peer", "mesh")
 FACADES = ("discv5/aio.py", "ice/aio.py", "codervpn/aio.py", "peer/aio.py")
 # Package -> what of ginnel it may import beside itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "base": (),
+    "base": ("_native",),
     "net": ("base",),
     "discv5": ("base",),
     "ice": ("base",),
@@ -31,10 +31,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "peer": ("base", "ice"),
     "mesh": ("base", "discv5", "ice", "peer"),
     "storage": ("base", "mesh"),
-    "engine": ("base", "net", "_dataplane"),
+    "engine": ("base", "net", "_native"),
     "lab": ("base",),
 }
-PUBLIC_ALL_THE_SAME = ("_dataplane", "_exit")  # our extension module; os._exit is documented
+PUBLIC_ALL_THE_SAME = ("_native", "_exit")  # our extension module; os._exit is documented
 FACADES_ALSO = ("net",)
 # Core modules without a test file of their own, and where they are tested.
 UNTESTED_CORES: dict[str, str] = {

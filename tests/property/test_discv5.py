@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ginnel.base.ciphers import mask
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.types import Address, make_address
 from ginnel.discv5.enr import Enr, decode_enr, sign_enr
@@ -23,7 +24,7 @@ from ginnel.discv5.messages import (
     decode_message,
     encode_message,
 )
-from ginnel.discv5.packet import Flag, PacketCodec, new_mask
+from ginnel.discv5.packet import Flag, PacketCodec
 from ginnel.discv5.session import Session
 from support.discv5_net import Host, Net
 from support.discv5_peer import RawPeer
@@ -125,7 +126,7 @@ def test_well_masked_headers_with_any_content(
     codec = PacketCodec(peer.node_id, b"discv5", rng.randbytes)
     header = codec.header(Flag.ORDINARY, rng.randbytes(12), authdata)
     header = header[:8] + bytes((flag,)) + header[9:]
-    packet = codec.finish(new_mask(host.core.node_id), rng.randbytes(16) + header, rest)
+    packet = mask(host.core.node_id, rng.randbytes(16) + header) + rest
     net.now += 0.1
     host.core.handle_datagram(packet, Address("203.2.2.2", 5), now=net.now)
     sizes = []
@@ -161,4 +162,7 @@ def test_damaged_handshakes_never_open_a_session(data: st.DataObject) -> None:
 def test_session_refuses_another_key() -> None:
     one = Session(RECORD.node_id, b"", bytes(16), bytes(16))
     other = Session(RECORD.node_id, b"", b"\x01" * 16, bytes(16))
-    assert other.decrypt(bytes(12), one.encrypt(bytes(12), b"hello", b""), b"") is None
+    start = bytes(39)
+    sealed = one.seal(start, bytes(12), b"hello")[len(start) :]
+    assert one.decrypt(bytes(12), sealed, start) == b"hello"
+    assert other.decrypt(bytes(12), sealed, start) is None

@@ -12,7 +12,6 @@ from ginnel.base.types import Address, Secret, Transmit
 from ginnel.discv5.enr import Enr, FieldValue, RecordCache
 from ginnel.discv5.keys import new_private_key
 from ginnel.discv5.protocol import Contact, DiscoveryConfig, DiscoveryCore
-from ginnel.discv5.session import WarmPool
 
 DELAY = 0.02  # seconds, one way
 
@@ -81,7 +80,6 @@ class Net:
         self.translate: dict[Address, Callable[[Address], Address]] = {}  # by inner address
         self.records = RecordCache(100_000)
         self.nats: dict[Address, Nat] = {}  # by inner address
-        self.pool = WarmPool(4096)
         self._inner: dict[Address, Address] = {}
         self._queue: list[tuple[float, int, str, Address, Any]] = []
         self._count = 0
@@ -117,7 +115,6 @@ class Net:
             now=self.now,
             enr_seq=enr_seq,
             records=self.records,
-            pool=self.pool,
         )
         host = Host(core, address, key)
         self.hosts[address] = host

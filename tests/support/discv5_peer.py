@@ -9,7 +9,7 @@ from ginnel.discv5.enr import sign_enr
 from ginnel.discv5.handshake import derive_session_keys, make_id_signature
 from ginnel.discv5.keys import agree, new_private_key, node_id_of, public_key_of
 from ginnel.discv5.messages import Ping, encode_message
-from ginnel.discv5.packet import Flag, OrdinaryPacket, PacketCodec, WhoAreYouPacket, new_mask
+from ginnel.discv5.packet import Flag, OrdinaryPacket, PacketCodec, WhoAreYouPacket
 from ginnel.discv5.session import Session
 from support.discv5_net import Host
 
@@ -36,7 +36,7 @@ class RawPeer:
         return sent
 
     def knock(self, now: float) -> WhoAreYouPacket:
-        data = self.codec.encode_random(new_mask(self.host.core.node_id), self.rng.randbytes(12))
+        data = self.codec.encode_random(self.host.core.node_id, self.rng.randbytes(12))
         self.host.core.handle_datagram(data, self.address, now=now)
         (transmit,) = self.transmits()
         assert len(transmit.data) <= len(data)
@@ -60,8 +60,7 @@ class RawPeer:
         nonce = self.session.next_nonce(self.rng.randbytes)
         header = self.codec.header(flag, nonce, authdata)
         iv = self.codec.make_iv(16 + len(header) + len(message) + 16)
-        ciphertext = self.session.encrypt(nonce, message, iv + header)
-        return self.codec.finish(self.session.mask, iv + header, ciphertext)
+        return self.session.seal(iv + header, nonce, message)
 
     def connect(self, now: float) -> None:
         challenge = self.knock(now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ginnel.base.ciphers import mask
 from ginnel.base.types import Address
 from ginnel.discv5.enr import sign_enr
 from ginnel.discv5.events import Drop
@@ -17,7 +18,7 @@ from ginnel.discv5.messages import (
     decode_message,
     encode_message,
 )
-from ginnel.discv5.packet import Flag, PacketCodec, new_mask
+from ginnel.discv5.packet import Flag, PacketCodec
 from ginnel.discv5.protocol import Contact
 from support.discv5_net import Host, Net
 from support.discv5_peer import RawPeer
@@ -59,9 +60,7 @@ class Scene:
         codec = PacketCodec(self.peer.node_id, protocol, self.net.random_bytes)
         header = bytearray(codec.header(Flag.ORDINARY, bytes(12), self.peer.node_id))
         header[7], header[8] = version, flag
-        return codec.finish(
-            new_mask(self.host.core.node_id), bytes(15) + b"\xf0" + header, bytes(44)
-        )
+        return mask(self.host.core.node_id, bytes(15) + b"\xf0" + header) + bytes(44)
 
     def asked(self) -> bytes:
         """Let the host ask the peer, over a session; return the request's id."""
@@ -114,13 +113,13 @@ def banned(scene: Scene) -> None:
 
 def own_id(scene: Scene) -> None:
     codec = PacketCodec(scene.host.core.node_id, b"discv5", scene.net.random_bytes)
-    scene.give(codec.encode_random(new_mask(scene.host.core.node_id), bytes(12)))
+    scene.give(codec.encode_random(scene.host.core.node_id, bytes(12)))
 
 
 def challenge_rate(scene: Scene) -> None:
     for _ in range(4):
         codec = PacketCodec(scene.peer.node_id, b"discv5", scene.net.random_bytes)
-        scene.give(codec.encode_random(new_mask(scene.host.core.node_id), bytes(12)))
+        scene.give(codec.encode_random(scene.host.core.node_id, bytes(12)))
 
 
 def whoareyou(scene: Scene, nonce: bytes) -> bytes:

@@ -73,10 +73,24 @@ def install(folder: str) -> None:
         return
     note = Notes(open_high(Path(folder) / f"{os.getpid()}-{time.monotonic_ns()}")).note
     sha256 = hashlib.sha256
+    from ginnel import _native  # no other module of Ginnel comes with it
+
+    seal, open_sealed = _native.seal, _native.open
+
+    def noted_seal(node_id: bytes, start: bytes, key: bytes, nonce: bytes, text: bytes) -> bytes:
+        note(text, start)
+        return seal(node_id, start, key, nonce, text)
+
+    def noted_open(key: bytes, nonce: bytes, text: bytes, authenticated: bytes) -> bytes | None:
+        opened = open_sealed(key, nonce, text, authenticated)
+        note(opened, authenticated)
+        return opened
+
     replacements = {
+        (_native, "seal"): noted_seal,
+        (_native, "open"): noted_open,
         (hashlib, "sha256"): lambda data=b"", **keys: sha256(_noted(note, data), **keys),
         (aead, "ChaCha20Poly1305"): _wrapped_aead(aead.ChaCha20Poly1305, note),
-        (aead, "AESGCM"): _wrapped_aead(aead.AESGCM, note),
         (hpke, "Suite"): _wrapped_suite(hpke.Suite, note),
         (hkdf, "HKDF"): _wrapped_hkdf(hkdf.HKDF, note),
     }
@@ -106,9 +120,7 @@ def _noted(note: Note, data: bytes) -> bytes:
     return data
 
 
-def _wrapped_aead(
-    original: type[aead.ChaCha20Poly1305] | type[aead.AESGCM], note: Note
-) -> type[object]:
+def _wrapped_aead(original: type[aead.ChaCha20Poly1305], note: Note) -> type[object]:
     class Wrapped:
         def __init__(self, key: bytes) -> None:
             self._inner = original(key)

@@ -1,5 +1,8 @@
-//! `ginnel._dataplane`: converts between Python and `ginnel-dataplane`, releases the GIL, decides
-//! nothing. `engine/embedded.py` turns its tuples into the values of `base/dataplane.py`.
+//! `ginnel._native`: converts between Python and the Rust crates, releases the GIL where a call may
+//! wait, decides nothing. `engine/embedded.py` turns its tuples into the values of
+//! `base/dataplane.py`.
+
+mod discovery;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -30,7 +33,7 @@ type PyEvent<'py> = (
 type PyPeer<'py> = (Bound<'py, PyBytes>, Option<PyPlace>, u64, u64, Option<f64>);
 
 /// A running data plane.
-#[pyclass(frozen, module = "ginnel._dataplane")]
+#[pyclass(frozen, module = "ginnel._native")]
 struct DataPlane {
     engine: std::sync::RwLock<Option<Engine>>,
 }
@@ -403,9 +406,10 @@ fn borrow<'fd>(fd: RawFd) -> PyResult<BorrowedFd<'fd>> {
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-/// The data plane of Ginnel in Rust.
+/// The parts of Ginnel in Rust.
 #[pymodule]
-fn _dataplane(module: &Bound<'_, PyModule>) -> PyResult<()> {
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    module.add_class::<DataPlane>()
+    module.add_class::<DataPlane>()?;
+    discovery::register(module)
 }

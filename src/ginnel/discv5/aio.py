@@ -57,7 +57,6 @@ from ginnel.discv5.protocol import DiscoveryCore
 from ginnel.discv5.questions import NodeQuestions
 from ginnel.discv5.requests import Failure
 from ginnel.discv5.saved import format_nodes, parse_nodes
-from ginnel.discv5.session import WarmPool
 from ginnel.discv5.view import TalkHandler
 from ginnel.net.driver import Driver
 from ginnel.net.dual import open_pair
@@ -81,7 +80,6 @@ __all__ = [
 SAVED_NODES = 256  # nodes kept on disk
 SAVE_INTERVAL = 300.0  # seconds between writes of them
 SHARED_RECORDS = 8192  # verified records of all nodes of one thread; about 6 MB
-SHARED_SESSIONS = 1024  # warm sessions of all nodes of one thread; about 7 MB
 
 HANDLER_FAILED = "a talk handler failed: the asker gets the empty answer"
 
@@ -104,7 +102,6 @@ class _Shared(threading.local):
 
     def __init__(self) -> None:
         self.records = RecordCache(SHARED_RECORDS)
-        self.pool = WarmPool(SHARED_SESSIONS)
 
 
 _shared = _Shared()
@@ -363,7 +360,6 @@ class Discovery(NodeQuestions):
             enr_seq=self._enr_seq,
             previous=self._previous,
             records=_shared.records,
-            pool=_shared.pool,
         )
 
     def _published(self, address: Address | None, bound: Sequence[Address]) -> Address | None:

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Self, TypeAlias, Union
 
-from sha3 import keccak_256
-
 from ginnel.base import rlp
 from ginnel.base.errors import RemoteProtocolError, UsageError
 from ginnel.base.limits import BoundedLru
+from ginnel.base.secp256k1 import keccak
 from ginnel.base.types import Address, NodeId, Secret, make_address
 from ginnel.discv5.keys import node_id_of, public_key_of, sign_digest, verify_digest
 
@@ -265,7 +264,7 @@ def decode_enr(raw: bytes) -> Enr:
         raise RemoteProtocolError("a record without public key")
     node_id = node_id_of(public_key)
     content = rlp.encode_list_payload(b"".join(parts[1:]))
-    if not verify_digest(public_key, keccak_256(content).digest(), signature):
+    if not verify_digest(public_key, keccak(content), signature):
         raise RemoteProtocolError("a record whose signature is wrong")
     return _build(bytes(raw), seq, public_key, node_id, items)
 
@@ -286,7 +285,7 @@ def sign_enr(private_key: bytes, seq: int, fields: Mapping[str, FieldValue]) -> 
     for key in sorted(pairs):
         encoded += [rlp.encode(key), rlp.encode(pairs[key])]
     content = rlp.encode_list_payload(b"".join(encoded))
-    signature = sign_digest(private_key, keccak_256(content).digest())
+    signature = sign_digest(private_key, keccak(content))
     raw = rlp.encode_list_payload(rlp.encode(signature) + b"".join(encoded))
     if len(raw) > MAX_RECORD_SIZE:
         raise UsageError(f"the record has {len(raw)} bytes, at most {MAX_RECORD_SIZE} are allowed")

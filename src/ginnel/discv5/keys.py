@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from coincurve import PrivateKey, PublicKey
-from sha3 import keccak_256
-
+from ginnel.base import secp256k1
 from ginnel.base.chance import RandomBytes
 from ginnel.base.errors import RemoteProtocolError, UsageError
+from ginnel.base.secp256k1 import PublicKey
 from ginnel.base.types import NodeId
 
 PRIVATE_KEY_SIZE = 32  # bytes
@@ -24,6 +23,7 @@ PARSED_KEYS = 64  # points kept: a new node's key is needed three times in a row
 NODE_ID_BITS = 256  # the greatest log2 distance
 
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+_BAD_PRIVATE_KEY = "not a valid secp256k1 private key"
 
 
 def public_key_of(private_key: bytes) -> bytes:
@@ -32,7 +32,10 @@ def public_key_of(private_key: bytes) -> bytes:
     Raises:
         UsageError: 0, the group's order or more, or not 32 bytes.
     """
-    return _private(private_key).public_key.format(compressed=True)
+    try:
+        return secp256k1.public_key_of(private_key)
+    except ValueError:
+        raise UsageError(_BAD_PRIVATE_KEY) from None
 
 
 def node_id_of(public_key: bytes) -> NodeId:
@@ -41,8 +44,7 @@ def node_id_of(public_key: bytes) -> NodeId:
     Raises:
         RemoteProtocolError: no valid point.
     """
-    point = _public(public_key).format(compressed=False)
-    return NodeId(keccak_256(point[1:]).digest())
+    return NodeId(_public(public_key).node_id())
 
 
 def new_private_key(random_bytes: RandomBytes) -> bytes:
@@ -54,17 +56,22 @@ def new_private_key(random_bytes: RandomBytes) -> bytes:
 
 
 def sign_digest(private_key: bytes, digest: bytes) -> bytes:
-    """Return the deterministic 64-byte signature r || s of a 32-byte digest."""
-    return _private(private_key).sign_recoverable(digest, hasher=None)[:SIGNATURE_SIZE]
+    """Return the deterministic 64-byte signature r || s of a 32-byte digest.
+
+    Raises:
+        UsageError: not a private key, or not a digest.
+    """
+    try:
+        return secp256k1.sign(private_key, digest)
+    except ValueError:
+        raise UsageError(_BAD_PRIVATE_KEY) from None
 
 
 def verify_digest(public_key: bytes, digest: bytes, signature: bytes) -> bool:
     """Say whether r || s signs the digest; a high s is refused."""
-    if len(signature) != SIGNATURE_SIZE:
-        return False
     try:
-        return _public(public_key).verify(_der(signature), digest, hasher=None)
-    except (ValueError, RemoteProtocolError):
+        return _public(public_key).verify(digest, signature)
+    except RemoteProtocolError:
         return False
 
 
@@ -74,7 +81,7 @@ def agree(public_key: bytes, private_key: bytes) -> bytes:
     Raises:
         RemoteProtocolError: the public key is no valid point.
     """
-    return _public(public_key).multiply(private_key).format(compressed=True)
+    return _public(public_key).agree(private_key)
 
 
 def log_distance(left: bytes, right: bytes) -> int:
@@ -82,32 +89,9 @@ def log_distance(left: bytes, right: bytes) -> int:
     return (int.from_bytes(left, "big") ^ int.from_bytes(right, "big")).bit_length()
 
 
-def _private(private_key: bytes) -> PrivateKey:
-    if len(private_key) != PRIVATE_KEY_SIZE:
-        raise UsageError(f"a private key has {PRIVATE_KEY_SIZE} bytes")
-    try:
-        return PrivateKey(private_key)
-    except ValueError:
-        raise UsageError("not a valid secp256k1 private key") from None
-
-
 @lru_cache(maxsize=PARSED_KEYS)
 def _public(public_key: bytes) -> PublicKey:
-    if len(public_key) != PUBLIC_KEY_SIZE:
-        raise RemoteProtocolError(f"a public key of {len(public_key)} bytes")
     try:
         return PublicKey(public_key)
     except ValueError:
         raise RemoteProtocolError("not a point of secp256k1") from None
-
-
-def _der(signature: bytes) -> bytes:
-    body = _der_int(signature[:32]) + _der_int(signature[32:])
-    return bytes((0x30, len(body))) + body
-
-
-def _der_int(value: bytes) -> bytes:
-    value = value.lstrip(b"\x00") or b"\x00"
-    if value[0] & 0x80:
-        value = b"\x00" + value
-    return bytes((0x02, len(value))) + value

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import struct
 from enum import Enum
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
+from ginnel.base import ciphers
 from ginnel.base.chance import RandomBytes
 from ginnel.base.dataplane import DatagramKind
 from ginnel.base.demux import classify
 from ginnel.base.errors import RemoteProtocolError
-from ginnel.base.limits import BoundedLru
 from ginnel.base.types import NodeId
 from ginnel.discv5.keys import NODE_ID_SIZE, PUBLIC_KEY_SIZE, SIGNATURE_SIZE
 
@@ -32,7 +30,6 @@ ID_NONCE_SIZE = 16  # bytes
 TAG_SIZE = 16  # bytes of AES-GCM
 PROTOCOL_ID_SIZE = 6  # bytes
 DEFAULT_PROTOCOL_ID = b"discv5"
-KEPT_MASKS = 32  # masking contexts of nodes challenged lately; 3 kB each
 MAX_IV_DRAWS = 64  # draws; each is refused with a chance below 1/16
 FIRST_FREE_BYTE = 0x50  # IVs from here on are neither WireGuard, STUN nor ChannelData (DESIGN)
 
@@ -41,7 +38,6 @@ _AUTH_HEAD = struct.Struct(">32sBB")
 STATIC_SIZE = _STATIC.size  # 23 bytes
 _ORDINARY = 0  # the flag as it is on the wire
 _NONCE_AT = 9  # of the static header
-_ORDINARY_END = IV_SIZE + STATIC_SIZE + NODE_ID_SIZE  # where the message of an ordinary one begins
 ORDINARY_OVERHEAD = IV_SIZE + STATIC_SIZE + 32 + TAG_SIZE  # bytes of a packet besides the message
 HANDSHAKE_OVERHEAD = (  # bytes besides message and record
     IV_SIZE + STATIC_SIZE + _AUTH_HEAD.size + SIGNATURE_SIZE + PUBLIC_KEY_SIZE + TAG_SIZE
@@ -74,18 +70,6 @@ class PacketError(RemoteProtocolError):
     def __init__(self, fault: PacketFault) -> None:
         super().__init__(fault.value)
         self.fault = fault
-
-
-class Mask(Protocol):
-    """A kept AES-CTR context; `reset_nonce` starts another packet."""
-
-    def update(self, data: bytes, /) -> bytes:
-        """Return the data masked or unmasked."""
-        ...
-
-    def reset_nonce(self, nonce: bytes, /) -> None:
-        """Start again with this IV."""
-        ...
 
 
 class OrdinaryPacket(NamedTuple):
@@ -121,11 +105,6 @@ class HandshakePacket(NamedTuple):
 Packet: TypeAlias = OrdinaryPacket | WhoAreYouPacket | HandshakePacket
 
 
-def new_mask(node_id: bytes) -> Mask:
-    """Return the masking context of packets to this node."""
-    return Cipher(algorithms.AES(node_id[:16]), modes.CTR(bytes(IV_SIZE))).encryptor()
-
-
 class PacketCodec:
     """Packets from and to one local node.
 
@@ -139,8 +118,6 @@ class PacketCodec:
         self.node_id = node_id
         self._protocol_id = protocol_id
         self._random_bytes = random_bytes
-        self._inbound = new_mask(node_id)
-        self._masks: BoundedLru[NodeId, Mask] = BoundedLru(KEPT_MASKS)
         header = self.header(Flag.ORDINARY, bytes(NONCE_SIZE), node_id)
         self._ordinary_start = header[:_NONCE_AT]
         self._ordinary_end = header[_NONCE_AT + NONCE_SIZE :]
@@ -151,43 +128,28 @@ class PacketCodec:
         Raises:
             PacketError: not a packet for us.
         """
-        if not MIN_PACKET_SIZE <= len(data) <= MAX_PACKET_SIZE:
+        unmasked = ciphers.unmask(self.node_id, data)
+        if unmasked is None or not MIN_PACKET_SIZE <= len(data) <= MAX_PACKET_SIZE:
             raise PacketError(PacketFault.SIZE)
-        mask = self._inbound
-        iv = data[:IV_SIZE]
-        mask.reset_nonce(iv)
-        head = mask.update(data[IV_SIZE:_ORDINARY_END])  # all of it where the packet is ordinary
-        protocol_id, version, flag, nonce, size = _STATIC.unpack_from(head)
+        protocol_id, version, flag, nonce, authdata, start, message = unmasked
         if protocol_id != self._protocol_id:
             raise PacketError(PacketFault.PROTOCOL)
         if version != VERSION:
             raise PacketError(PacketFault.VERSION)
-        end = IV_SIZE + STATIC_SIZE + size
-        if end > len(data):
+        if authdata is None:
             raise PacketError(PacketFault.AUTHDATA)
         if flag == _ORDINARY:
-            if size != NODE_ID_SIZE or len(data) < end + TAG_SIZE:
+            if len(authdata) != NODE_ID_SIZE or len(message) < TAG_SIZE:
                 raise PacketError(PacketFault.AUTHDATA)
-            node_id = NodeId(head[STATIC_SIZE:])
-            return OrdinaryPacket(node_id, nonce, iv + head, data[_ORDINARY_END:])
-        head = (head + mask.update(data[_ORDINARY_END:end]))[: STATIC_SIZE + size]
-        authdata, message = head[STATIC_SIZE:], data[end:]
+            return OrdinaryPacket(NodeId(authdata), nonce, start, message)
         if flag == Flag.WHOAREYOU:
-            if size != ID_NONCE_SIZE + 8 or message:
+            if len(authdata) != ID_NONCE_SIZE + 8 or message:
                 raise PacketError(PacketFault.AUTHDATA)
             enr_seq = int.from_bytes(authdata[ID_NONCE_SIZE:], "big")
-            return WhoAreYouPacket(nonce, authdata[:ID_NONCE_SIZE], enr_seq, iv + head)
+            return WhoAreYouPacket(nonce, authdata[:ID_NONCE_SIZE], enr_seq, start)
         if flag == Flag.HANDSHAKE:
-            return _handshake(nonce, authdata, iv + head, message)
+            return _handshake(nonce, authdata, start, message)
         raise PacketError(PacketFault.FLAG)
-
-    def mask_to(self, node_id: NodeId) -> Mask:
-        """Return the masking context of packets to a node, kept from its challenge if lately."""
-        mask = self._masks.get(node_id)
-        if mask is None:
-            mask = new_mask(node_id)
-            self._masks.put(node_id, mask)
-        return mask
 
     def header(self, flag: Flag, nonce: bytes, authdata: bytes) -> bytes:
         """Return the unmasked header."""
@@ -211,18 +173,12 @@ class PacketCodec:
         """Return masking IV and unmasked header of an ordinary packet from here; quicker."""
         return self.make_iv(size) + self._ordinary_start + nonce + self._ordinary_end
 
-    def finish(self, mask: Mask, start: bytes, message: bytes) -> bytes:
-        """Return the packet: the header in `start` (masking IV and header) masked, the message."""
-        iv = start[:IV_SIZE]
-        mask.reset_nonce(iv)
-        return iv + mask.update(start[IV_SIZE:]) + message
-
-    def encode_random(self, mask: Mask, nonce: bytes) -> bytes:
-        """Return a packet that nobody can decrypt: it asks for a challenge."""
+    def encode_random(self, node_id: NodeId, nonce: bytes) -> bytes:
+        """Return a packet to a node that nobody can decrypt: it asks for a challenge."""
         header = self.header(Flag.ORDINARY, nonce, self.node_id)
         message = self._random_bytes(RANDOM_MESSAGE_SIZE)
         iv = self.make_iv(IV_SIZE + len(header) + len(message))
-        return self.finish(mask, iv + header, message)
+        return ciphers.mask(node_id, iv + header) + message
 
     def encode_whoareyou(
         self, node_id: NodeId, request_nonce: bytes, id_nonce: bytes, enr_seq: int
@@ -230,7 +186,7 @@ class PacketCodec:
         """Return a challenge to a node, and its challenge data."""
         iv = self.make_iv(MIN_PACKET_SIZE)
         header = self.header(Flag.WHOAREYOU, request_nonce, id_nonce + enr_seq.to_bytes(8, "big"))
-        return self.finish(self.mask_to(node_id), iv + header, b""), iv + header
+        return ciphers.mask(node_id, iv + header), iv + header
 
     def handshake_authdata(self, id_signature: bytes, ephemeral_key: bytes, record: bytes) -> bytes:
         """Return the authdata of a handshake packet from the local node."""

@@ -51,7 +51,7 @@ from ginnel.discv5.requests import Contact, Failure, Pending, Purpose
 from ginnel.discv5.responder import Responder
 from ginnel.discv5.searches import Want
 from ginnel.discv5.serve import check_distances, check_message_size
-from ginnel.discv5.session import Session, WarmPool
+from ginnel.discv5.session import Session
 from ginnel.discv5.table import Added, RoutingTable
 from ginnel.discv5.verify import check_records
 from ginnel.discv5.views import AddressWatch
@@ -77,7 +77,6 @@ class DiscoveryCore:
         enr_seq: of the first record; higher than the last run's.
         previous: the last run's record; its seq rises only if something else changed.
         records: cache of verified records, may be shared by several cores.
-        pool: contexts of sessions that are kept, may be shared by several cores.
     """
 
     def __init__(
@@ -96,7 +95,6 @@ class DiscoveryCore:
         enr_seq: int = 1,
         previous: Enr | None = None,
         records: RecordCache | None = None,
-        pool: WarmPool | None = None,
     ) -> None:
         self._config = config
         self._random_bytes = random_bytes
@@ -116,7 +114,6 @@ class DiscoveryCore:
             local_record=lambda: self._local.record,
             known_record=lambda node_id: self._around.known_record(node_id),
             guard=self._guard,
-            pool=pool,
         )
         self.node_id = self._wire.node_id
         self._exchange = Exchange(

@@ -32,14 +32,12 @@ from ginnel.discv5.packet import (
     TAG_SIZE,
     Flag,
     HandshakePacket,
-    Mask,
     OrdinaryPacket,
     PacketCodec,
     WhoAreYouPacket,
-    new_mask,
 )
 from ginnel.discv5.requests import Contact
-from ginnel.discv5.session import Session, SessionCache, SessionKey, WarmPool
+from ginnel.discv5.session import Session, SessionCache, SessionKey
 
 MAX_HANDSHAKE_ATTEMPTS = 3  # wrong handshakes for one challenge; each costs a signature check
 
@@ -69,7 +67,6 @@ class Wire:
         local_record: returns the current local record.
         known_record: returns the newest record we have of a node, or None.
         guard: says how many challenges a source gets.
-        pool: may be shared by several nodes.
     """
 
     def __init__(
@@ -82,7 +79,6 @@ class Wire:
         local_record: Callable[[], Enr],
         known_record: Callable[[NodeId], Enr | None],
         guard: Guard | None = None,
-        pool: WarmPool | None = None,
     ) -> None:
         self._config = config
         self._private_key = private_key
@@ -95,7 +91,6 @@ class Wire:
         self.codec = PacketCodec(self.node_id, config.protocol_id, self._open_bytes)
         self.sessions = SessionCache(config.session_limit)
         self._challenges: BoundedLru[SessionKey, _Challenge] = BoundedLru(config.challenge_limit)
-        self._pool = WarmPool(config.session_limit) if pool is None else pool
         self._guard = guard or Guard(config)
 
     def open_ordinary(
@@ -165,8 +160,6 @@ class Wire:
             read_key,
             write_key,
             record=record,
-            pool=self._pool,
-            mask=self.codec.mask_to(packet.node_id),
         )
         message = session.decrypt(packet.nonce, packet.ciphertext, packet.authenticated)
         if message is None:
@@ -193,23 +186,19 @@ class Wire:
             self.sessions.put(contact.key, session)
         nonce = session.next_nonce(self._open_bytes)
         header = self.codec.header(Flag.HANDSHAKE, nonce, session.authdata)
-        data = self._encrypt(session, nonce, header, message)
-        return Transmit(data, contact.address), nonce
+        start = self.codec.make_iv(IV_SIZE + len(header) + len(message) + TAG_SIZE) + header
+        return Transmit(session.seal(start, nonce, message), contact.address), nonce
 
     def seal(self, session: Session, message: bytes) -> tuple[bytes, bytes]:
         """Return the packet that carries a message inside a session, and its nonce."""
         nonce = session.next_nonce(self._open_bytes)
         start = self.codec.ordinary_start(ORDINARY_OVERHEAD + len(message), nonce)
-        return self.codec.finish(session.mask, start, session.encrypt(nonce, message, start)), nonce
+        return session.seal(start, nonce, message), nonce
 
-    def knock(self, node_id: NodeId, mask: Mask | None = None) -> tuple[bytes, bytes]:
+    def knock(self, node_id: NodeId) -> tuple[bytes, bytes]:
         """Return a packet that asks a node for a challenge, and its nonce."""
         nonce = self._open_bytes(NONCE_SIZE)
-        return self.codec.encode_random(mask or new_mask(node_id), nonce), nonce
-
-    def _encrypt(self, session: Session, nonce: bytes, header: bytes, message: bytes) -> bytes:
-        start = self.codec.make_iv(IV_SIZE + len(header) + len(message) + TAG_SIZE) + header
-        return self.codec.finish(session.mask, start, session.encrypt(nonce, message, start))
+        return self.codec.encode_random(node_id, nonce), nonce
 
     def _initiate(self, packet: WhoAreYouPacket, contact: Contact, record: bytes) -> Session:
         data = packet.challenge_data
@@ -226,7 +215,6 @@ class Wire:
             read_key,
             write_key,
             record=self._known_record(contact.node_id),
-            pool=self._pool,
             challenge_data=data,
             authdata=self.codec.handshake_authdata(signature, ephemeral_public, record),
         )

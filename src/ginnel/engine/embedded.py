@@ -1,6 +1,6 @@
 """The Rust data plane in this process, on threads of its own.
 
-It converts between the values of `base/dataplane.py` and the tuples of `ginnel._dataplane`, and
+It converts between the values of `base/dataplane.py` and the tuples of `ginnel._native`, and
 decides nothing. Threads start in the constructor: restrict the process (uid, Landlock) before.
 """
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from ginnel._dataplane import DataPlane
+from ginnel._native import DataPlane
 from ginnel.base.dataplane import (
     ChannelCommand,
     CloseChannel,

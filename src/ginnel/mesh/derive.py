@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
 
-import coincurve
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ginnel.base import rlp
 from ginnel.base.errors import RemoteProtocolError
+from ginnel.base.secp256k1 import PublicKey
 from ginnel.base.types import MemberId, NodeId, Secret
 
 PERIOD_S = 3600  # seconds a location lives (Rendezvous)
@@ -166,7 +166,7 @@ def check_secp256k1_key(public_key: bytes) -> None:
     if len(public_key) != 33 or public_key[0] not in (2, 3):
         raise BadKey("not a compressed secp256k1 key")
     try:
-        coincurve.PublicKey(public_key)
+        PublicKey(public_key)
     except ValueError:
         raise BadKey("a secp256k1 key that is no point of the curve") from None
 

@@ -16,10 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 
-import coincurve
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-
-from ginnel.base import rlp
+from ginnel.base import rlp, secp256k1
 from ginnel.base.errors import RemoteProtocolError, UsageError
 from ginnel.base.types import MemberId, Secret
 from ginnel.discv5.enr import Enr, decode_enr
@@ -66,7 +63,7 @@ class NodeKeys:
             derive.ed25519_public(self.identity),
             derive.x25519_public(self.wireguard),
             derive.x25519_public(self.sealing),
-            coincurve.PrivateKey(self.discovery.reveal()).public_key.format(),
+            secp256k1.public_key_of(self.discovery.reveal()),
         )
 
 
@@ -189,8 +186,7 @@ def make_request(
     body = rlp.encode([VERSION, invite.invite_id, *keys.public, name, nonce, sent_at])
     signature = derive.sign(keys.identity, invite.network_id, "join", body)
     digest = derive.sha256(derive.label_bytes("join") + invite.network_id + body)
-    discovery = coincurve.PrivateKey(keys.discovery.reveal())
-    compact = discovery.sign_recoverable(digest, hasher=None)[:64]
+    compact = secp256k1.sign(keys.discovery.reveal(), digest)
     return decode_request(body), rlp.encode([body, signature, compact])
 
 
@@ -234,12 +230,9 @@ def decode_signed_request(text: bytes, network_id: bytes) -> JoinRequest | None:
 
 
 def _verify_ecdsa(public_key: bytes, digest: bytes, compact: bytes) -> bool:
-    r, s = int.from_bytes(compact[:32], "big"), int.from_bytes(compact[32:], "big")
     try:
-        derive.check_secp256k1_key(public_key)
-        der = encode_dss_signature(r, s)
-        return coincurve.PublicKey(public_key).verify(der, digest, hasher=None)
-    except (derive.BadKey, ValueError):
+        return secp256k1.PublicKey(public_key).verify(digest, compact)
+    except ValueError:
         return False
 
 

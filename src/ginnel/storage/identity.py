@@ -14,11 +14,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import coincurve
-
 from ginnel.base import rlp
 from ginnel.base.chance import RandomBytes
 from ginnel.base.errors import RemoteProtocolError, SystemFailure, UsageError
+from ginnel.base.secp256k1 import public_key_of
 from ginnel.base.types import Secret
 from ginnel.mesh.join import NodeKeys
 from ginnel.mesh.objects import MAX_OBJECT
@@ -58,7 +57,7 @@ def load_keys(folder: Path) -> NodeKeys:
     values = read_fields(path, _NAMES)
     keys = NodeKeys(*(Secret(values[name]) for name in _NAMES))
     try:
-        coincurve.PrivateKey(keys.discovery.reveal())
+        public_key_of(keys.discovery.reveal())
     except ValueError:
         raise SystemFailure(f"{path} is damaged: restore it from a backup") from None
     return keys
@@ -126,7 +125,7 @@ def draw_secp256k1(random_bytes: RandomBytes) -> Secret:
     while True:
         value = random_bytes(32)
         try:
-            coincurve.PrivateKey(value)
+            public_key_of(value)
         except ValueError:  # 0 or beyond the order: one in 2**127
             continue
         return Secret(value)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from ginnel.base.types import Address, NodeId
-from ginnel.discv5.session import Session, SessionCache, WarmPool
+from ginnel.discv5.session import Session, SessionCache
 
 NODE = NodeId(bytes(32))
 
@@ -58,26 +55,3 @@ def test_one_earlier_session_is_kept_for_reading() -> None:
     assert cache.get(key(1)) is third
     assert third.previous is second
     assert second.previous is None
-
-
-def test_contexts_of_the_least_recently_used_go_and_come_back() -> None:
-    pool = WarmPool(2)
-    pairs = []
-    for number in range(4):
-        keys = bytes([number]) * 16, bytes([number + 9]) * 16
-        one = Session(NODE, b"", keys[0], keys[1], pool=pool)
-        other = Session(NODE, b"", keys[1], keys[0], pool=pool)
-        pairs.append((one, other))
-    for count in range(6):
-        nonce = bytes(11) + bytes([count])
-        for one, other in pairs:
-            assert other.decrypt(nonce, one.encrypt(nonce, b"hello", b"a"), b"a") == b"hello"
-            assert len(pool) <= 2
-
-
-def test_the_aes_gcm_vector() -> None:
-    vector = json.loads((Path(__file__).parents[2] / "vectors/discv5-vectors.json").read_text())
-    values = {key: bytes.fromhex(value) for key, value in vector["aes_gcm"].items()}
-    session = Session(NODE, b"", values["key"], values["key"])
-    sealed = session.encrypt(values["nonce"], values["plaintext"], values["aad"])
-    assert sealed == values["ciphertext"]

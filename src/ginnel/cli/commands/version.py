@@ -20,7 +20,7 @@ def version(as_json: bool) -> None:
       ginnel version
       ginnel version --json
     """
-    from ginnel._dataplane import __version__ as engine_version
+    from ginnel._native import __version__ as engine_version
 
     facts = {
         "schema": SCHEMA,

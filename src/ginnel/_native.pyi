@@ -1,4 +1,6 @@
-"""The Rust data plane; use `ginnel.engine.embedded`, which speaks in values."""
+"""The parts in Rust: the data plane (use `ginnel.engine.embedded`, which speaks in values), and
+what discv5 needs of ciphers (`ginnel.base.ciphers`) and keys (`ginnel.base.secp256k1`).
+"""
 
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
@@ -7,6 +9,50 @@ __version__: str
 
 _Place: TypeAlias = tuple[str, int, int]  # IP, port, TURN channel (0: none)
 _Kind: TypeAlias = Literal["inner", "handshake", "roamed", "unanswered", "missed", "answered"]
+
+_Unmasked: TypeAlias = tuple[bytes, int, int, bytes, bytes | None, bytes, bytes]
+
+def unmask(node_id: bytes, data: bytes, /) -> _Unmasked | None:
+    """Take the mask off a packet to this node; None if it is shorter than a header.
+
+    Returns protocol id, version, flag, nonce, authdata (None: longer than the packet), what the
+    message's tag covers besides it (masking IV and header), and the encrypted message.
+    """
+
+def mask(node_id: bytes, start: bytes, /) -> bytes:
+    """Return `start` (masking IV and header) with the header masked for this node."""
+
+def seal(node_id: bytes, start: bytes, key: bytes, nonce: bytes, message: bytes, /) -> bytes:
+    """Return the packet to this node that begins with `start`, masked, and has a message.
+
+    Raises ValueError for a key that is not of 16 or a nonce that is not of 12 bytes.
+    """
+
+def open(key: bytes, nonce: bytes, ciphertext: bytes, authenticated: bytes, /) -> bytes | None:
+    """Return a message, or None if it was not sealed with this key, nonce and header.
+
+    Raises ValueError as `seal`.
+    """
+
+def public_key_of(private_key: bytes, /) -> bytes:
+    """Return the compressed public key, 33 bytes; ValueError for an invalid private key."""
+
+def sign(private_key: bytes, digest: bytes, /) -> bytes:
+    """Return the deterministic signature r || s of a 32-byte digest; ValueError if none exists."""
+
+def keccak(data: bytes, /) -> bytes:
+    """Return Keccak-256, 32 bytes."""
+
+class PublicKey:
+    """A point of secp256k1, from its compressed form; ValueError if it is none."""
+
+    def __init__(self, compressed: bytes, /) -> None: ...
+    def node_id(self) -> bytes:
+        """Return keccak256 of the uncompressed point without its first byte."""
+    def verify(self, digest: bytes, signature: bytes, /) -> bool:
+        """Say whether r || s signs the digest; a high s is refused."""
+    def agree(self, private_key: bytes, /) -> bytes:
+        """Return the compressed product point, 33 bytes; ValueError for an invalid private key."""
 
 class DataPlane:
     """A running data plane: sockets, TUN and peers on threads of its own.
