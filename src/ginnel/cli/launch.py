@@ -7,12 +7,12 @@ import json
 import os
 import select
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from ginnel.base.errors import SystemFailure
 from ginnel.cli.client import Json, NotRunning, ask_manager
+from ginnel.daemon.command import COMMAND
 from ginnel.daemon.paths import NetworkPaths
 
 READY_LIMIT_S = 60.0  # seconds for the manager to open TUN, ports and sockets
@@ -40,7 +40,7 @@ def start_manager(paths: NetworkPaths, options: list[str]) -> None:
     paths.run_root.mkdir(mode=0o755, parents=True, exist_ok=True)
     paths.run.mkdir(mode=0o755, exist_ok=True)
     ready, theirs = os.pipe()
-    argv = [sys.executable, "-m", "ginnel.cli.main", "manager", paths.name, *options]
+    argv = [*COMMAND, "manager", paths.name, *options]
     try:
         with log.open("wb") as output:
             process = subprocess.Popen(

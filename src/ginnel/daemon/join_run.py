@@ -9,7 +9,6 @@ import asyncio
 import os
 import random
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from ginnel.base.config import (
 )
 from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.daemon.channel import MAX_RECORDS, Channel
+from ginnel.daemon.command import COMMAND
 from ginnel.daemon.hints import parse_hint
 from ginnel.daemon.joiner import Joiner, JoinRefused, join_and_store
 from ginnel.daemon.logs import escape_control
@@ -39,8 +39,6 @@ from ginnel.mesh.join_attempt import Granted, JoinAttempt, JoinState
 from ginnel.mesh.sealer import HpkeSealer
 from ginnel.storage.identity import generate_keys
 from ginnel.storage.network_files import stored_network_id
-
-COMMAND = (sys.executable, "-m", "ginnel.cli.main")
 
 ShowStage = Callable[[str, str, bool], None]
 

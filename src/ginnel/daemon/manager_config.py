@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ginnel.base.types import Secret
 from ginnel.codervpn.header import Dialect
+from ginnel.daemon.command import COMMAND
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.daemon.settings_check import Allowance
-
-COMMAND = (sys.executable, "-m", "ginnel.cli.main")
 
 
 @dataclass(frozen=True, slots=True)

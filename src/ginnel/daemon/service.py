@@ -13,11 +13,11 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ginnel.base.errors import SystemFailure
+from ginnel.daemon.command import COMMAND
 from ginnel.daemon.paths import NetworkPaths
 
 ROOT = Path("/")  # of the system that is changed; a test or an image has another
@@ -40,9 +40,7 @@ def unit_name(network: str) -> str:
 
 def unit_text(network: str, command: Sequence[str] | None = None) -> str:
     """Return the unit of one network; `command` is how `ginnel` is called."""
-    program = " ".join(
-        _quote(word) for word in command or (sys.executable, "-m", "ginnel.cli.main")
-    )
+    program = " ".join(_quote(word) for word in command or COMMAND)
     return f"""[Unit]
 Description=Ginnel network {network}
 Documentation=man:ginnel(1)

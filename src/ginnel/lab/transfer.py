@@ -24,7 +24,7 @@ def transfer(sender: Machine, receiver: Machine, address: str, count: int) -> fl
     Raises:
         SystemFailure: it broke off.
     """
-    module = [sys.executable, "-m", "ginnel.lab.transfer"]
+    module = [sys.executable, "-P", "-m", "ginnel.lab.transfer"]
     process = receiver.popen([*module, "receive", address], stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:

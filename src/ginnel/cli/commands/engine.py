@@ -13,6 +13,7 @@ from ginnel.base.errors import SystemFailure
 from ginnel.cli.client import NotRunning, ask_tunnel
 from ginnel.cli.networks import json_option, known_networks, require_root
 from ginnel.cli.render import SCHEMA, show_json
+from ginnel.daemon.command import COMMAND
 from ginnel.daemon.paths import NetworkPaths
 
 
@@ -87,7 +88,7 @@ def run(interface: str, background: bool, ready_fd: int | None) -> None:
 def _start_in_background(interface: str) -> None:
     """Start this command again, apart from its terminal, and wait until it is ready."""
     reading, writing = os.pipe()
-    argv = [sys.executable, "-m", "ginnel.cli.main", "engine", "run", interface]
+    argv = [*COMMAND, "engine", "run", interface]
     with os.fdopen(reading) as answers:
         child = subprocess.Popen(
             [*argv, "--ready-fd", str(writing)],
