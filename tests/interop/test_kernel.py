@@ -15,6 +15,7 @@ from ginnel.base.errors import SystemFailure
 from ginnel.lab import Lab, LabTopology, Machine, PublicMachine, requirements
 from ginnel.lab.scenario import Scenario
 from support import kernel_guest
+from support.handshake_flood import flood
 from support.kernel_guest import HOST_IP, Guest
 
 pytestmark = [
@@ -32,6 +33,9 @@ GUEST_IP = "10.99.0.2"
 OURS, THEIRS = "10.78.0.1", "10.78.0.2"  # in the tunnel
 REKEY_S = 120  # seconds; whitepaper 6.1
 DATA_BYTES = 3_000_000
+FLOOD_RATE = 3000  # initiations a second: six times what makes us ask all for a cookie
+FLOOD_STEP_S = 0.25  # seconds between bursts: of more than the 512 that must wait for the kernel's
+FLOOD_TRIES = 5  # until a handshake is not among those that are let through
 PING = ["ping", "-n", "-c", "1", "-W", "2", "-s", "1000", THEIRS]
 SEND = f"""
 import hashlib, socket, sys
@@ -230,3 +234,23 @@ def test_keepalives_open_and_hold_the_tunnel(pair: Pair) -> None:
     assert pair.until(lambda: int(pair.our_peer()[5]) >= received)
     sent = int(pair.their_peer()[6])
     assert pair.until(lambda: int(pair.their_peer()[6]) >= sent + 3 * 32)
+
+
+@pytest.mark.parametrize("ours_is_flooded", [True, False])
+def test_a_handshake_needs_a_cookie_under_load(pair: Pair, ours_is_flooded: bool) -> None:
+    """The flood comes from our address, or goes to the kernel from it."""
+    if ours_is_flooded:
+        target, pings = (HOST_IP, pair.our_key), pair.guest_pings
+    else:
+        target, pings = (GUEST_IP, pair.their_key), pair.pings
+    for _ in range(FLOOD_TRIES):
+        with flood(pair.machine, *target, PORT, FLOOD_RATE, FLOOD_STEP_S) as counts:
+            pair.set_ours(*([] if ours_is_flooded else ["endpoint", f"{GUEST_IP}:{PORT}"]))
+            pair.set_theirs(f"endpoint {HOST_IP}:{PORT}" if ours_is_flooded else "")
+            assert pair.until(pings, 120)
+        assert counts["cookies"] > 0
+        assert counts["responses"] == 0
+        if counts["retries"]:
+            break
+        pair.forget()
+    assert counts["retries"] > 0

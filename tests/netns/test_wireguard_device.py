@@ -5,10 +5,8 @@ left ---- router ---- right        each with one WireGuard device, `gw0`
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import pytest
 from ginnel.base.errors import SystemFailure
 from ginnel.lab import Lab, LabTopology, Machine, PublicMachine
 from ginnel.lab.scenario import Scenario
+from support.handshake_flood import flood
 
 pytestmark = [
     pytest.mark.netns,
@@ -29,7 +28,6 @@ LEFT, RIGHT = "left", "right"
 DEVICE = "gw0"
 PORT = 51_820
 MTU = "1380"
-FLOOD = Path(__file__).parents[1] / "support" / "handshake_flood.py"
 # Initiations a second: many times what makes us ask all for a cookie. boringtun takes the first 100
 # of a second without one, which are over soon; wireguard-go asks while 128 handshakes wait.
 FLOOD_RATES = {"ginnel": 3000, "wireguard-go": 20_000, "boringtun": 10_000}
@@ -157,25 +155,6 @@ def test_keepalive_begins_without_data(scenario: Scenario, implementation: str) 
             assert scenario.wait_until(lambda: int(theirs.peer()[5]) > before, 30)
 
 
-@contextmanager
-def flood(source: Machine, target: Node, rate: int) -> Iterator[dict[str, int]]:
-    """Flood a device's port with initiations; at the end: what was sent and what came back."""
-    argv = [sys.executable, str(FLOOD), target.machine.address, str(PORT)]
-    argv += [target.public_key, str(rate)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    counts: dict[str, int] = {}
-    with source.popen(argv, **pipes) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        try:
-            assert process.stdout.readline() == "ready\n"
-            yield counts
-            process.stdin.close()
-            counts.update(json.loads(process.stdout.readline()))
-        finally:
-            process.terminate()
-
-
 def memory_kb(pid: int, key: str) -> int:
     """Return a figure of /proc/PID/status."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -198,13 +177,14 @@ def test_a_peer_connects_through_a_flood_of_handshakes(
     """The flood has the peer's own address, so that only cookies can tell them apart."""
     target, peer = node_of(scenario, LEFT), node_of(scenario, RIGHT)
     preshared = target.wg("genpsk")
+    at = target.machine.address, target.public_key
     with ExitStack() as stack:
         pid = stack.enter_context(device(scenario, target, flooded))
         stack.enter_context(device(scenario, peer, other))
         introduce(target, peer, preshared, with_endpoint=False)
         before = memory_kb(pid, "VmRSS")
         for _ in range(FLOOD_TRIES):
-            with flood(peer.machine, target, FLOOD_RATES[flooded]) as counts:
+            with flood(peer.machine, *at, PORT, FLOOD_RATES[flooded]) as counts:
                 introduce(peer, target, preshared, with_endpoint=True)
                 # One try goes to learn the cookie, the next comes 5 s later.
                 assert scenario.wait_until(lambda: peer.pings(target), 120)

@@ -1,6 +1,6 @@
 """A flood of WireGuard initiations whose first MAC is right: who answers must do arithmetic.
 
-python handshake_flood.py ADDRESS PORT PUBLIC_KEY RATE    until its input ends; prints counts
+python handshake_flood.py ADDRESS PORT PUBLIC_KEY RATE STEP_S    until its input ends, then counts
 
 It comes in bursts, each in one train, so that the other side's queue fills; and it looks out for
 initiations with a second MAC, of which it sends none: of somebody here who was shown a cookie.
@@ -18,15 +18,19 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ginnel.lab import Machine
 
 INITIATION_SIZE = 148  # bytes
 MAC_AT = 116  # where the first MAC is
 MAC_SIZE = 16  # bytes of either
 LABEL_MAC1 = b"mac1----"
 NAMES = {64: "cookies", 92: "responses"}  # answers by their size
-STEP_S = 0.01  # seconds between bursts
 STOCK = 600  # initiations that are sent again and again: nobody remembers what is nobody's
 TRAIN = 60  # of one call; Linux takes 64
 MAX_ANSWERS = 500  # read between two bursts
@@ -41,6 +45,34 @@ FILTER = (
     (0x06, 0, 0, 0),
     (0x06, 0, 0, 0xFFFF),
 )
+
+
+@contextmanager
+def flood(
+    source: Machine, address: str, key: str, port: int, rate: int, step_s: float = 0.01
+) -> Iterator[dict[str, int]]:
+    """Flood from a machine until the block ends; then: what was sent, came back and was seen.
+
+    Args:
+        source: where from.
+        address: where to.
+        key: public one of who is flooded, as `wg` shows it.
+        port: where to.
+        rate: initiations a second.
+        step_s: seconds between bursts.
+    """
+    argv = [sys.executable, __file__, address, str(port), key, str(rate), str(step_s)]
+    counts: dict[str, int] = {}
+    with source.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield counts
+            process.stdin.close()
+            counts.update(json.loads(process.stdout.readline()))
+        finally:
+            process.terminate()
 
 
 def initiation(mac_key: bytes) -> bytes:
@@ -85,7 +117,7 @@ def count_retries(lookout: socket.socket) -> int:
 
 def main() -> None:
     """Send until told to end."""
-    address, port, key, rate = sys.argv[1:]
+    address, port, key, rate, step = sys.argv[1:]
     mac_key = hashlib.blake2s(LABEL_MAC1 + base64.b64decode(key)).digest()
     stock = [initiation(mac_key) for _ in range(STOCK)]
     counts = dict.fromkeys(("sent", "retries", *NAMES.values()), 0)
@@ -95,7 +127,7 @@ def main() -> None:
         sock.setblocking(False)
         print("ready", flush=True)
         began = time.monotonic()
-        while not select.select([sys.stdin], [], [], STEP_S)[0]:
+        while not select.select([sys.stdin], [], [], float(step))[0]:
             due = int((time.monotonic() - began) * int(rate)) - counts["sent"]
             counts["sent"] += send_burst(sock, stock, min(due, int(rate)))
             counts["retries"] += count_retries(lookout)
