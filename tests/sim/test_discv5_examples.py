@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ginnel.base.types import Address
-from ginnel.discv5 import Discovery
+import ginnel.discv5
+from ginnel.discv5 import Address, Discovery, Enr, EnrBuilder
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 ANY = Address("127.0.0.1", 0)
@@ -79,9 +79,34 @@ def test_the_guide_names_each_example(name: str) -> None:
     assert f"examples/discv5/{name}.py" in guide
 
 
-def test_the_guides_first_lines_run() -> None:
+def test_the_guides_first_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "discv5.md").read_text(), re.DOTALL)
+    assert block.rstrip().endswith("asyncio.run(main())")
+
+    async def main() -> None:
+        nodes = await network(3)
+        program = block.replace('"0.0.0.0", 9000', '"127.0.0.1", 0')
+        program = program.replace('"enr:-..."', repr(nodes[0].record.to_text()))
+        names: dict[str, Any] = {}
+        exec(program.rpartition("asyncio.run(main())")[0], names)
+        await names["main"]()
+        assert nodes[0].node_id.hex() in capsys.readouterr().out
+        for node in nodes:
+            await node.close_wait()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("owner", [ginnel.discv5, Discovery, Enr, EnrBuilder])
+def test_the_guide_names_all_that_is_public(owner: object) -> None:
     guide = (DOCS / "discv5.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        compile(block, "docs/discv5.md", "exec")
+    public = [name for name in dir(owner) if not name.startswith("_")]
+    assert [name for name in public if name not in guide] == []
+
+
+def test_every_name_of_the_package_is_there() -> None:
+    for name in dir(ginnel.discv5):
+        if not name.startswith("_"):
+            assert getattr(ginnel.discv5, name) is not None
+    with pytest.raises(AttributeError):
+        _ = ginnel.discv5.nothing

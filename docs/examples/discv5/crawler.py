@@ -4,8 +4,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from ginnel.base.types import Address
-from ginnel.discv5 import Discovery, Enr, NoAddressError, RequestError
+from ginnel.discv5 import Address, Discovery, Enr, NoAddressError, RequestError
 
 AT_A_TIME = 32  # nodes asked
 DISTANCES = [range(256, 253, -1), range(253, 250, -1), range(250, 247, -1), range(247, 244, -1)]

@@ -4,8 +4,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from ginnel.base.types import Address
-from ginnel.discv5 import Discovery, Enr
+from ginnel.discv5 import Address, Discovery, Enr
 
 ROUNDS = 20  # random queries until we give up
 

@@ -6,8 +6,7 @@
 import asyncio
 import sys
 
-from ginnel.base.types import Address, NodeId, parse_address
-from ginnel.discv5 import Discovery, RequestError
+from ginnel.discv5 import Address, Discovery, NodeId, RequestError, parse_address
 
 PROTOCOL = b"word-count"
 

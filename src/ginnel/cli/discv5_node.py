@@ -15,7 +15,7 @@ from ginnel.base.types import Address, Secret, make_address, parse_address
 from ginnel.discv5.aio import Discovery
 from ginnel.discv5.config import DiscoveryConfig
 from ginnel.discv5.enr import Enr
-from ginnel.discv5.errors import NoAddressError, RequestError
+from ginnel.discv5.errors import NoAddressError, RequestError, RequestTimeout
 from ginnel.discv5.keys import new_private_key, public_key_of
 from ginnel.discv5.packet import PROTOCOL_ID_SIZE
 from ginnel.net.files import read_text, replace_text
@@ -48,7 +48,9 @@ def make_options(
     """
     protocol = protocol_id.encode()
     if len(protocol) != PROTOCOL_ID_SIZE:
-        raise UsageError(f"--protocol-id has {PROTOCOL_ID_SIZE} bytes")
+        raise UsageError(
+            f"--protocol-id {protocol_id}: write {PROTOCOL_ID_SIZE} characters, such as discv5"
+        )
     texts = [text for item in bootnodes for text in item.split(",") if text]
     records = tuple(parse_record(text) for text in texts)
     return NodeOptions(parse_listen(listen) if listen else None, records, protocol, key_file)
@@ -88,7 +90,9 @@ def parse_record(text: str) -> Enr:
     try:
         return Enr.from_text(text)
     except RemoteProtocolError as error:
-        raise UsageError(f"not a valid ENR ({error}): {text[:40]}") from None
+        raise UsageError(
+            f"not a valid ENR ({error}): {text[:40]}; give the whole text, from enr: to its end"
+        ) from None
 
 
 def read_key(path: Path) -> Secret:
@@ -112,7 +116,10 @@ def read_key(path: Path) -> Secret:
         key = bytes.fromhex(text.strip().removeprefix("0x"))
         public_key_of(key)
     except (ValueError, UsageError):
-        raise UsageError(f"{path} holds no secp256k1 key (64 hex digits)") from None
+        raise UsageError(
+            f"{path} holds no secp256k1 key (64 hex digits); name another file, "
+            "which is made if it is not there"
+        ) from None
     return Secret(key)
 
 
@@ -125,6 +132,10 @@ async def running_node(
     Args:
         default: where to listen if the options say nothing.
         handlers: talk protocols that are answered with what was asked.
+
+    Raises:
+        SystemFailure: the address can't be had, or a node did not answer.
+        UsageError: a record has no address that can be reached.
     """
     bind = options.listen or default
     names_one = not ip_address(bind.ip).is_unspecified
@@ -140,10 +151,25 @@ async def running_node(
     )
     for protocol in handlers:
         node.register_talk_protocol(protocol, lambda node_id, address, payload: payload)
-    async with node:
+    try:
+        node.open()
+    except SystemFailure as error:
+        raise SystemFailure(f"{error}; name a free address by --listen IP:PORT") from error
+    try:
+        node.start()
         if options.key_file is not None:
             replace_text(_record_file(options.key_file), node.record.to_text() + "\n")
         yield node
+    except RequestTimeout:
+        protocol_id = options.protocol_id.decode(errors="replace")
+        raise SystemFailure(
+            "no answer: see that the node runs, that its ENR is its newest, "
+            f"and that it speaks --protocol-id {protocol_id}"
+        ) from None
+    except NoAddressError as error:
+        raise UsageError(f"{error}: give one that has, or another --listen") from None
+    finally:
+        await node.close_wait()
 
 
 def _second(options: NodeOptions, bind: Address) -> Address | None:

@@ -16,6 +16,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ginnel.base.errors import GinnelError as GinnelError
+    from ginnel.base.errors import RemoteProtocolError as RemoteProtocolError
+    from ginnel.base.errors import SystemFailure as SystemFailure
+    from ginnel.base.errors import UsageError as UsageError
+    from ginnel.base.types import Address as Address
+    from ginnel.base.types import NodeId as NodeId
+    from ginnel.base.types import Secret as Secret
+    from ginnel.base.types import parse_address as parse_address
     from ginnel.discv5.aio import Discovery as Discovery
     from ginnel.discv5.config import DiscoveryConfig as DiscoveryConfig
     from ginnel.discv5.enr import Enr as Enr
@@ -25,21 +33,51 @@ if TYPE_CHECKING:
     from ginnel.discv5.errors import RequestError as RequestError
     from ginnel.discv5.errors import RequestRefused as RequestRefused
     from ginnel.discv5.errors import RequestTimeout as RequestTimeout
+    from ginnel.discv5.events import AddressChanged as AddressChanged
+    from ginnel.discv5.events import AddressDiffers as AddressDiffers
+    from ginnel.discv5.events import DiscoveryEvent as DiscoveryEvent
+    from ginnel.discv5.events import NodeAdded as NodeAdded
+    from ginnel.discv5.events import NodeRemoved as NodeRemoved
+    from ginnel.discv5.events import PongReceived as PongReceived
+    from ginnel.discv5.events import ReflexiveChanged as ReflexiveChanged
+    from ginnel.discv5.events import SessionOpened as SessionOpened
+    from ginnel.discv5.events import TalkReceived as TalkReceived
 
 _PLACES = {
-    "Discovery": "aio",
-    "DiscoveryConfig": "config",
-    "Enr": "enr",
-    "EnrBuilder": "enr",
-    "MessageTooLarge": "errors",
-    "NoAddressError": "errors",
-    "RequestError": "errors",
-    "RequestRefused": "errors",
-    "RequestTimeout": "errors",
+    "GinnelError": "base.errors",
+    "RemoteProtocolError": "base.errors",
+    "SystemFailure": "base.errors",
+    "UsageError": "base.errors",
+    "Address": "base.types",
+    "NodeId": "base.types",
+    "Secret": "base.types",
+    "parse_address": "base.types",
+    "Discovery": "discv5.aio",
+    "DiscoveryConfig": "discv5.config",
+    "Enr": "discv5.enr",
+    "EnrBuilder": "discv5.enr",
+    "MessageTooLarge": "discv5.errors",
+    "NoAddressError": "discv5.errors",
+    "RequestError": "discv5.errors",
+    "RequestRefused": "discv5.errors",
+    "RequestTimeout": "discv5.errors",
+    "AddressChanged": "discv5.events",
+    "AddressDiffers": "discv5.events",
+    "DiscoveryEvent": "discv5.events",
+    "NodeAdded": "discv5.events",
+    "NodeRemoved": "discv5.events",
+    "PongReceived": "discv5.events",
+    "ReflexiveChanged": "discv5.events",
+    "SessionOpened": "discv5.events",
+    "TalkReceived": "discv5.events",
 }
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module's attribute can be anything)
     if name in _PLACES:
-        return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+        return getattr(import_module(f"ginnel.{_PLACES[name]}"), name)
     raise AttributeError(name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_PLACES)

@@ -110,5 +110,6 @@ class NodeQuestions(NodeView):
     def _contact(self, enr: Enr) -> Contact:
         contact = self.core.contact_for(enr)
         if contact is None:
-            raise NoAddressError("the record has no address of our IP version")
+            version = "of our IP version " if enr.addresses else ""
+            raise NoAddressError(f"the record has no address {version}to send to")
         return contact

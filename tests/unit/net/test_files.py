@@ -24,3 +24,12 @@ def test_what_the_system_refuses_is_told(tmp_path: Path) -> None:
         replace_text(tmp_path / "none" / "a", "x")
     with pytest.raises(SystemFailure):
         read_text(tmp_path)
+
+
+def test_what_could_not_be_written_whole_leaves_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    replace_text(path, "one\n")
+    (tmp_path / "a.new").mkdir()
+    with pytest.raises(SystemFailure):
+        replace_text(path, "two\n")
+    assert read_text(path) == "one\n"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ANY_PORT = Address("0.0.0.0", 0)
 NODE_PORT = 9000  # UDP, what most discv5 nodes use
+MAX_SEQ = 2**64 - 1  # of a record
 MAX_CRAWL = 100_000  # nodes
 NO_ADDRESS = (
     "This record has no address: others can't find this node. "
@@ -185,7 +186,7 @@ def lookup(options: NodeOptions, target: str | None, as_json: bool) -> None:
         async with running_node(options, ANY_PORT) as node:
             found = await node.lookup(_node_id_of(target))
             if not found:
-                raise SystemFailure("no node answered")
+                raise SystemFailure("no node answered: name another one by --bootnodes")
             _show_nodes(found, as_json)
 
     asyncio.run(main())
@@ -216,6 +217,7 @@ def crawl(options: NodeOptions, output: Path | None, limit: int, as_json: bool) 
 
     async def main() -> None:
         _need_bootnodes(options)
+        _need_folder(output)
         found: list[Found] = []
         try:
             async with running_node(options, ANY_PORT) as node:
@@ -250,12 +252,14 @@ def crawl(options: NodeOptions, output: Path | None, limit: int, as_json: bool) 
 @click.option("--udp", type=click.IntRange(1, 65535))
 @click.option("--tcp", type=click.IntRange(1, 65535))
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Text, or 0x and hex.")
-@click.option("--seq", default=1, show_default=True, type=click.IntRange(0))
+@click.option("--seq", default=1, show_default=True, type=click.IntRange(0, MAX_SEQ))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def enr(text: str | None, key_file: Path | None, as_json: bool, **fields: Any) -> None:  # noqa: ANN401
     """Show what is in an ENR, or make a new one (with --key-file, or a key of its own)."""
     from ginnel.cli.discv5_node import parse_record
 
+    if text and (key_file or any(value for key, value in fields.items() if key != "seq")):
+        raise UsageError("an ENR is shown as it is: leave it out to make one, or leave out options")
     record = parse_record(text) if text else _new_record(key_file, **fields)
     facts = {
         "enr": record.to_text(),
@@ -291,7 +295,10 @@ def _new_record(
     key = read_key(key_file) if key_file else Secret(new_private_key(os.urandom))
     builder = EnrBuilder(key, seq)
     for ip in ips:
-        builder.ip(ip)
+        try:
+            builder.ip(ip)
+        except UsageError as error:
+            raise UsageError(f"--ip {ip}: {error}; write one of IPv4 or IPv6") from None
     if udp is not None:
         builder.udp(udp)
     if tcp is not None:
@@ -339,7 +346,7 @@ def _bytes_of(text: str) -> bytes:
     try:
         return bytes.fromhex(text[2:])
     except ValueError:
-        raise UsageError(f"not hex: {text}") from None
+        raise UsageError(f"not hex: {text}; write 0x and two digits a byte") from None
 
 
 def _node_id_of(text: str | None) -> NodeId:
@@ -351,13 +358,19 @@ def _node_id_of(text: str | None) -> NodeId:
         return parse_record(text).node_id
     node_id = _bytes_of(text if text.startswith("0x") else f"0x{text}")
     if len(node_id) != 32:
-        raise UsageError("a node id has 64 hex digits")
+        raise UsageError("a node id has 64 hex digits: write those, or an ENR")
     return NodeId(node_id)
 
 
 def _need_bootnodes(options: NodeOptions) -> None:
     if not options.bootnodes:
         raise UsageError("name a node to begin with: --bootnodes enr:...")
+
+
+def _need_folder(output: Path | None) -> None:
+    """Say before hours of work that its result could not be written."""
+    if output is not None and not os.access(output.absolute().parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--output {output}: make its folder first, or name one you may write to")
 
 
 def _any_port(record: Enr) -> Address:

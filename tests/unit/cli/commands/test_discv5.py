@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ginnel.discv5.enr import Enr
+from ginnel.cli.main import main
+from ginnel.discv5.enr import Enr, sign_enr
 
 COMMAND = [sys.executable, "-m", "ginnel.cli.main", "discv5"]
 LIMIT = 60  # seconds until a command is given up
@@ -56,7 +58,7 @@ def test_ping(node: str) -> None:
     assert "sees us at 127.0.0.1:" in discv5("ping", node, "--count", "2")
     facts = json.loads(discv5("ping", node, "--json"))
     assert facts["enr_seq"] == Enr.from_text(node).seq
-    assert "no answer" in discv5("ping", node, "--protocol-id", "other5", code=1)
+    assert "--protocol-id other5" in discv5("ping", node, "--protocol-id", "other5", code=1)
 
 
 def test_findnode_and_lookup(node: str) -> None:
@@ -133,3 +135,69 @@ def test_a_crawl_that_is_interrupted_writes_what_it_found(node: str, tmp_path: P
         process.send_signal(signal.SIGINT)
         assert process.wait(LIMIT) == 130
     assert output.read_text().split()[1] in (node, silent)
+
+
+def interrupt(words: list[str]) -> tuple[int, str]:
+    """Run a command on a node that is silent, stop it when its first packet has come."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.settimeout(LIMIT)
+        port = silent.getsockname()[1]
+        record = sign_enr(b"\x05" * 32, 1, {"ip": bytes((127, 0, 0, 1)), "udp": port})
+        line = [record.to_text() if word == "RECORD" else word for word in words]
+        with subprocess.Popen([*COMMAND, *line], stderr=subprocess.PIPE, text=True) as process:
+            try:
+                assert silent.recv(2000)
+            finally:
+                process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=LIMIT)
+            return process.returncode, said
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["ping RECORD", "findnode RECORD", "talk RECORD echo x", "lookup --bootnodes RECORD"],
+)
+def test_ctrl_c_ends_every_command_that_waits(line: str) -> None:
+    for _ in range(5):  # on a very busy machine it may have given the node up before
+        code, said = interrupt(line.split())
+        if code != 1:
+            break
+    assert (code, said.strip()) == (130, "interrupted")
+
+
+@pytest.mark.parametrize(
+    ("line", "next_step"),
+    [
+        ("ping enr:x", "give the whole text"),
+        ("ping", "--help"),
+        ("ping enr:x --count 0", "--help"),
+        ("ping RECORD", "no address to send to: give one that has"),
+        ("findnode enr:x 257", "--help"),
+        ("lookup", "--bootnodes enr:"),
+        ("lookup ab --bootnodes RECORD", "64 hex digits: write those, or an ENR"),
+        ("lookup zz --bootnodes RECORD", "write 0x and two digits a byte"),
+        ("crawl", "--bootnodes enr:"),
+        ("crawl --bootnodes RECORD --output /dev/null/x", "make its folder first"),
+        ("listen --listen nowhere", "write IP:PORT"),
+        ("listen --listen 192.0.2.1:70000", "a port is 0 to 65535"),
+        ("listen --protocol-id eth", "write 6 characters"),
+        ("listen --listen 192.0.2.77:9", "name a free address by --listen"),
+        ("enr --ip x", "write one of IPv4 or IPv6"),
+        ("enr --set x", "write KEY=VALUE"),
+        ("enr --set k=0xz", "write 0x and two digits a byte"),
+        ("enr --seq 18446744073709551616", "--help"),
+        ("enr RECORD --ip 192.0.2.1", "leave it out to make one"),
+        ("nonsense", "--help"),
+    ],
+)
+def test_each_error_says_what_to_do_next(
+    line: str, next_step: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = sign_enr(b"\x05" * 32, 1, {}).to_text()
+    with pytest.raises(SystemExit) as ended:
+        main(["discv5", *line.replace("RECORD", record).split()])
+    assert ended.value.code in (1, 2)
+    told_all = capsys.readouterr()
+    assert next_step in told_all.err
+    assert told_all.out == ""
