@@ -13,6 +13,7 @@ from ginnel.mesh.events import (
     RosterChanged,
 )
 from ginnel.peer.status import ConnStatus
+from ginnel.peer.turns import Place
 from support.mesh_world import MeshWorld
 
 DIRECT = [
@@ -127,6 +128,26 @@ def test_ten_members_who_know_only_the_admin() -> None:
     for name in names:
         net.add_member(name)
     assert net.run_until_connected(timeout=60.0)
+
+
+def test_ten_members_of_whom_each_connects_to_one_at_a_time() -> None:
+    net = MeshWorld(8, publics=4)
+    net.parallel_connects = 1
+    names = [f"member-number-{index}" for index in range(10)]
+    members = [net.add_member(name, knows=tuple(names)) for name in names]
+    most = 0
+
+    def is_done() -> bool:
+        nonlocal most
+        most = max(most, *(member.mesh.turns.count(Place.OFFER) for member in members))
+        return all(a.is_up_with(b) for a in members for b in members if a is not b)
+
+    assert net.world.run(until=is_done, timeout=60.0)
+    assert most == 1
+    net.world.run_for(5.0)
+    for member in members:
+        assert member.mesh.turns.waiting == 0
+        assert [member.mesh.turns.count(place) for place in Place] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -42,6 +42,7 @@ from ginnel.mesh.objects import CAP_RELAY
 from ginnel.mesh.rendezvous import Tokens
 from ginnel.mesh.signalling import MeshKeys
 from ginnel.mesh.storer import Storer
+from ginnel.peer.turns import MAX_CONNECTING
 from support.hpke import DeterministicSealer
 from support.members import NOW, MemberKeys, NetworkFactory
 from support.sim import Host, World
@@ -208,6 +209,7 @@ class MeshWorld:
         self.factory = NetworkFactory()
         self.members: dict[str, Member] = {}
         self.force_relay = False
+        self.parallel_connects = MAX_CONNECTING
         self.relays: tuple[str, ...] = ()  # names of members that may relay
         self._numbers: dict[str, int] = {}
         self.nodes: list[NodeCore] = []
@@ -317,7 +319,8 @@ class MeshWorld:
     def config(self, discovery: DiscoveryCore) -> MeshConfig:
         overlay = (ip_network("100.80.0.0/16"), ip_network(self.overlay_prefix()))
         ice = AgentConfig(overlay=overlay, force_relay=self.force_relay)
-        return MeshConfig(discovery.node_id, ice, version="test")
+        limit = self.parallel_connects
+        return MeshConfig(discovery.node_id, ice, version="test", parallel_connects=limit)
 
     def overlay_prefix(self) -> str:
         return derive.overlay_prefix(self.factory.network_id)

@@ -32,6 +32,7 @@ _RANGES = {
     "tunnel_uid": (FIRST_UID, LAST_UID),
     "signer_uid": (0, LAST_UID),
     "mtu": (1280, 9000),
+    "parallel_connects": (1, 256),
 }
 _SWITCHES = ("relay", "force_relay", "ipv6", "lan", "dns", "default_route", "debug")
 _DURATIONS = {  # seconds, lowest and highest
@@ -54,6 +55,7 @@ _HELP = {
     "mtu": "bytes of an inner packet at most; what a path takes is found and kept for each peer",
     "advertise": "IP or IP:PORT under which this machine is reached from outside; empty: find out",
     "relay": "relay for members who can't be direct, where the certificate allows it",
+    "parallel_connects": "members to whom an offer is out at once; the others wait for their turn",
     "relay_ports": "FIRST-LAST: a relayed address holds one of these; no firewall need let them in",
     "force_relay": "never connect directly",
     "ice_keepalive": "between two checks of a path in use",
@@ -96,6 +98,7 @@ class Settings:
     relay: bool = True
     relay_ports: str = "49152-65535"
     force_relay: bool = False
+    parallel_connects: int = 16
     ice_keepalive: float = 4.0  # seconds, as the three below; seed 000's defaults
     ice_disconnected_timeout: float = 6.0
     ice_failed_timeout: float = 6.0

@@ -369,6 +369,7 @@ def _make_core(
             ice=agent_config(settings, overlay_prefixes(state.membership)),
             relay=settings.relay,
             relay_ports=parse_ports(settings.relay_ports),
+            parallel_connects=settings.parallel_connects,
             version=__version__,
         ),
         MeshKeys(bundle.keys.identity, bundle.keys.wireguard, (bundle.keys.sealing,)),

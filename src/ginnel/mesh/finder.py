@@ -40,6 +40,7 @@ from ginnel.mesh.rendezvous import (
 )
 
 MAX_TARGETS = 1024  # points looked for at once: two periods of 500 members
+MAX_SEARCHES = 24  # at once; discovery refuses a 33rd lookup, and others make some, too
 MAX_QUEUED = 8  # envelopes that wait for one point to be found; the oldest goes
 PARALLEL_DELIVERS = 3  # storers that get the same envelope
 RETRY_FIRST_S = 1.0  # seconds between two searches at first
@@ -281,12 +282,7 @@ class Finder:
                 continue
             if not target.wanted and not target.queue and now - target.found_at > FRESH_S:
                 del self._targets[location]
-            elif target.next_at <= now:
-                token = self._tokens.next()
-                target.lookup = token
-                target.next_at = now + RETRY_MAX_S
-                self._lookups[token] = location
-                self._outbox.append(Lookup(token, location))
+        self._start_searches(now)
         self._arm(now)
 
     def poll_command(self) -> RdvCommand | None:
@@ -302,6 +298,17 @@ class Finder:
         return self._timers.deadline()
 
     # --- searching -----------------------------------------------------------------------------
+
+    def _start_searches(self, now: float) -> None:
+        """Start the searches that are due, those for whom something waits first, then by turn."""
+        idle = [t for t in self._targets.values() if t.lookup is None and not t.waiting]
+        due = sorted((t for t in idle if t.next_at <= now), key=lambda t: (not t.queue, t.next_at))
+        for target in due[: MAX_SEARCHES - (len(self._targets) - len(idle))]:
+            location, token = target.point.location, self._tokens.next()
+            target.lookup = token
+            target.next_at = now + RETRY_MAX_S
+            self._lookups[token] = location
+            self._outbox.append(Lookup(token, location))
 
     def _open(
         self,
@@ -415,7 +422,9 @@ class Finder:
                 self._events.append(Delivered(delivery.number, delivery.location, ok=False))
 
     def _arm(self, now: float) -> None:
-        due = [t.next_at for t in self._targets.values() if t.lookup is None and not t.waiting]
+        idle = [t for t in self._targets.values() if t.lookup is None and not t.waiting]
+        has_room = len(self._targets) - len(idle) < MAX_SEARCHES
+        due = [t.next_at for t in idle] if has_room else []
         due += [t.queue[0].until for t in self._targets.values() if t.queue]
         if due and min(due) != float("inf"):
             self._timers.set(_Timer.SEARCH, max(now, min(due)))

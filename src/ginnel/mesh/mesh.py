@@ -347,9 +347,9 @@ class Mesh(PeerTable):
             case Kind.OFFER:
                 offer = decode_offer(payload)
                 peer.remote_offer, peer.by_tunnel = opened.body_hash, by_tunnel
-                if not peer.is_open:
-                    self._open(peer, now, unix_now)
                 peer.conn.on_remote_offer(offer, now=now)
+                if not peer.is_open:  # it answers then, without an offer of its own
+                    self._open(peer, now, unix_now)
             case Kind.ANSWER:
                 peer.offer_hash = b""
                 peer.conn.on_remote_answer(decode_offer(payload), now=now)

@@ -63,6 +63,7 @@ from ginnel.peer.events import (
 from ginnel.peer.events import Engine as ConnEngine
 from ginnel.peer.signal import encode_candidates, encode_offer
 from ginnel.peer.table import ConnTable
+from ginnel.peer.turns import Turns
 
 GREETING_S = 1.5  # seconds that the greeting of a member gets before we offer all the same
 SPREAD_S = 0.3  # seconds that news are gathered before they are spread
@@ -114,7 +115,8 @@ class PeerTable:
         self._peers: dict[MemberId, Peer] = {}
         self._by_key: dict[bytes, Peer] = {}
         self._by_location: dict[NodeId, Peer] = {}
-        self._conns: ConnTable[MemberId] = ConnTable()
+        self.turns = Turns(config.parallel_connects)
+        self._conns: ConnTable[MemberId] = ConnTable(self.turns)
         self.relays = Relays(random_bytes=random_bytes, rng=rng, ports=config.relay_ports)
         self._control: ControlPort | None = None
         self.path_mtus = PathMtus(config.mtu, tokens=tokens)
@@ -274,6 +276,7 @@ class PeerTable:
             version=self._config.version,
             ice=ice,
             lends_consent=self._config.lends_consent,
+            turns=self.turns,
         )
         return ConnCore(config, random_bytes=self._random_bytes, rng=self._rng)
 

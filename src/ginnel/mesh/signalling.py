@@ -29,6 +29,7 @@ from ginnel.mesh.roster import RosterSync, decode_objects
 from ginnel.mesh.sealer import Sealer
 from ginnel.peer.conn import ConnCore
 from ginnel.peer.status import ConnStatus, Stage
+from ginnel.peer.turns import MAX_CONNECTING
 
 OFFLINE = "offline (does not answer)"
 MAX_POINTS_CACHED = 4096  # points of members worked out: two signature-sized steps each
@@ -47,6 +48,7 @@ class MeshConfig:
     version: str = ""
     mtu: int = 1420  # bytes of the device's largest packet
     lends_consent: bool = False  # the data plane asks for consent and answers
+    parallel_connects: int = MAX_CONNECTING  # members to whom an offer is out at once
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """One remote peer's connection (seed 000): signalling, ICE, WireGuard's peer, status.
 
 Reading order: `signal` (what is said), `events` (configuration and events), `status`, `attempt`,
-`lifecycle` and `conn` (the core's two halves), `aio` (asyncio facade `Conn`).
+`turns` (how many at once), `speaker`, `lifecycle`, `care` and `conn` (the core, from inside out),
+`aio` (asyncio facade `Conn`).
 """
 
 from __future__ import annotations

@@ -195,6 +195,11 @@ class Backoff:
         self._count = 0
         self._first = first
 
+    @property
+    def is_fresh(self) -> bool:
+        """Say whether nothing was tried since the last `reset`."""
+        return self._count == 0
+
     def next(self) -> float:
         """Return the seconds until the next try."""
         self._count += 1

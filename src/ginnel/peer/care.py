@@ -199,10 +199,12 @@ class PathCare(Lifecycle):
             return
         if not trying.is_configured and live.knows(trying.session):
             self._end(trying)  # the controlling side has kept the live path, too
+            self._rest()
             return
         if not trying.is_configured and not self.config.is_controlling:
             self._timers.set(Timer.PROBE, now + PROBE_TIMEOUT)
             self._configure(trying, now)
             return
         self._end(trying)
+        self._rest()
         self._set_peer(live.endpoint)

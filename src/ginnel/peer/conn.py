@@ -47,6 +47,7 @@ from ginnel.peer.signal import ModeMessage, OfferAnswer, parse_features
 from ginnel.peer.status import PeerState
 from ginnel.peer.timers import HANDSHAKE_TIMEOUT, MAX_EARLY_SESSIONS, PUNCH, Timer
 
+CALLED = Deadline(0.0, "its turn to connect has come")  # at once: monotonic time is past 0
 VAIN_AFTER = 5.0  # s of checks without a path; an offer that replaces them then tells a failure
 
 
@@ -120,7 +121,7 @@ class ConnCore(PathCare):
         if self._is_closed or offer.session in self._ended:
             return False
         if not self._is_open or not self._local:
-            self._early_offer = offer
+            self._keep_offer(offer, now)
             return True
         trying = self._trying
         if trying is not None and trying.remote_ufrag and not trying.knows(offer.session):
@@ -252,36 +253,39 @@ class ConnCore(PathCare):
         for attempt in self._attempts():
             attempt.agent.handle_timeout(now=now)
         self._collect(now)
+        on_timer = {
+            Timer.RETRY: self._retry,
+            Timer.START_HANDSHAKE: self._ask_handshake,
+            Timer.WATCH: self._on_silence,
+            Timer.UPGRADE: self._upgrade,
+            Timer.SUSPECT: self._on_suspect,
+            Timer.BETTER: self._seek_better,
+            Timer.LATE: self._on_late_over,
+            Timer.TURN: self._on_turn_over,
+            Timer.PUNCH: self._punch,
+            Timer.PROBE: self._on_probe_timeout,
+            Timer.ANSWER: self._on_no_answer,
+            Timer.GIVE_UP: self._on_no_path,
+        }
         for timer in self._timers.expire(now):
-            if timer is Timer.RETRY:
-                self._retry(now)
-            elif timer is Timer.START_HANDSHAKE:
-                self._command(StartHandshake(self.config.key))
-            elif timer is Timer.WATCH:
-                self._on_silence(now)
-            elif timer is Timer.UPGRADE:
-                self._upgrade(now)
-            elif timer is Timer.SUSPECT:
-                self._on_suspect(now)
-            elif timer is Timer.BETTER:
-                self._seek_better(now)
-            elif timer is Timer.LATE:
-                self._left = None
-            elif timer is Timer.PUNCH:
-                self._punch()
-            elif timer is Timer.PROBE:
-                self._on_probe_timeout(now)
-            else:
-                self._on_open_over(timer, now)
+            on_timer[timer](now)
+        if self._turns.take_call(self.config.key):
+            self._on_turn(now)
         self._collect(now)
 
-    def _on_open_over(self, timer: Timer, now: float) -> None:
-        if timer is Timer.ANSWER:
-            error = ConnectionTimeout(self.config.key, self.config.timeout or 0.0)
-            self._end_open(error, now)
-        else:
-            text = self._board.state.reason or "no path"
-            self._end_open(ConnectionDisconnected(self.config.key, text), now)
+    def _ask_handshake(self, _now: float) -> None:
+        self._command(StartHandshake(self.config.key))
+
+    def _on_late_over(self, _now: float) -> None:
+        self._left = None
+
+    def _on_no_answer(self, now: float) -> None:
+        error = ConnectionTimeout(self.config.key, self.config.timeout or 0.0)
+        self._end_open(error, now)
+
+    def _on_no_path(self, now: float) -> None:
+        text = self._board.state.reason or "no path"
+        self._end_open(ConnectionDisconnected(self.config.key, text), now)
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send, or None."""
@@ -299,7 +303,7 @@ class ConnCore(PathCare):
             return PeerStateChanged(state)
         return self._events.popleft() if self._events else None
 
-    def _punch(self) -> None:
+    def _punch(self, _now: float) -> None:
         """Open our NAT for a WireGuard that has a port of its own."""
         attempt = self._live or self._trying
         if attempt is not None and attempt.path is not None and attempt.punch_address is not None:
@@ -319,5 +323,7 @@ class ConnCore(PathCare):
 
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted, or None."""
+        if self._turns.is_called(self.config.key):
+            return CALLED
         agents = [attempt.agent.poll_deadline() for attempt in self._attempts()]
         return earliest(self._timers.deadline(), *agents)

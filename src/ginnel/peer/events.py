@@ -17,6 +17,7 @@ from ginnel.ice.reasons import NatKind
 from ginnel.peer.errors import ConnectionEnded
 from ginnel.peer.signal import PSK_ID_SIZE, ModeMessage, OfferAnswer
 from ginnel.peer.status import PeerState
+from ginnel.peer.turns import Turns
 
 
 class OnDisconnect(Enum):
@@ -56,6 +57,7 @@ class ConnConfig:
     rosenpass_addr: str = ""  # its IP:port
     ice: AgentConfig = field(default_factory=AgentConfig)
     lends_consent: bool = False  # the data plane takes `WatchConsent`
+    turns: Turns = field(default_factory=Turns)  # give all connections the same one
 
     @property
     def overlay_ip(self) -> str:

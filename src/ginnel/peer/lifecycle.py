@@ -1,6 +1,6 @@
-"""The inner half of a peer connection: its attempts and its paths, and what follows from events.
+"""The inner part of a peer connection: its attempts and its paths, and what follows from events.
 
-`conn.ConnCore` is the outer half: commands and the five verbs; the invariants stand there.
+`speaker` is below it, `care` and `conn.ConnCore` are above; the invariants stand there.
 
 Source: seed 000; DESIGN, "Peer connection".
 """
@@ -8,24 +8,15 @@ Source: seed 000; DESIGN, "Peer connection".
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Sequence
 
-from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
 from ginnel.base.dataplane import (
     CloseProxy,
-    Endpoint,
-    EngineCommand,
     RemovePeer,
-    SetPeer,
     StartHandshake,
 )
-from ginnel.base.types import Address, Transmit
-from ginnel.ice.agent import AgentCore
 from ginnel.ice.candidate import Candidate
 from ginnel.ice.events import (
-    Drop,
     IceEvent,
     IceState,
     PairLatency,
@@ -33,36 +24,29 @@ from ginnel.ice.events import (
     PairUsable,
     StateChanged,
 )
-from ginnel.ice.reasons import RELAY, NatKind
 from ginnel.peer.attempt import (
     URGENT_RETRY,
     Attempt,
-    Backoff,
     Early,
     endpoint_of,
     make_extra_srflx,
 )
 from ginnel.peer.errors import ConnectionDisconnected, ConnectionEnded
 from ginnel.peer.events import (
-    ConnConfig,
-    ConnEvent,
     Disconnected,
     Ended,
-    Engine,
     OnDisconnect,
     SendAnswer,
-    SendCandidates,
     SendMessage,
-    SendOffer,
 )
-from ginnel.peer.signal import SESSION_SIZE, Feature, ModeMessage, OfferAnswer, fit_candidates
-from ginnel.peer.status import ConnStatus, Stage, StatusBoard
+from ginnel.peer.signal import SESSION_SIZE, Feature, ModeMessage, OfferAnswer
+from ginnel.peer.speaker import Speaker
+from ginnel.peer.status import ConnStatus, Stage
 from ginnel.peer.timers import (
     FIRST_HANDSHAKE_TIMEOUT,
     HANDSHAKE_TIMEOUT,
     HANDSHAKE_WAIT,
     LATE,
-    MAX_ENDED_SESSIONS,
     OF_A_PATH,
     OFFER_LIFE,
     PATH_LOST,
@@ -72,41 +56,13 @@ from ginnel.peer.timers import (
     UPGRADE_FIRST,
     Timer,
 )
+from ginnel.peer.turns import ANSWER_WAIT, SILENT_WAIT, SLOW_AFTER, SLOW_AGAIN, Urgency
 
 log = logging.getLogger(__name__)
 
 
-class Lifecycle:
-    """Owns the attempts, the timers and what is to be told."""
-
-    def __init__(self, config: ConnConfig, *, random_bytes: RandomBytes, rng: Rng) -> None:
-        self.config = config
-        self._board = StatusBoard(config.key, config.overlay_ip)
-        self.drops: dict[Drop, int] = {}
-        self._random_bytes = random_bytes
-        self._rng = rng
-        self._backoff = Backoff(rng)
-        self._is_open = False
-        self._is_closed = False
-        self._is_known = False  # the data plane has the peer
-        self._proxied: Endpoint | None = None  # the relayed endpoint that the data plane has
-        self._features: tuple[Feature, ...] = ()  # what the other side understands
-        self._local: tuple[Candidate, ...] = ()
-        self._nat = NatKind.UNKNOWN
-        self._early_offer: OfferAnswer | None = None
-        self._early: dict[bytes, Early] = {}  # by session
-        self._trying: Attempt | None = None
-        self._live: Attempt | None = None
-        self.left_working = False  # the path before the live one answered when it was left
-        self._left: Address | None = None  # its other end; late packets still come from there
-        self._better_from = 0.0  # when a better path may be looked for again
-        self._upgrades = 0  # tries for direct since the path is relayed
-        self._last_pairs: tuple[str, ...] = ()  # of the attempt that ended last
-        self._ended: deque[bytes] = deque(maxlen=MAX_ENDED_SESSIONS)
-        self._past_ufrags: deque[str] = deque(maxlen=MAX_ENDED_SESSIONS)  # of the other side
-        self._timers: TimerTable[Timer] = TimerTable()
-        self._out: deque[Transmit] = deque()
-        self._events: deque[ConnEvent] = deque()
+class Lifecycle(Speaker):
+    """Decides what follows from offers, answers, paths and their ends."""
 
     # Attempts
 
@@ -115,9 +71,17 @@ class Lifecycle:
         if not self._local:
             self._board.show(now, ConnStatus.CONNECTING, Stage.GATHERING)
             return
-        offer, self._early_offer = self._early_offer, None
+        offer = self._take_early_offer(now)
         if offer is None or not self._answer(offer, now):
             self._offer(now)
+
+    def _keep_offer(self, offer: OfferAnswer, now: float) -> None:
+        self._early_offer, self._early_at = offer, now
+
+    def _take_early_offer(self, now: float) -> OfferAnswer | None:
+        """Return the offer that waits for an answer, unless its sender has given it up."""
+        offer, self._early_offer = self._early_offer, None
+        return offer if now - self._early_at < OFFER_LIFE else None
 
     def _answer(self, offer: OfferAnswer, now: float) -> bool:
         """Answer an offer: of a new session, a restart, one that crossed ours, or a known one."""
@@ -125,6 +89,9 @@ class Lifecycle:
         attempt = next((a for a in attempts if a.is_of(offer.session, offer.ufrag)), None)
         if attempt is None and offer.ufrag in self._past_ufrags:
             return False
+        if (attempt is None or not attempt.remote_ufrag) and not self._may_answer(now):
+            self._keep_offer(offer, now)
+            return True
         if attempt is None:
             attempt = self._trying
             if attempt is not None and not attempt.remote_ufrag:
@@ -141,24 +108,11 @@ class Lifecycle:
         self._apply(attempt, offer, now)
         return True
 
-    def _make_attempt(self, session: bytes, now: float, *, is_upgrade: bool = False) -> Attempt:
-        agent = AgentCore(
-            self.config.ice,
-            controlling=self.config.is_controlling,
-            random_bytes=self._random_bytes,
-            rng=self._rng,
-        )
-        attempt = Attempt(session, agent, now, is_upgrade=is_upgrade)
-        for candidate in self._candidates_for(attempt):
-            agent.add_local_candidate(candidate, now=now)
-        agent.end_local_candidates()
-        return attempt
-
-    def _candidates_for(self, attempt: Attempt) -> tuple[Candidate, ...]:
-        return attempt.choose(self._local, force_relay=self.config.ice.force_relay)
-
     def _offer(self, now: float, *, is_upgrade: bool = False, is_optional: bool = False) -> None:
         """Start an attempt of our own; a restart of the live session, if there is one."""
+        self._is_optional = is_optional
+        if not self._has_turn(now, is_urgent=not is_upgrade and not is_optional):
+            return
         restarted = None if is_upgrade else self._live
         session = restarted.session if restarted else self._random_bytes(SESSION_SIZE)
         self._trying = self._make_attempt(session, now, is_upgrade=is_upgrade)
@@ -167,46 +121,6 @@ class Lifecycle:
         self._timers.set(Timer.RETRY, now + self._backoff.next())
         if self._live is None:
             self._board.show(now, ConnStatus.CONNECTING, Stage.OFFERING)
-
-    def _send_offer(self, attempt: Attempt) -> None:
-        offer, rest = self._describe(attempt, attempt.session)
-        self._events.append(SendOffer(offer))
-        self._send_candidates(attempt.session, rest)
-
-    def _describe(
-        self, attempt: Attempt, session: bytes
-    ) -> tuple[OfferAnswer, tuple[Candidate, ...]]:
-        """Return our half of a session, and the candidates that did not fit in."""
-        candidates = self._candidates_for(attempt)
-        attempt.extra_srflx = attempt.extra_srflx or make_extra_srflx(candidates)
-        if attempt.extra_srflx is not None:
-            candidates = (*candidates, attempt.extra_srflx)
-        fitting, rest = fit_candidates(candidates)
-        config = self.config
-        port = config.local_wg_port
-        if not port and config.is_muxed:
-            port = next((c.base.port for c in self._local if not c.is_relayed), 0)
-        ours = OfferAnswer(
-            session,
-            attempt.agent.ufrag,
-            attempt.agent.pwd,
-            fitting,
-            config.psk_id,
-            config.version,
-            self._nat,
-            complete=not rest,
-            wg_listen_port=port,
-            rosenpass_pub_key=config.rosenpass_pub_key,
-            rosenpass_addr=config.rosenpass_addr,
-            pacing_ms=round(config.ice.pacing * 1000),
-        )
-        return ours, rest
-
-    def _send_candidates(self, session: bytes, candidates: Sequence[Candidate]) -> None:
-        """Signal candidates in as many messages as they need."""
-        while candidates:
-            part, candidates = fit_candidates(candidates)
-            self._events.append(SendCandidates(session, part, self._nat))
 
     def _apply(self, attempt: Attempt, remote: OfferAnswer, now: float) -> None:
         """Take the other side's credentials and candidates, and check."""
@@ -223,6 +137,8 @@ class Lifecycle:
         if is_new:
             self._timers.stop(Timer.RETRY)
             self._timers.stop(Timer.ANSWER)
+            self._turns.join(self.config.key)
+            self._timers.set(Timer.TURN, now + SLOW_AFTER)
             if not self._is_known:  # so that WireGuard answers even before we know the path
                 self._set_peer(None)
             if self._live is None:
@@ -244,12 +160,67 @@ class Lifecycle:
         if attempt is not None and attempt.remote_ufrag:
             return
         if attempt is not None and now - attempt.started_at < OFFER_LIFE:
-            self._send_offer(attempt)
-            self._timers.set(Timer.RETRY, now + self._backoff.next())
+            if self._has_turn(now, is_urgent=False):
+                self._send_offer(attempt)
+                self._timers.set(Timer.RETRY, now + self._backoff.next())
             return
         self._end(attempt)
         if self._live is None or not self._live.is_healthy:
             self._offer(now)
+        else:
+            self._rest()
+
+    # Turns
+
+    def _has_turn(self, now: float, *, is_urgent: bool) -> bool:
+        """Say whether an offer may go out now; else `_on_turn` comes when it may."""
+        urgency = Urgency.AGAIN
+        if is_urgent and self._backoff.is_fresh:
+            urgency = Urgency.FIRST if self._live is None else Urgency.BROKEN
+        if not self._turns.take(self.config.key, urgency):
+            if self._live is None:
+                self._board.show(now, ConnStatus.CONNECTING, Stage.QUEUED)
+            return False
+        wait = SILENT_WAIT if urgency is Urgency.AGAIN else ANSWER_WAIT
+        self._timers.set(Timer.TURN, now + wait)
+        return True
+
+    def _may_answer(self, now: float) -> bool:
+        if self._turns.answer(self.config.key):
+            return True
+        if self._live is None:
+            self._board.show(now, ConnStatus.CONNECTING, Stage.QUEUED)
+        return False
+
+    def _on_turn(self, now: float) -> None:
+        """We waited, and now it's our turn: do what is wanted now."""
+        self._timers.set(Timer.TURN, now + SLOW_AFTER)
+        offer = self._take_early_offer(now)
+        if offer is not None and self._is_open and self._answer(offer, now):
+            return
+        live = self._live
+        if not self._is_open:
+            self._rest()
+        elif self._trying is not None or live is None:
+            self._retry(now)
+        elif not live.is_healthy:
+            self._offer(now)
+        elif live.is_relayed != self._is_optional:
+            self._offer(now, is_upgrade=live.is_relayed, is_optional=self._is_optional)
+        else:
+            self._rest()
+
+    def _on_turn_over(self, now: float) -> None:
+        """Back-off needs no place; slow negotiations have others."""
+        if self._trying is None or not self._trying.remote_ufrag:
+            self._rest()
+        elif not self._turns.slow(self.config.key):
+            self._timers.set(Timer.TURN, now + SLOW_AGAIN)
+
+    def _rest(self) -> None:
+        """Give the place back."""
+        self._turns.release(self.config.key)
+        self._timers.stop(Timer.TURN)
 
     def _is_relayed(self) -> bool:
         return self._live is not None and self._live.is_healthy and self._live.is_relayed
@@ -370,6 +341,7 @@ class Lifecycle:
             self._live.path, self._board.state.latency_s
         ):
             self._end(attempt)
+            self._rest()
         else:
             self._timers.set(Timer.PROBE, now + PROBE_TIMEOUT)
             if self.config.is_controlling:
@@ -399,6 +371,7 @@ class Lifecycle:
         self._timers.set(Timer.LATE, now + LATE)
         self._end(self._live)
         self._trying, self._live = None, attempt
+        self._rest()
         if not attempt.is_configured:
             attempt.is_configured = True
             self._set_peer(attempt.endpoint)
@@ -422,6 +395,7 @@ class Lifecycle:
     def _fail(self, reason: str, now: float) -> None:
         """The attempt found no path: say why, and try again later."""
         self._end(self._trying)
+        self._rest()
         if self._live is not None and self._live.is_healthy:
             return
         if self._live is None:
@@ -445,6 +419,7 @@ class Lifecycle:
     def _end_open(self, error: ConnectionEnded, now: float, reason: str | None = None) -> None:
         was_open, self._is_open = self._is_open, False
         self._end(self._trying)
+        self._rest()
         self._clean_up(now, error.text if reason is None else reason)
         self._timers = TimerTable()
         self._board.show(now, ConnStatus.DISCONNECTED, Stage.CLOSED)
@@ -466,35 +441,3 @@ class Lifecycle:
         self._board.reset(now, reason)
         if self._trying is not None:
             self._trying.is_configured = False
-
-    # Small things
-
-    def _show_path(self, attempt: Attempt, now: float) -> None:
-        has_rosenpass = attempt.remote is not None and bool(attempt.remote.rosenpass_pub_key)
-        self._board.show(now, rosenpass_enabled=has_rosenpass)
-        why = attempt.agent.why_not_yet().removeprefix(RELAY) if attempt.is_relayed else ""
-        self._board.show_path(now, attempt.path, why)
-
-    def _attempts(self) -> list[Attempt]:
-        return [attempt for attempt in (self._trying, self._live) if attempt is not None]
-
-    def _attempt_of(self, session: bytes) -> Attempt | None:
-        return next((a for a in self._attempts() if a.knows(session)), None)
-
-    def _set_peer(self, endpoint: Endpoint | None, *, is_early: bool = False) -> None:
-        """Tell the data plane the peer; early: no keepalive, which would cross a handshake."""
-        config = self.config
-        self._is_known = True
-        if endpoint is not None and endpoint.relayed_from is not None:
-            self._proxied = endpoint
-        keepalive_s = None if is_early else config.keepalive_s
-        self._command(
-            SetPeer(config.key, config.allowed_ips, endpoint, keepalive_s, config.preshared_key)
-        )
-
-    def _command(self, command: EngineCommand) -> None:
-        self._events.append(Engine(command))
-
-    def _drop(self, reason: Drop, source: Address, detail: str = "") -> None:
-        self.drops[reason] = self.drops.get(reason, 0) + 1
-        log.debug("dropped a datagram of %s: %s %s", source, reason.value, detail)

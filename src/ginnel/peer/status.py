@@ -26,6 +26,7 @@ class Stage(Enum):
 
     CLOSED = "closed"
     GATHERING = "waiting for addresses of this machine"
+    QUEUED = "waiting for its turn to connect"
     OFFERING = "waiting for an answer"
     CHECKING = "looking for a path"
     CONFIGURING = "path found, WireGuard shakes hands"

@@ -1,7 +1,8 @@
 """CORE: many connections on one socket: whose a datagram is, and which of them are due.
 
 Nothing here asks all connections: an idle one costs only its own keepalives. Whoever does anything
-to a connection calls `touch` afterwards, and tells with `note_sent` what it sends.
+to a connection calls `touch` afterwards, and tells with `note_sent` what it sends. Those whose turn
+to connect has come (`turns`, which they share) are found due.
 
 Invariant: between calls, the deadline of a table is the earliest of its connections' deadlines.
 """
@@ -16,6 +17,7 @@ from ginnel.base.types import Address, Deadline, Transmit
 from ginnel.ice import stun
 from ginnel.ice.stun import Message, MessageClass
 from ginnel.peer.conn import ConnCore
+from ginnel.peer.turns import Turns
 
 MAX_ASKED = 16_384  # requests whose answers find their connection: 1000 peers with 16 pairs each
 SLACK = 64  # outdated entries of the heap that are borne besides one for each connection
@@ -26,7 +28,9 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 class ConnTable(Generic[KeyT]):
     """Connections by a key of their owner's."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns | None = None) -> None:
+        self._turns = turns or Turns()
+        self._keys: dict[bytes, KeyT] = {}  # by the remote peer's WireGuard key
         self._conns: dict[KeyT, ConnCore] = {}
         self._deadlines: dict[KeyT, Deadline] = {}
         self.heap: list[tuple[float, int, KeyT]] = []  # with outdated entries, a bounded number
@@ -38,11 +42,14 @@ class ConnTable(Generic[KeyT]):
     def put(self, key: KeyT, conn: ConnCore) -> None:
         """Take a connection, in the place of the one that had the key."""
         self._conns[key] = conn
+        self._keys[conn.config.key] = key
         self.touch(key)
 
     def remove(self, key: KeyT) -> None:
         """Forget a connection; harmless if it isn't known."""
-        self._conns.pop(key, None)
+        conn = self._conns.pop(key, None)
+        if conn is not None and self._keys.get(conn.config.key) == key:
+            del self._keys[conn.config.key]
         self._deadlines.pop(key, None)
         for ufrag in self._ufrags_of.pop(key, ()):
             self._ufrags.pop(ufrag, None)
@@ -85,6 +92,7 @@ class ConnTable(Generic[KeyT]):
 
     def take_due(self, now: float) -> list[KeyT]:
         """Return who is due, earliest first; each must be served and touched."""
+        self._touch_called()
         due: list[KeyT] = []
         while self.heap and self.heap[0][0] <= now:
             at, _, key = heappop(self.heap)
@@ -95,9 +103,16 @@ class ConnTable(Generic[KeyT]):
 
     def poll_deadline(self) -> Deadline | None:
         """Return the earliest deadline of all connections, or None."""
+        self._touch_called()
         while self.heap and not self._is_current(self.heap[0][0], self.heap[0][2]):
             heappop(self.heap)
         return self._deadlines[self.heap[0][2]] if self.heap else None
+
+    def _touch_called(self) -> None:
+        """See those whose turn it is to connect since another gave back its place."""
+        while (called := self._turns.poll_called()) is not None:
+            if called in self._keys:
+                self.touch(self._keys[called])
 
     def _is_current(self, at: float, key: KeyT) -> bool:
         deadline = self._deadlines.get(key)

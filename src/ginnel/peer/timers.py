@@ -40,6 +40,7 @@ class Timer(Enum):
     SUSPECT = "wait for a quick check"
     BETTER = "look for a better path"
     LATE = "late packets of the path before"
+    TURN = "hold a place"
 
 
 OF_A_PATH = (Timer.START_HANDSHAKE, Timer.WATCH, Timer.UPGRADE, Timer.PUNCH, Timer.BETTER)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
-from ginnel.base.types import MemberId, Secret
+from ginnel.base.types import MemberId, NodeId, Secret
 from ginnel.mesh import derive
 from ginnel.mesh.finder import (
     MAX_QUEUED,
+    MAX_SEARCHES,
     MAX_TARGETS,
     Delivered,
     Finder,
@@ -236,17 +238,47 @@ def test_bounds_of_targets_and_queue() -> None:
         lost.append(event)
     assert len(lost) == MAX_QUEUED
     for number in range(MAX_TARGETS):
-        template = rdv.point()
-        point = derive.Point(
-            location=derive.NodeId(number.to_bytes(32, "big")),
-            loc_pub=template.loc_pub,
-            loc_seed=None,
-            presence_key=template.presence_key,
-            tag=template.tag,
-            period=0,
-        )
-        assert finder.find(point, now=0.0)
+        assert finder.find(point_at(number), now=0.0)
     assert not finder.find(rdv.point(), now=0.0)
+
+
+def point_at(number: int) -> derive.Point:
+    """Return a point of its own that nobody registers at."""
+    return replace(
+        rdv.point(), location=derive.NodeId(number.to_bytes(32, "big")), loc_seed=None, period=0
+    )
+
+
+def searches(finder: Finder) -> list[Lookup]:
+    found = []
+    while (command := finder.poll_command()) is not None:
+        assert isinstance(command, Lookup)
+        found.append(command)
+    return found
+
+
+def test_so_many_searches_at_once_and_no_more_and_all_have_their_turn() -> None:
+    """None of them finds anybody; one that has something to say comes before the others."""
+    finder = make(rdv.ToyNet(0))
+    for number in range(200):
+        finder.find(point_at(number), now=0.0)
+    finder.handle_timeout(now=0.0)
+    running = searches(finder)
+    assert len(running) == MAX_SEARCHES
+    assert finder.poll_deadline() is None  # nothing to do until one ends
+    finder.deliver(point_at(150), b"e", now=0.1)
+    asked: list[NodeId] = []
+    now = 0.2
+    while len(asked) < 200:
+        lookup = running.pop(0)
+        asked.append(lookup.target)
+        assert finder.on_lookup_done(lookup.token, [], now=now)
+        finder.handle_timeout(now=now)
+        running += searches(finder)
+        assert len(running) <= MAX_SEARCHES
+        now += 0.001
+    assert len(set(asked)) == 200
+    assert asked[MAX_SEARCHES] == point_at(150).location
 
 
 def test_results_of_others_are_not_taken() -> None:

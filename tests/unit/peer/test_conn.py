@@ -20,15 +20,20 @@ from ginnel.peer.events import (
 )
 from ginnel.peer.signal import OfferAnswer
 from ginnel.peer.status import Stage
+from ginnel.peer.timers import OFFER_LIFE
+from ginnel.peer.turns import ANSWER_WAIT, PER_PLACE, Place, Turns, Urgency
 
 LOCAL = make_host(Address("192.168.1.2", 4000))
 REMOTE = make_remote(CandidateKind.HOST, Address("198.51.100.7", 5000), 9, "f")
 OFFER = OfferAnswer(b"o" * 16, "them", "p" * 24, (REMOTE,))
 
 
-def make_conn(candidates: tuple[Candidate, ...] = (LOCAL,)) -> ConnCore:
+def make_conn(
+    candidates: tuple[Candidate, ...] = (LOCAL,), *, turns: Turns | None = None
+) -> ConnCore:
     rng = random.Random(4)
-    config = ConnConfig(b"\x01" * 32, b"\x02" * 32, ("100.64.7.1/32", "fd00::1/128"))
+    ips = ("100.64.7.1/32", "fd00::1/128")
+    config = ConnConfig(b"\x01" * 32, b"\x02" * 32, ips, turns=turns or Turns())
     conn = ConnCore(config, random_bytes=rng.randbytes, rng=rng)
     conn.set_local_candidates(candidates, now=0.0)
     return conn
@@ -56,6 +61,7 @@ def test_opening_offers_with_all_candidates_and_repeats() -> None:
     (offer,) = offers(take(conn))
     assert [c.address for c in offer.candidates] == [LOCAL.address]
     assert conn.state.stage is Stage.OFFERING
+    conn.handle_timeout(now=ANSWER_WAIT)
     deadline = conn.poll_deadline()
     assert deadline is not None
     assert deadline.at == 3.0
@@ -127,6 +133,93 @@ def test_an_early_offer_is_kept_until_it_is_open() -> None:
     events = take(conn)
     assert offers(events) == []
     assert len(answers(events)) == 1
+
+
+def test_an_early_offer_that_its_sender_has_given_up_is_not_answered() -> None:
+    conn = make_conn()
+    conn.on_remote_offer(OFFER, now=0.0)
+    conn.open(OFFER_LIFE)
+    events = take(conn)
+    assert len(offers(events)) == 1
+    assert answers(events) == []
+
+
+def busy(*, answers: int = 0) -> Turns:
+    """Places of which those for offers are all taken, and so many of those for answers."""
+    turns = Turns(1)
+    assert turns.take(b"x" * 32, Urgency.FIRST)
+    assert all(turns.answer(bytes([number]) * 32) for number in range(100, 100 + answers))
+    return turns
+
+
+def test_it_offers_when_its_turn_has_come() -> None:
+    turns = busy()
+    conn = make_conn(turns=turns)
+    conn.open(0.0)
+    assert offers(take(conn)) == []
+    assert conn.state.stage is Stage.QUEUED
+    assert conn.poll_deadline() is None
+    turns.release(b"x" * 32)
+    deadline = conn.poll_deadline()
+    assert deadline is not None
+    assert deadline.at <= 0.0
+    conn.handle_timeout(now=7.0)
+    assert len(offers(take(conn))) == 1
+    assert conn.state.stage is Stage.OFFERING
+    assert turns.count(Place.OFFER) == 1
+    conn.handle_timeout(now=7.0 + ANSWER_WAIT)
+    assert turns.count(Place.OFFER) == 0  # no answer: others go on
+
+
+def test_an_offer_is_answered_though_ours_has_to_wait() -> None:
+    turns = busy()
+    conn = make_conn(turns=turns)
+    conn.open(0.0)
+    assert conn.on_remote_offer(OFFER, now=0.1)
+    assert len(answers(take(conn))) == 1
+    assert turns.waiting == 0
+
+
+def test_the_newest_of_the_offers_that_wait_is_answered() -> None:
+    turns = busy(answers=PER_PLACE)
+    conn = make_conn(turns=turns)
+    conn.open(0.0)
+    newer = replace(OFFER, session=b"n" * 16, ufrag="new0")
+    assert conn.on_remote_offer(OFFER, now=0.1)
+    assert conn.on_remote_offer(newer, now=0.2)
+    assert answers(take(conn)) == []
+    turns.release(bytes([100]) * 32)
+    conn.handle_timeout(now=1.0)
+    (answer,) = answers(take(conn))
+    assert answer.session == newer.session
+    assert turns.count(Place.ANSWER) == PER_PLACE
+
+
+def test_an_offer_that_has_waited_too_long_is_not_answered_but_ours_goes_out() -> None:
+    turns = busy(answers=PER_PLACE)
+    conn = make_conn(turns=turns)
+    conn.open(0.0)
+    conn.on_remote_offer(OFFER, now=0.1)
+    turns.release(bytes([100]) * 32)
+    conn.handle_timeout(now=0.1 + OFFER_LIFE)
+    events = take(conn)
+    assert answers(events) == []
+    assert len(offers(events)) == 1
+
+
+def test_who_is_closed_leaves_the_queue() -> None:
+    turns = busy()
+    conn = make_conn(turns=turns)
+    conn.open(0.0)
+    assert turns.waiting == 1
+    conn.close(0.1)
+    assert turns.waiting == 0
+    called = make_conn(turns=turns)
+    called.open(0.2)
+    turns.release(b"x" * 32)
+    called.close(0.3)
+    assert turns.count(Place.OFFER) == 0
+    assert called.poll_deadline() is None
 
 
 def test_a_new_session_of_the_peer_replaces_the_attempt_and_the_old_one_is_dead() -> None:

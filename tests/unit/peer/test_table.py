@@ -11,13 +11,15 @@ from ginnel.peer.conn import ConnCore
 from ginnel.peer.events import ConnConfig, SendOffer
 from ginnel.peer.signal import OfferAnswer
 from ginnel.peer.table import SLACK, ConnTable
+from ginnel.peer.turns import Turns
 
 LOCAL = make_host(Address("192.168.1.2", 4000))
 
 
-def make_conn(number: int) -> ConnCore:
+def make_conn(number: int, turns: Turns | None = None) -> ConnCore:
     rng = random.Random(number)
-    config = ConnConfig(bytes([number]) * 32, b"\xff" * 32, (f"100.64.7.{number}/32",))
+    ips = (f"100.64.7.{number}/32",)
+    config = ConnConfig(bytes([number]) * 32, b"\xff" * 32, ips, turns=turns or Turns())
     conn = ConnCore(config, random_bytes=rng.randbytes, rng=rng)
     conn.set_local_candidates([LOCAL], now=0.0)
     return conn
@@ -55,7 +57,8 @@ class Asked:
 
     def check(self) -> None:
         asked = earliest(*(conn.poll_deadline() for conn in self.conns.values()))
-        assert self.table.poll_deadline() == asked
+        found = self.table.poll_deadline()
+        assert (found and found.at) == (asked and asked.at)
 
 
 def test_its_deadline_is_the_earliest_whatever_is_done() -> None:
@@ -137,3 +140,27 @@ def test_outdated_deadlines_take_no_room() -> None:
         asked.conns[1].on_remote_offer(offer_of(step % 200 + 1), now=step / 100)
         asked.drain(1)
     assert len(asked.table.heap) <= 2 * len(asked.conns) + SLACK
+
+
+def test_whose_turn_has_come_is_due() -> None:
+    turns = Turns(1)
+    table: ConnTable[int] = ConnTable(turns)
+    conns = {number: make_conn(number, turns) for number in range(1, 4)}
+    for number, conn in conns.items():
+        table.put(number, conn)
+        conn.open(0.0)
+        table.touch(number)
+    assert table.take_due(0.0) == []
+    conns[1].close(0.5)
+    table.touch(1)
+    deadline = table.poll_deadline()
+    assert deadline is not None
+    assert deadline.at <= 0.5
+    assert table.take_due(0.5) == [2]
+    conns[2].handle_timeout(now=0.5)
+    table.touch(2)
+    assert table.take_due(0.5) == []
+    table.remove(3)
+    conns[2].close(0.6)  # the next one is gone: nobody is due
+    table.touch(2)
+    assert table.take_due(0.6) == []
