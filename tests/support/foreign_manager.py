@@ -60,7 +60,7 @@ def main(how: str, token_file: str, command: list[str]) -> None:
 
 
 async def talk(descriptor: int, start: Start, *, is_along: bool) -> list[str]:
-    manager = Manager(descriptor, descriptor, Handlers(), handshake_timeout=WAIT)
+    manager = Manager(descriptor, descriptor, Handlers(), silence_timeout=WAIT)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(manager.run())
         await manager.start(start, wait_s=WAIT, pass_descriptor=is_along)

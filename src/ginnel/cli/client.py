@@ -50,7 +50,7 @@ def ask_manager(
         try:
             connection.sendall(json.dumps({"verb": verb, **keys}).encode() + b"\n")
             with connection.makefile("rb") as stream:
-                line = stream.readline(MAX_ANSWER)
+                line = stream.readline(MAX_ANSWER + 1)
         except TimeoutError:
             raise SystemFailure(f"the manager did not answer `{verb}` in {timeout:.0f} s") from None
         except OSError:
@@ -67,7 +67,7 @@ def ask_tunnel(
     connection = _UnixConnection(path, timeout)
     try:
         connection.request(method, target, body=None if body is None else json.dumps(body))
-        return _checked(connection.getresponse().read(MAX_ANSWER))
+        return _checked(connection.getresponse().read(MAX_ANSWER + 1))
     except TimeoutError:
         raise SystemFailure(f"the tunnel did not answer in {timeout:.0f} s") from None
     except (OSError, http.client.HTTPException) as error:
@@ -96,6 +96,8 @@ def _connect(path: Path, timeout: float) -> socket.socket:
 
 
 def _checked(raw: bytes) -> Json:
+    if len(raw) > MAX_ANSWER:
+        raise RemoteProtocolError(f"the daemon's answer has more than {MAX_ANSWER} bytes")
     try:
         answer = json.loads(raw)
     except ValueError:

@@ -255,12 +255,12 @@ class Manager(_Shell):
         *,
         dialect: Dialect = Dialect.SEED,
         versions: Sequence[Version] = SUPPORTED_VERSIONS,
-        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        silence_timeout: float = HANDSHAKE_TIMEOUT,
     ) -> None:
         """Take over both descriptors and write our header.
 
-        `handshake_timeout`: seconds until the tunnel's header is there; more than the protocol's 5
-        belong there if its process was only just started.
+        `silence_timeout`: seconds until the tunnel's first byte; more than the handshake's 5 belong
+        there if its process was only just started. From that byte on a handshake has its 5.
         """
         super().__init__()
         self._handlers = handlers
@@ -269,7 +269,7 @@ class Manager(_Shell):
             now=asyncio.get_running_loop().time(),
             dialect=dialect,
             versions=versions,
-            handshake_timeout=handshake_timeout,
+            silence_timeout=silence_timeout,
         )
         self._speaker = self._core.speaker
         self._stream = ByteStream(read_fd, write_fd, self._core, self._on_change)

@@ -99,14 +99,14 @@ class ManagerCore:
         now: float,
         dialect: Dialect = Dialect.SEED,
         versions: Iterable[Version] = SUPPORTED_VERSIONS,
-        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        silence_timeout: float = HANDSHAKE_TIMEOUT,
     ) -> None:
         self.speaker = Speaker(
             Role.MANAGER,
             now=now,
             dialect=dialect,
             versions=tuple(versions),
-            handshake_timeout=handshake_timeout,
+            silence_timeout=silence_timeout,
         )
         self.workspaces: dict[bytes, pb.Workspace] = {}
         self.agents: dict[bytes, pb.Agent] = {}

@@ -149,7 +149,9 @@ class Speaker:
     """The protocol of one stream; a shell moves its bytes.
 
     `now` is monotonic seconds. `dialect` is the form of our header: a manager sends it at once, a
-    tunnel (dialect None) mirrors the manager's and falls back to the seed's.
+    tunnel (dialect None) mirrors the manager's and falls back to the seed's. Where the other side's
+    process is only just started, `silence_timeout` may be more than the handshake's 5 s: it holds
+    until the first byte, and from there on the handshake has its 5 s.
     """
 
     def __init__(
@@ -159,17 +161,17 @@ class Speaker:
         now: float,
         dialect: Dialect | None = None,
         versions: Sequence[Version] = SUPPORTED_VERSIONS,
-        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        silence_timeout: float = HANDSHAKE_TIMEOUT,
     ) -> None:
         self.role = role
-        self._handshake_timeout = handshake_timeout
+        self._silence_timeout = silence_timeout
         self.drops: dict[Drop, int] = dict.fromkeys(Drop, 0)
         self.lost_notices = 0  # one-way messages that found the queue full
         self.version: Version | None = None
         self.dialect = dialect or Dialect.SEED
         self._versions = tuple(versions)
         self._timers: TimerTable[_Timer] = TimerTable()
-        self._timers.set(_Timer.HANDSHAKE, now + handshake_timeout)
+        self._timers.set(_Timer.HANDSHAKE, now + silence_timeout)
         self._events: deque[SpeakerEvent] = deque()
         self._transmits: deque[bytes] = deque()
         self._queued_bytes = 0
@@ -220,7 +222,8 @@ class Speaker:
             if timer is _Timer.SILENT:
                 self._send_header(Dialect.SEED)
             else:
-                self._finish(f"no header within {self._handshake_timeout:g} s")
+                limit = HANDSHAKE_TIMEOUT if self._header else self._silence_timeout
+                self._finish(f"no header within {limit:g} s")
         for request in [key for key, sent in self._sent.items() if sent.due_at <= now]:
             self._fail(request, Failure.TIMEOUT)
 
@@ -316,6 +319,7 @@ class Speaker:
             self._queue(format_header(Header(self.role, self._versions, dialect)))
 
     def _read_header(self, data: bytes, now: float) -> bytes:
+        self._timers.set_earlier(_Timer.HANDSHAKE, now + HANDSHAKE_TIMEOUT)  # it has started
         line, newline, rest = data.partition(b"\n")
         self._header += line
         if not newline and len(self._header) <= MAX_HEADER_SIZE:

@@ -12,6 +12,7 @@ import fcntl
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,8 +31,11 @@ from ginnel.codervpn.header import (
     parse_header,
 )
 from ginnel.codervpn.messages import is_known
+from ginnel.codervpn.speaker import HANDSHAKE_TIMEOUT, REQUEST_TIMEOUT
 
-STEP_TIMEOUT = 30.0  # seconds for one answer; a tunnel's imports are in the first
+# Seconds for the first byte of a program that just starts, and for one answer: a manager waits as
+# long for it, and who tests must not be stricter. A header that has begun has the handshake's 5.
+STEP_TIMEOUT = REQUEST_TIMEOUT
 _READ_FD, _WRITE_FD = 3, 4  # the child's
 _SAFE_FD = 64  # above the child's numbers
 _DEFAULT_VERSION = Version(1, 3)
@@ -105,6 +109,7 @@ class Probe:
                 format_header(Header(self.role, (self.version,), self.dialect)),
             ),
             ("no common version", format_header(foreign)),
+            ("silence in place of a header", b""),
             ("no header at all", b"GET / HTTP/1.1\r\n\r\n"),
             ("a header without end", b"codervpn " + b"x" * (2 * MAX_HEADER_SIZE)),
             ("a frame over the limit", ours + b"\x01\x00\x00\x01"),
@@ -185,9 +190,10 @@ class _Talk:
             self._write_fd = None
 
     def read_line(self) -> bytes:
-        line = b""
+        line = self._read(1)
+        ends_at = time.monotonic() + HANDSHAKE_TIMEOUT
         while len(line) <= MAX_HEADER_SIZE:
-            data = self._read(1)
+            data = self._read(1, HANDSHAKE_TIMEOUT, ends_at)
             if data == b"\n":
                 return line
             if not data:
@@ -196,7 +202,8 @@ class _Talk:
         raise RemoteProtocolError("the header is too long")
 
     def read_to_end(self) -> None:
-        while self._read(65_536):
+        ends_at = time.monotonic() + STEP_TIMEOUT
+        while self._read(65_536, STEP_TIMEOUT, ends_at):
             pass
 
     def ask(self, message: pb.ManagerMessage) -> int:
@@ -240,9 +247,10 @@ class _Talk:
         answer.rpc.response_to = request.rpc.msg_id
         self.write(encode_frame(answer.SerializeToString()))
 
-    def _read(self, size: int) -> bytes:
-        if not select.select([self._read_fd], [], [], STEP_TIMEOUT)[0]:
-            raise SystemFailure(f"nothing within {STEP_TIMEOUT:g} s")
+    def _read(self, size: int, limit: float = STEP_TIMEOUT, ends_at: float | None = None) -> bytes:
+        left = limit if ends_at is None else max(0.0, ends_at - time.monotonic())
+        if not select.select([self._read_fd], [], [], left)[0]:
+            raise SystemFailure(f"not within {limit:g} s")
         return os.read(self._read_fd, size)
 
 

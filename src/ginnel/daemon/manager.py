@@ -32,7 +32,7 @@ from ginnel.daemon.admin_socket import AdminSocket, Json
 from ginnel.daemon.guard import Guard, clear_traces
 from ginnel.daemon.logs import LogSink, RateLimited, SinkHandler, escape_control, split_level
 from ginnel.daemon.manager_config import ManagerConfig
-from ginnel.daemon.manager_status import describe_agent, describe_settings, describe_tunnel
+from ginnel.daemon.manager_status import describe_agents, describe_settings, describe_tunnel
 from ginnel.daemon.resolver_watch import ResolverWatch
 from ginnel.daemon.resources import Resources, open_resources
 from ginnel.daemon.settings_apply import SettingsApplier
@@ -45,7 +45,9 @@ from ginnel.net.dns import find_setter
 from ginnel.net.netlink import DEFAULT_MTU
 from ginnel.net.tun import device_name
 
-START_TIMEOUT = 30.0  # seconds for a tunnel to import, drop its rights and set the network up
+# Seconds for a tunnel of ours until its first byte (it imports and drops its rights: a second, but
+# ten were seen on a busy machine), then for its answer to Start. The handshake between has its 5.
+START_TIMEOUT = 30.0
 STOP_TIMEOUT = 5.0  # seconds for a tunnel to say goodbye to its peers
 SETTINGS_PER_SECOND = 1.0  # requests that a tunnel may make, with a burst
 SETTINGS_BURST = 10.0
@@ -236,7 +238,7 @@ class _Manager:
         child = self._child
         limit = HANDSHAKE_TIMEOUT if child is None else START_TIMEOUT  # it has to start first
         self._rpc = rpc = Rpc(
-            read_fd, write_fd, self, dialect=self._config.dialect, handshake_timeout=limit
+            read_fd, write_fd, self, dialect=self._config.dialect, silence_timeout=limit
         )
         problem, is_leaving = "", True
         try:
@@ -399,6 +401,8 @@ class _Manager:
         plan = self._applier.current if self._applier is not None else None
         setter = self._applier.dns if self._applier is not None else None
         device = self._resources.device
+        agents = self._rpc.agents if self._rpc is not None else ()
+        peers, left_out = describe_agents(agents, unix_now=time.time())
         return {
             "network": self._config.paths.name,
             "manager": {"pid": os.getpid(), "uptime_s": time.monotonic() - self._started_at},
@@ -409,8 +413,6 @@ class _Manager:
             ),
             "signer": self._signer.status() if self._signer is not None else None,
             "settings": describe_settings(plan, setter),
-            "peers": [
-                describe_agent(agent, unix_now=time.time())
-                for agent in (self._rpc.agents if self._rpc else ())
-            ],
+            "peers": peers,
+            "peers_left_out": left_out,
         }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from ginnel.codervpn import vpn_pb2 as pb
@@ -11,6 +13,7 @@ from ginnel.daemon.settings_check import Plan
 from ginnel.daemon.supervise import MANY_DEATHS, Backoff
 from ginnel.net.dns import DnsPlan, DnsSetter
 
+MAX_PEERS_TEXT = 8 * 1024 * 1024  # bytes of JSON; half of what a client takes, 2000 for each peer
 OLD_HANDSHAKE_S = 300.0  # seconds; WireGuard in use shakes hands every two minutes (seed 002)
 
 Json: TypeAlias = dict[str, Any]
@@ -36,6 +39,20 @@ def _describe_dns(plan: DnsPlan, setter: DnsSetter | None) -> Json:
         "search": list(plan.search),
         "match": list(plan.match),
     }
+
+
+def describe_agents(agents: Iterable[pb.Agent], *, unix_now: float) -> tuple[list[Json], int]:
+    """Return the peers as the tunnel told of them, and how many had no room in an answer."""
+    found: list[Json] = []
+    left_out = size = 0
+    for agent in agents:
+        told = describe_agent(agent, unix_now=unix_now)
+        size += len(json.dumps(told))
+        if size > MAX_PEERS_TEXT:
+            left_out += 1
+        else:
+            found.append(told)
+    return found, left_out
 
 
 def describe_agent(agent: pb.Agent, *, unix_now: float) -> Json:

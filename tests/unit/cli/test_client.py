@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ginnel.base.errors import RemoteProtocolError, SystemFailure
-from ginnel.cli.client import NotRunning, Refused, ask_manager, ask_tunnel
+from ginnel.cli.client import MAX_ANSWER, NotRunning, Refused, ask_manager, ask_tunnel
 from support.answering import answer, serving
 from support.confined import in_child
 from support.console import NOBODY
@@ -52,6 +52,30 @@ def test_a_verb_with_its_keys_is_one_json_line(tmp_path: Path) -> None:
 def test_bad_answers_of_the_manager(tmp_path: Path, raw: bytes, kind: type[Exception]) -> None:
     with serving(tmp_path / "s", answer(raw)), pytest.raises(kind):
         ask_manager(tmp_path / "s", "status")
+
+
+def whole_answer(size: int) -> bytes:
+    """Return an object of exactly this many bytes."""
+    return b'{"peers": "%s"}' % (b"x" * (size - len(b'{"peers": ""}')))
+
+
+def test_an_answer_of_16_mib_is_taken_and_a_larger_one_refused_by_its_size(tmp_path: Path) -> None:
+    line = whole_answer(MAX_ANSWER - 1) + b"\n"
+    with serving(tmp_path / "a", answer(line)):
+        assert len(ask_manager(tmp_path / "a", "status")["peers"]) > MAX_ANSWER - 20
+    with serving(tmp_path / "b", answer(http(whole_answer(MAX_ANSWER)))):
+        assert len(ask_tunnel(tmp_path / "b", "GET", "/v1/status")["peers"]) > MAX_ANSWER - 20
+    too_much = "more than 16777216 bytes"
+    with (
+        serving(tmp_path / "c", answer(b" " + line)),
+        pytest.raises(RemoteProtocolError, match=too_much),
+    ):
+        ask_manager(tmp_path / "c", "status")
+    with (
+        serving(tmp_path / "d", answer(http(whole_answer(MAX_ANSWER + 1)))),
+        pytest.raises(RemoteProtocolError, match=too_much),
+    ):
+        ask_tunnel(tmp_path / "d", "GET", "/v1/status")
 
 
 def test_nobody_there_says_what_to_do(tmp_path: Path) -> None:

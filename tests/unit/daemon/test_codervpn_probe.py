@@ -36,7 +36,7 @@ def test_the_examples_pass(
     is_thorough = (dialect, version) == (Dialect.SEED, Version(1, 3))
     steps = Probe(programs[role.value], role, dialect, version, is_thorough=is_thorough).run()
     assert [step for step in steps if step.problem is not None] == []
-    assert len(steps) >= (12 if is_thorough else 5)
+    assert len(steps) >= (13 if is_thorough else 5)
 
 
 @pytest.mark.parametrize(

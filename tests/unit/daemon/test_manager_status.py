@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
+from ginnel.cli.client import MAX_ANSWER
+from ginnel.codervpn.bounds import MAX_NAME, agent_fault
+from ginnel.codervpn.manager_role import MAX_KNOWN_PEERS
 from ginnel.codervpn.messages import make_agent
-from ginnel.daemon.manager_status import describe_agent, describe_settings, describe_tunnel
+from ginnel.daemon.manager_status import (
+    MAX_PEERS_TEXT,
+    describe_agent,
+    describe_agents,
+    describe_settings,
+    describe_tunnel,
+)
 from ginnel.daemon.settings_check import Plan
 from ginnel.daemon.supervise import Backoff
 from ginnel.net.dns import DnsPlan
@@ -34,6 +44,22 @@ def test_an_old_handshake_is_a_problem_unless_the_path_answers(
     assert (found["problem"], found["idle"]) == (problem, idle)
     assert found["name"] == "pi\\x1b"
     assert found["direct"] == (None if latency is None else True)
+
+
+def test_what_a_hostile_tunnel_tells_leaves_the_answer_readable() -> None:
+    name = "\x01" * MAX_NAME  # five bytes of JSON for each
+    longest = make_agent(b"i" * 16, name)
+    longest.fqdn.extend([name] * 8)
+    assert agent_fault(longest) is None
+    found, left_out = describe_agents([longest] * MAX_KNOWN_PEERS, unix_now=NOW)
+    assert len(found) + left_out == MAX_KNOWN_PEERS
+    assert left_out > 0
+    assert MAX_PEERS_TEXT * 0.9 < len(json.dumps(found)) < MAX_ANSWER / 1.9
+    usual = make_agent(b"i" * 16, "workstation", latency_s=0.01, direct=True)
+    usual.fqdn.append("workstation.some-network.internal")
+    usual.ip_addrs.extend(["100.64.100.100", "fd12:3456:789a:bcde:1234:5678:9abc:def0"])
+    found, left_out = describe_agents([usual] * MAX_KNOWN_PEERS, unix_now=NOW)
+    assert (len(found), left_out) == (MAX_KNOWN_PEERS, 0)
 
 
 def test_three_deaths_within_a_minute_are_told_with_the_last_error() -> None:

@@ -156,6 +156,8 @@ def _manager_only(answer: Json) -> str:
     if answer["peers"]:
         rows = [_known_peer_row(peer) for peer in answer["peers"]]
         lines += ["", table(("PEER", "ADDRESS", "STATE", "LATENCY"), rows)]
+    if answer.get("peers_left_out"):
+        lines.append(f"and {answer['peers_left_out']} more, for which the answer has no room")
     return "\n".join(lines)
 
 

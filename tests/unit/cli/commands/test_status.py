@@ -133,6 +133,7 @@ def test_without_a_tunnel_the_manager_says_why(paths: NetworkPaths) -> None:
     )
     failing = shown | {"tunnel": shown["tunnel"] | {"problem": FAILING}}
     assert FAILING in format_status(failing)
+    assert "and 3 more" in format_status(shown | {"peers_left_out": 3})
 
 
 def test_a_tunnel_that_dies_often_is_told_beside_its_answer(paths: NetworkPaths) -> None:
