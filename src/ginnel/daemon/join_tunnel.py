@@ -20,7 +20,7 @@ from ginnel.base.links import CloseLink, LinkEvent, OpenLink, SendLink
 from ginnel.base.servers import Server, parse_turn
 from ginnel.daemon.channel import Channel
 from ginnel.daemon.node_core import NodeCore, NodeEvent
-from ginnel.daemon.node_shell import NodeShell, open_multicast
+from ginnel.daemon.node_shell import NodeShell, ip_versions, open_multicast
 from ginnel.daemon.signer_port import SignerPort
 from ginnel.daemon.turn_links import turn_config
 from ginnel.daemon.wall_clock import WallClock
@@ -106,7 +106,12 @@ def _make_core(options: JoinTunnelOptions) -> NodeCore:
     rng = random.Random(os.urandom(16))
     protocol_id = options.settings.protocol_id.encode()
     discovery = DiscoveryCore(
-        DiscoveryConfig(protocol_id=protocol_id, client_mode=True, talk_protocols=(PROTOCOL,)),
+        DiscoveryConfig(
+            protocol_id=protocol_id,
+            client_mode=True,
+            talk_protocols=(PROTOCOL,),
+            ip_versions=ip_versions(),
+        ),
         draw_secp256k1(os.urandom),
         bootstrap=[hint for hint in options.hints if isinstance(hint, Enr)],
         random_bytes=os.urandom,

@@ -166,6 +166,8 @@ class NodeCore:
     def set_host_addresses(self, ips: Sequence[str], port: int, *, now: float) -> None:
         """Tell this machine's addresses (the default route's first) and the shared port."""
         changed = self.own.set_host(ips, port, now=now)
+        if self.courier is not None:
+            self.courier.set_ipv6_only(bool(ips) and all(":" in ip for ip in ips))
         self._offer_candidates(now)
         if changed and self.mesh is not None:
             self.mesh.on_network_changed(now=now)

@@ -175,6 +175,12 @@ class NodeShell:
                 self.changed()
 
 
+def ip_versions() -> tuple[int, ...]:
+    """Return the IP versions to reach nodes over, the preferred one first."""
+    ips = [item.ip for item in host_addresses()]
+    return (6, 4) if ips and all(":" in ip for ip in ips) else (4, 6)
+
+
 def open_multicast(source: DatagramSource, udp4: int | None, udp6: int | None) -> MulticastSource:
     """Return the source with the groups of LAN discovery besides; descriptors are copied."""
     groups = {False: GROUP4, True: GROUP6}

@@ -40,11 +40,11 @@ KEY_FILE = "node.key"
 
 @dataclass(frozen=True, slots=True)
 class PublicNodeConfig:
-    """What a public node needs; `advertise` is published in its record."""
+    """What a public node needs; `advertise` (at most one of each IP version) is published."""
 
     state: Path
     port: int
-    advertise: Address
+    advertise: tuple[Address, ...]
     nodes: tuple[str, ...] = ()
     protocol_id: str = "ginnel"
     serves_rendezvous: bool = True
@@ -107,7 +107,8 @@ async def _run(
         ),
         key,
         fields=record_fields(serves=config.serves_rendezvous),
-        endpoint=config.advertise,
+        endpoint=config.advertise[0],
+        endpoint6=config.advertise[1] if config.advertise[1:] else None,
         bootstrap=[hint for hint in hints if isinstance(hint, Enr)],
         random_bytes=os.urandom,
         rng=random.Random(os.urandom(16)),

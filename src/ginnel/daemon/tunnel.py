@@ -36,7 +36,13 @@ from ginnel.daemon.logs import SinkHandler
 from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.name_service import NameService
 from ginnel.daemon.node_core import NodeCore, NodeEvent
-from ginnel.daemon.node_shell import NodeShell, open_multicast, parse_advertised, record_fields
+from ginnel.daemon.node_shell import (
+    NodeShell,
+    ip_versions,
+    open_multicast,
+    parse_advertised,
+    record_fields,
+)
 from ginnel.daemon.port_mapping import PortMapping
 from ginnel.daemon.privileges import Separation
 from ginnel.daemon.reachability import Reachability
@@ -350,6 +356,7 @@ def _make_core(
             protocol_id=settings.protocol_id.encode(),
             client_mode=advertised is None,
             talk_protocols=(PROTOCOL,),
+            ip_versions=ip_versions(),
         ),
         bundle.keys.discovery,
         fields=record_fields(serves=advertised is not None),

@@ -64,9 +64,9 @@ class Scenario:
         """Return the options that name the public nodes."""
         return [part for record in self.records for part in ("--node", record)]
 
-    def init(self, name: str) -> Json:
+    def init(self, name: str, *options: str) -> Json:
         """Make the network on a machine and start it; return what `init` said."""
-        options = ("--name", name, *self.hints(), "--json")
+        options = ("--name", name, *self.hints(), "--json", *options)
         made = self.ginnel(name, "init", self.network, *options)
         self.say(name, f"ginnel init {self.network}: made the network")
         self.up(name)

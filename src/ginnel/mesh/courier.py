@@ -132,6 +132,11 @@ class Courier:
 
     # --- commands ------------------------------------------------------------------------------
 
+    def set_ipv6_only(self, is_so: bool) -> None:
+        """Tell whether this machine has no IPv4: nodes that have both are asked over IPv6."""
+        for part in (self.registrar, self.finder):
+            part.refusers.is_ipv6_only = is_so
+
     def add_points(self, points: Sequence[Point], *, now: float, unix_now: float) -> None:
         """Register these too (an invite's); points of past periods are dropped."""
         for point in points:

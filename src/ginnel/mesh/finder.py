@@ -136,7 +136,7 @@ class Finder:
         self._verify = verify
         self._tokens = tokens
         self._rng = rng
-        self._refusers = Refusers()
+        self.refusers = Refusers()
         self._targets: dict[NodeId, _Target] = {}
         self._lookups: dict[int, NodeId] = {}
         self._requests: dict[int, NodeId] = {}
@@ -233,7 +233,7 @@ class Finder:
             return True
         target.lookup = None
         target.gathered = []
-        contacts = self._refusers.choose(nodes, now=now)
+        contacts = self.refusers.choose(nodes, now=now)
         target.reason = "nobody registered there" if contacts else NO_NODE
         payload = encode_request(LookupRequest(location))
         for contact in contacts:
@@ -326,7 +326,7 @@ class Finder:
             answer = decode_answer(payload)
         except RemoteProtocolError:
             target.reason = "the nodes found don't offer rendezvous"
-            self._refusers.add(contact.node_id, now=now)
+            self.refusers.add(contact.node_id, now=now)
             self._drop(FinderDrop.MALFORMED)
             return None
         if answer.status is not Status.DONE or answer.presence is None:

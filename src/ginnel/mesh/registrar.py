@@ -121,7 +121,7 @@ class Registrar:
         self._ping_rounds = 0
         self._pings: dict[int, NodeId] = {}  # token of a PING -> node
         self._watched: dict[NodeId, _Watch] = {}
-        self._refusers = Refusers()
+        self.refusers = Refusers()
         self._outbox: deque[RdvCommand] = deque()
         self._events: deque[Registered] = deque()
         self._timers: TimerTable[_Timer] = TimerTable()
@@ -188,7 +188,7 @@ class Registrar:
             return True
         place.lookup = None
         place.round += 1
-        chosen = self._refusers.choose(nodes, now=now)
+        chosen = self.refusers.choose(nodes, now=now)
         place.order = [c.node_id for c in chosen]
         place.last_reason = "" if chosen else NO_NODE
         if chosen:
@@ -300,7 +300,7 @@ class Registrar:
             storer.until = now + MAX_LIFETIME_S
             return
         if status is None:
-            self._refusers.add(node_id, now=now)
+            self.refusers.add(node_id, now=now)
             place.last_reason = "the nodes found don't offer rendezvous"
         else:
             place.last_reason = f"refused ({status.name.lower()})"

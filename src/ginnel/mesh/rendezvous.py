@@ -425,6 +425,7 @@ class Refusers:
     """Nodes that don't speak ginnel-rdv, passed over for a while by registrar and finder alike."""
 
     def __init__(self) -> None:
+        self.is_ipv6_only = False  # this machine: nodes that have both are asked over IPv6
         self._until: BoundedLru[NodeId, float] = BoundedLru(MAX_REFUSERS)
 
     def add(self, node_id: NodeId, *, now: float) -> None:
@@ -437,14 +438,17 @@ class Refusers:
         Who looks asks where the owner has registered: both choose in this one way. Where all
         are to be passed over they are asked again. Those of the local network come besides.
         """
-        records = [node for node in nodes if isinstance(node, Enr)]
-        contacts = [c for c in map(contact_of, records) if c is not None]
+        records = {node.node_id: node for node in nodes if isinstance(node, Enr)}
+        contacts = [c for c in map(contact_of, records.values()) if c is not None]
         near = [node for node in nodes if isinstance(node, Contact)][:NEIGHBOURS]
         willing = [c for c in contacts if self._is_willing(c, now)]
         willing_near = [c for c in near if self._is_willing(c, now)]
         if not willing and not willing_near:
             willing, willing_near = contacts, near
-        return spread(willing) + willing_near
+        chosen = spread(willing)
+        if self.is_ipv6_only:  # only now: all count subnets in the same way
+            chosen = [Contact.from_record(records[c.node_id], ipv6=True) or c for c in chosen]
+        return chosen + willing_near
 
     def _is_willing(self, contact: Contact, now: float) -> bool:
         return (self._until.peek(contact.node_id) or now) <= now

@@ -9,6 +9,7 @@ import pytest
 from ginnel.base import rlp
 from ginnel.base.errors import RemoteProtocolError, UsageError
 from ginnel.base.types import Address, MemberId, NodeId, Secret
+from ginnel.discv5.enr import address_fields, sign_enr
 from ginnel.mesh import derive
 from ginnel.mesh.rendezvous import (
     MAX_ENVELOPE,
@@ -222,3 +223,14 @@ def test_neighbours_are_asked_besides_the_nodes_of_the_dht() -> None:
     refusers.add(near[0].node_id, now=0.0)
     assert near[0] not in refusers.choose([*records, *near], now=1.0)
     assert refusers.choose(near[:1], now=1.0) == near[:1]  # nobody else is left
+
+
+def test_with_ipv6_alone_the_same_nodes_are_chosen_and_asked_over_ipv6() -> None:
+    both = address_fields(Address("203.0.113.1", 1)) | address_fields(Address("2001:db8::1", 2))
+    records = [sign_enr(bytes([n]) * 32, 1, both) for n in (1, 2)] + [rdv.record("192.0.2.1")]
+    refusers = Refusers()
+    chosen = refusers.choose(records, now=0.0)
+    refusers.is_ipv6_only = True
+    over6 = refusers.choose(records, now=0.0)
+    assert [c.node_id for c in over6] == [c.node_id for c in chosen]
+    assert [c.address.is_ipv6 for c in over6] == [True, True, False]  # what has none stays

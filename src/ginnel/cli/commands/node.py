@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -16,7 +17,12 @@ PORT = 41640  # UDP port of public nodes
 
 
 @click.command()
-@click.option("--advertise", metavar="IP[:PORT]", help="The address under which others reach it.")
+@click.option(
+    "--advertise",
+    multiple=True,
+    metavar="IP[:PORT]",
+    help="The address under which others reach it; one of IPv4, one of IPv6, or both.",
+)
 @click.option("--port", default=PORT, show_default=True, type=click.IntRange(1, 65535))
 @click.option(
     "--node",
@@ -29,7 +35,7 @@ PORT = 41640  # UDP port of public nodes
 @click.option("--no-rendezvous", is_flag=True, help="Take part in the DHT, store nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def node(
-    advertise: str | None,
+    advertise: tuple[str, ...],
     port: int,
     nodes: tuple[str, ...],
     state: Path | None,
@@ -45,7 +51,7 @@ def node(
     \b
     Examples:
       ginnel node --advertise 192.0.2.7
-      ginnel node --advertise 192.0.2.8 --node enr:-...
+      ginnel node --advertise 192.0.2.8 --advertise 2001:db8::8 --node enr:-...
     """
     import json
 
@@ -71,14 +77,16 @@ def node(
     run_public_node(config, on_ready)
 
 
-def _advertised(text: str | None, port: int) -> Address:
+def _advertised(texts: Sequence[str], port: int) -> tuple[Address, ...]:
+    """Return the addresses to publish, IPv4 first."""
     from ginnel.daemon.node_shell import parse_advertised
     from ginnel.net.interfaces import list_addresses
 
-    if text:
-        address = parse_advertised(text, port)
-        assert address is not None
-        return address
+    if given := [parse_advertised(text, port) for text in texts if text]:
+        found_by = {address.is_ipv6: address for address in given if address is not None}
+        if len(found_by) < len(given):
+            raise UsageError("--advertise: at most one address of IPv4 and one of IPv6")
+        return tuple(found_by[ipv6] for ipv6 in sorted(found_by))
     public = [item.ip for item in list_addresses() if is_public(item.ip)]
     own = [ip for ip in public if ":" not in ip] or public
     if len(own) != 1:
@@ -87,7 +95,7 @@ def _advertised(text: str | None, port: int) -> Address:
             f"which address do others reach this machine at? Its public ones: {found}. "
             "Name it: ginnel node --advertise IP"
         )
-    return Address(own[0], port)
+    return (Address(own[0], port),)
 
 
 def _default_state() -> Path:

@@ -69,6 +69,15 @@ def test_a_node_tells_its_record_and_ends_when_told(state: Path, number: signal.
         assert Enr.from_text(again["enr"]).public_key == record.public_key
 
 
+def test_a_node_may_have_an_address_of_each_ip_version(state: Path) -> None:
+    with running(state, "--port", str(free_port()), "--advertise", "[2001:db8::7]:9") as (_, told):
+        record = Enr.from_text(told["enr"])
+        assert [a is not None and a.ip for a in (record.address(), record.address(ipv6=True))] == [
+            "192.0.2.7",
+            "2001:db8::7",
+        ]
+
+
 def test_a_port_in_use_is_said_so(state: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("", 0))
@@ -87,6 +96,7 @@ def test_a_port_in_use_is_said_so(state: Path) -> None:
         (["--advertise", "nonsense"], "nonsense"),
         (["--advertise", "192.0.2.1:99999"], "99999"),
         (["--advertise", "192.0.2.1:x"], "IP:PORT"),
+        (["--advertise", "192.0.2.1", "--advertise", "192.0.2.2"], "one of IPv6"),
         (["--port", "0"], "--port"),
     ],
 )
