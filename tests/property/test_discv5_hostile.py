@@ -9,10 +9,11 @@ import gc
 import random
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ginnel.base.types import Address
+from ginnel.base.types import Address, NodeId
 from ginnel.discv5.enr import sign_enr
 from ginnel.discv5.events import Drop
 from ginnel.discv5.messages import (
@@ -25,7 +26,7 @@ from ginnel.discv5.messages import (
     TalkResponse,
     encode_message,
 )
-from ginnel.discv5.packet import Flag
+from ginnel.discv5.packet import Flag, PacketCodec
 from support.discv5_net import Host, Net
 from support.discv5_peer import RawPeer
 from support.discv5_scenes import SCENES, TIGHT, Scene
@@ -176,7 +177,47 @@ def test_hostile_packets(seed: int) -> None:
     meet_every_reason(assault)
 
 
-def test_a_hundred_thousand_hostile_packets() -> None:
-    assault = Assault(1)
+SEEDS = [1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 5))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_hundred_thousand_hostile_packets(seed: int) -> None:
+    assault = Assault(seed)
     run(assault, 100_000)
+    counts = {drop.name: count for drop, count in assault.host.core.drops.items() if count}
+    print(f"\nseed {seed}: {assault.thrown} packets, {assault.inside} inside encryption, {counts}")
     meet_every_reason(assault)
+
+
+def test_a_flood_of_strangers_takes_no_more_than_its_bounds() -> None:
+    """From private addresses, which no rate limits: each an own node at an own address."""
+    net = Net(5)
+    host = net.add(0)
+    count = 0
+
+    def knock(until: int) -> None:
+        nonlocal count
+        while count < until:
+            count += 1
+            address = Address(f"10.{count >> 8 & 255}.{count & 255}.9", 1000)
+            codec = PacketCodec(NodeId(net.random_bytes(32)), b"discv5", net.random_bytes)
+            data = codec.encode_random(host.core.node_id, net.random_bytes(12))
+            host.core.handle_datagram(data, address, now=net.now)
+            sent = list(iter(host.core.poll_transmit, None))
+            assert [(len(one.data), one.destination) for one in sent] == [(63, address)]
+
+    knock(2000)
+    gc.collect()
+    before = len(gc.get_objects())
+    knock(5000)
+    gc.collect()
+    assert len(gc.get_objects()) - before < 500
+    for number in range(300):
+        RawPeer(host, Address(f"10.9.{number >> 8}.{number & 255}", 9), 1000 + number).connect(
+            net.now
+        )
+        while host.core.poll_event() is not None:
+            pass
+    sizes = {sample.name: sample.value for sample in host.core.samples()}
+    assert sizes["discovery_sessions"] == 256
+    assert sizes["discovery_table_nodes"] <= 300

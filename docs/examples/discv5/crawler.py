@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from ginnel.discv5 import Address, Discovery, Enr, NoAddressError, RequestError
+from ginnel.discv5 import Address, Discovery, DiscoveryConfig, Enr, NoAddressError, RequestError
 
 AT_A_TIME = 32  # nodes asked
 DISTANCES = [range(256, 253, -1), range(253, 250, -1), range(250, 247, -1), range(247, 244, -1)]
@@ -13,7 +13,8 @@ DISTANCES = [range(256, 253, -1), range(253, 250, -1), range(250, 247, -1), rang
 async def crawl(bootnodes: Sequence[str], bind: Address) -> dict[Enr, bool]:
     """Return every node that is known to one that answers, and whether it answered itself."""
     answered: dict[Enr, bool] = {}
-    async with Discovery(bind, bootstrap=bootnodes) as node:
+    asker = DiscoveryConfig(client_mode=True)  # nobody needs to find us
+    async with Discovery(bind, bootstrap=bootnodes, config=asker) as node:
         known = {enr.node_id: enr for enr in node.bootstrap_records}
 
         async def ask(enr: Enr) -> None:

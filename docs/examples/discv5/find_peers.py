@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from ginnel.discv5 import Address, Discovery, Enr
+from ginnel.discv5 import Address, Discovery, DiscoveryConfig, Enr
 
 ROUNDS = 20  # random queries until we give up
 
@@ -14,7 +14,8 @@ async def find_peers(
 ) -> list[Enr]:
     """Return up to `wanted` nodes with the field, each of which answers."""
     found: dict[bytes, Enr] = {}
-    async with Discovery(bind, bootstrap=bootnodes) as node:
+    asker = DiscoveryConfig(client_mode=True)  # nobody needs to find us
+    async with Discovery(bind, bootstrap=bootnodes, config=asker) as node:
         for _ in range(ROUNDS):
             for enr in await node.query_random((key, value)):
                 newest = await node.resolve(enr.node_id)  # asks the node itself

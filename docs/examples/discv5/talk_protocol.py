@@ -6,7 +6,7 @@
 import asyncio
 import sys
 
-from ginnel.discv5 import Address, Discovery, NodeId, RequestError, parse_address
+from ginnel.discv5 import Address, Discovery, DiscoveryConfig, NodeId, RequestError, parse_address
 
 PROTOCOL = b"word-count"
 
@@ -25,7 +25,8 @@ def make_server(bind: Address) -> Discovery:
 
 async def ask(enr: str, text: str, bind: Address) -> int | None:
     """Return how many words the server counts; None if it is silent or knows no such protocol."""
-    async with Discovery(bind, bootstrap=[enr]) as node:
+    asker = DiscoveryConfig(client_mode=True)  # nobody needs to find us
+    async with Discovery(bind, bootstrap=[enr], config=asker) as node:
         try:
             answer = await node.talk_request(node.bootstrap_records[0], PROTOCOL, text.encode())
         except RequestError:

@@ -54,13 +54,20 @@ def test_two_nodes_talk() -> None:
     async def main() -> None:
         async with Discovery(ANY, advertise=ANY) as server:
             assert server.record.address() == server.listening_address
-            server.register_talk_protocol(b"echo", lambda node_id, address, data: data[::-1])
+            asked: list[tuple[NodeId, Address]] = []
+
+            def echo(node_id: NodeId, address: Address, data: bytes) -> bytes:
+                asked.append((node_id, address))
+                return data[::-1]
+
+            server.register_talk_protocol(b"echo", echo)
             assert server.talk_protocols == (b"echo",)
             async with Discovery(ANY, bootstrap=[server.record.to_text()]) as client:
                 pong = await client.ping(server.record)
                 assert isinstance(pong, PongReceived)
                 assert pong.address == client.listening_address
                 assert await client.talk_request(server.record, b"echo", b"abc") == b"cba"
+                assert asked == [(client.node_id, client.listening_address)]
                 assert await client.talk_request(server.record, b"other", b"abc") == b""
                 assert await client.find_node(server.record, [0]) == (server.record,)
                 assert client.reflexive is not None

@@ -17,6 +17,12 @@ def test_defaults_of_the_seed() -> None:
     assert (config.alpha, config.lookup_distances, config.result_limit) == (3, 3, 16)
     assert (config.bucket_size, config.refresh_interval, config.session_limit) == (16, 300, 256)
     assert (config.table_ip_limit, config.bucket_ip_limit) == (10, 2)
+    assert (config.records_per_packet, config.fill_packets, config.bits_per_hop) == (3, True, 5)
+    assert (config.revalidate_max, config.majority_interval, config.vote_lifetime) == (10, 300, 600)
+    assert config.met_ping_max <= 5
+    assert not config.auto_update
+    assert not config.client_mode
+    assert config.ban_strikes > 0
 
 
 def test_a_request_is_sent_after_a_stale_challenge_ended() -> None:

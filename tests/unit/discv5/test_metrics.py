@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+from ginnel.base.errors import UsageError
 from ginnel.discv5.events import Drop
 from ginnel.discv5.metrics import (
     ALL,
@@ -41,6 +44,14 @@ def test_text_has_the_names_of_the_seed(metrics: Metrics) -> None:
     assert "discovery_table_nodes 20" in lines
     names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert len(names) == len(set(names))
+
+
+def test_without_prometheus_client_the_collector_says_what_there_is_instead(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client.core", None)
+    with pytest.raises(UsageError, match="prometheus_text"):
+        make_collector(lambda: samples(metrics, {}, STATE))
 
 
 def test_prometheus_client_reads_the_same(metrics: Metrics) -> None:

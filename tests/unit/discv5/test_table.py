@@ -101,10 +101,15 @@ def test_public_networks_are_limited_and_private_ones_not() -> None:
         ("203.0.113", 1000, 10),
         ("203.0.113", 2, 2),
         ("10.0.0", 2, 40),
+        ("2001:db8:7:", 1000, 10),  # one /48
+        ("2001:db8:7:", 2, 2),
+        ("fd00:0:7:", 2, 40),
     ):
         table = RoutingTable(OWN, TableLimits(bucket_size=1000, bucket_ip=bucket))
         for index in range(40):
-            address = Address(f"{prefix}.{index + 1}", 9)
+            is_ipv6 = ":" in prefix
+            ip = f"{prefix}{index + 1:x}::1" if is_ipv6 else f"{prefix}.{index + 1}"
+            address = Address(ip, 9)
             table.add(sign_enr(new_private_key(RNG.randbytes), 1, address_fields(address)))
         assert len(table) == expected
 

@@ -47,6 +47,24 @@ def test_the_record_follows_the_majority() -> None:
     assert host.of(AddressChanged)[1:] == [AddressChanged(moved, OUTSIDE)]
 
 
+def test_the_majority_is_counted_every_five_minutes() -> None:
+    net = Net(9)
+    hosts = network(net, 5)
+    config = {"auto_update": True}
+    host = net.add(90, bootstrap=[hosts[0].core.record], advertise=None, config=config)
+    behind_nat(net, host)
+    net.run_until(lambda: bool(host.of(AddressChanged)))
+    first_at = net.now
+    moved = Address("198.51.100.2", 5000)
+    net.translate[host.address] = lambda to: moved
+    net.run(295)
+    assert host.core.record.address() == OUTSIDE
+    assert host.of(ReflexiveChanged)[-1].address == moved  # though it is seen long since
+    net.run_until(lambda: len(host.of(AddressChanged)) == 2)
+    assert 299 <= net.now - first_at <= 301
+    assert host.core.record.address() == moved
+
+
 def test_off_by_default_it_warns(caplog: pytest.LogCaptureFixture) -> None:
     net = Net(2)
     hosts = network(net, 5)
