@@ -5,6 +5,7 @@ pia     port-restricted
 cleo    addr-restricted
 dora    symmetric
 tess    no UDP
+hal, ida  in one home whose machines don't hear each other; its router hairpins
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ TOPOLOGY = LabTopology(
         Home("cleo", NatKind.ADDR_RESTRICTED),
         Home("dora", NatKind.SYMMETRIC),
         Home("tess", NatKind.UDP_BLOCKED),
+        Home("inn", NatKind.HAIRPIN, hosts=("hal", "ida")),
     ),
     public=(PublicMachine("turn"),),
 )
@@ -76,6 +78,17 @@ def stun_urls(lab: Lab) -> list[str]:
 
 def test_two_homes_meet_by_what_coturn_tells_them_as_a_stun_server(lab: Lab) -> None:
     told = talk(lab, stun_urls(lab), pia="", cleo="")
+    for text in told:
+        assert text.startswith("hello from srflx "), told
+
+
+def test_two_guests_of_an_inn_meet_at_its_outer_address_where_the_lan_keeps_them_apart(
+    lab: Lab,
+) -> None:
+    for port in ("p0", "p1"):
+        isolate = ["ip", "link", "set", "dev", port, "type", "bridge_slave", "isolated", "on"]
+        lab.router("inn").run(isolate)
+    told = talk(lab, stun_urls(lab), hal="", ida="")
     for text in told:
         assert text.startswith("hello from srflx "), told
 

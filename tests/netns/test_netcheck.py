@@ -25,6 +25,7 @@ TOPOLOGY = LabTopology(
         Home("addr", NatKind.ADDR_RESTRICTED),
         Home("port", NatKind.PORT_RESTRICTED),
         Home("sym", NatKind.SYMMETRIC),
+        Home("hair", NatKind.HAIRPIN),
         Home("shut", NatKind.UDP_BLOCKED),
     ),
     public=tuple(PublicMachine(name) for name in (*NODES, "rock")),
@@ -36,6 +37,7 @@ KINDS = {
     "addr": ("independent", "address", False),
     "port": ("independent", "address_and_port", False),
     "sym": ("dependent", "address_and_port", False),
+    "hair": ("independent", "address_and_port", True),
     "shut": ("unknown", "unknown", None),
 }
 WAIT_S = 60.0  # seconds for an answer that fits: on a busy machine strangers come too late

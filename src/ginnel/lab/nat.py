@@ -13,6 +13,7 @@ from ginnel.lab.topology import NatKind
 
 MAPPING_LIFE_S = 300  # seconds a remembered host stays (RFC 4787, REQ-5 recommends 5 minutes)
 TALKED_LIFE_S = 120  # seconds an address may answer (the kernel's udp_timeout_stream)
+HAIRPIN_TABLE = 100  # of routes
 SEQUENTIAL_PORTS = "40000-40999"  # the small range of symmetric-seq
 
 _MASQUERADE = {
@@ -53,16 +54,29 @@ _TALKED = f"""\
 """
 
 
-def make_ruleset(kind: NatKind, *, lan_prefix: str, first_host: str, wan_ip: str) -> str:
+def make_ruleset(kind: NatKind, *, first_host: str, wan_ip: str) -> str:
     """Return the whole ruleset of one router, for `nft -f`.
 
     Args:
         kind: how the router shall behave; a carrier's router is PORT_RESTRICTED.
-        lan_prefix: as `192.168.1.0/24`.
         first_host: address that gets what no remembered host claims.
         wan_ip: the router's outer address.
     """
-    return f"{_filter_table(kind)}{_nat_table(kind, lan_prefix, first_host, wan_ip)}"
+    return f"{_filter_table(kind)}{_nat_table(kind, first_host, wan_ip)}"
+
+
+def hairpin_routes(wan_ip: str, gateway: str) -> list[str]:
+    """Return the `ip` lines that lead the LAN's packets to the outer address out and back in.
+
+    So a packet is translated on its way out like any other, and a second time on its way in. (With
+    both at once a host can't reach itself: the kernel forwards nothing from an address to itself.)
+    """
+    return [
+        f"route add default via {gateway} dev wan table {HAIRPIN_TABLE}",
+        f"rule add pref 1 iif lan to {wan_ip} lookup {HAIRPIN_TABLE}",
+        "rule add pref 2 lookup local",
+        "rule del pref 0 lookup local",
+    ]
 
 
 def _filter_table(kind: NatKind) -> str:
@@ -70,7 +84,7 @@ def _filter_table(kind: NatKind) -> str:
     if kind is NatKind.FULL_CONE:
         return ""
     forward = [*_BLOCKED.get(kind, ()), _ESTABLISHED]
-    if kind is NatKind.ADDR_RESTRICTED:
+    if kind in (NatKind.ADDR_RESTRICTED, NatKind.HAIRPIN):
         forward.append('iifname "wan" ct status dnat accept')
     chains = [("forward", [*forward, _DROP])]
     if kind is not NatKind.LEAKY:
@@ -85,7 +99,7 @@ def _filter_table(kind: NatKind) -> str:
     return f"table inet filter {{\n{text}}}\n"
 
 
-def _nat_table(kind: NatKind, lan_prefix: str, first_host: str, wan_ip: str) -> str:
+def _nat_table(kind: NatKind, first_host: str, wan_ip: str) -> str:
     before, after, extra = [], [], ""
     if kind is NatKind.FULL_CONE:
         extra = _MAPPED
@@ -97,11 +111,9 @@ def _nat_table(kind: NatKind, lan_prefix: str, first_host: str, wan_ip: str) -> 
     elif kind is NatKind.HAIRPIN:
         extra = _MAPPED
         before = [
-            'iifname "lan" fib daddr type local '
-            f"ip daddr != {lan_prefix} meta l4proto {{ udp, tcp }} "
+            f'iifname "wan" ip saddr {wan_ip} meta l4proto {{ udp, tcp }} '
             "dnat to meta l4proto . th dport map @mapped"
         ]
-        after = [f"ip saddr {lan_prefix} ip daddr {lan_prefix} ct status dnat snat to {wan_ip}"]
     if kind in _MASQUERADE:
         after.append(f'oifname "wan" {_MASQUERADE[kind]}')
     after.append('oifname "wan" masquerade')  # for symmetric-seq: all but UDP and TCP

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ginnel.lab.nat import make_ruleset
+from ginnel.lab.nat import hairpin_routes, make_ruleset
 from ginnel.lab.topology import Home, LabTopology, Link, NatKind, PublicMachine
 
 DOCUMENTATION_PREFIXES = ("192.0.2", "198.51.100", "203.0.113")  # RFC 5737
@@ -201,11 +201,14 @@ def _plan_home(plan: LabPlan, home: Home, index: int, *, ipv6: bool) -> None:
         _connect_to_internet(plan, router, "wan", home.link, index, ipv6=ipv6, outer=home.outer)
     router.ruleset = make_ruleset(
         home.kind,
-        lan_prefix=f"{lan}.0/24",
         first_host=first,
         wan_ip=router.addresses["ipv4"],
     )
     prefix6 = f"2001:db8:{index:x}:1:"
+    if home.kind is NatKind.HAIRPIN:
+        outer = router.addresses["ipv4"]
+        router.sysctls["net/ipv4/conf/all/accept_local"] = "1"
+        router.ip_lines += hairpin_routes(outer, f"{outer.rpartition('.')[0]}.1")
     router.ip_lines.append("link add name lan type bridge")
     router.add_device("lan", f"{lan}.1/24", *([f"{prefix6}:1/64"] if ipv6 else []))
     if ipv6:
@@ -243,7 +246,6 @@ def _plan_carrier(plan: LabPlan, home: Home, router: NodePlan, index: int) -> No
     _connect_to_internet(plan, carrier, "wan", home.link, index, ipv6=False)
     carrier.ruleset = make_ruleset(
         NatKind.PORT_RESTRICTED,
-        lan_prefix=f"{prefix}.0/24",
         first_host=f"{prefix}.2",
         wan_ip=carrier.addresses["ipv4"],
     )

@@ -30,7 +30,7 @@ class NatKind(StrEnum):
     UDP_BLOCKED = "udp-blocked"  # TCP only
     TCP443 = "tcp443"  # TCP to port 443 only
     CGNAT = "cgnat"  # port-restricted behind a second one at the carrier
-    HAIRPIN = "hairpin"  # port-restricted; two hosts of one home meet at the outer address
+    HAIRPIN = "hairpin"  # port-restricted; whoever is in the home is reached at the outer address
     LEAKY = "leaky"  # port-restricted, but unsolicited packets take ports away
     NONE = "none"  # no router at all: a public machine
 

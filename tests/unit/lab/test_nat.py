@@ -5,9 +5,7 @@ from ginnel.lab.topology import NatKind
 
 
 def ruleset(kind: NatKind) -> str:
-    return make_ruleset(
-        kind, lan_prefix="192.168.1.0/24", first_host="192.168.1.10", wan_ip="192.0.2.2"
-    )
+    return make_ruleset(kind, first_host="192.168.1.10", wan_ip="192.0.2.2")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in NatKind if kind is not NatKind.NONE])
@@ -25,6 +23,6 @@ def test_what_tells_the_kinds_apart() -> None:
     assert "meta l4proto udp drop" in ruleset(NatKind.UDP_BLOCKED)
     assert "tcp dport != 443 drop" in ruleset(NatKind.TCP443)
     assert "map @talked" in ruleset(NatKind.ADDR_RESTRICTED)
-    assert "snat to 192.0.2.2" in ruleset(NatKind.HAIRPIN)
+    assert 'iifname "wan" ip saddr 192.0.2.2' in ruleset(NatKind.HAIRPIN)
     assert "dnat to 192.168.1.10" in ruleset(NatKind.FULL_CONE)
     assert ruleset(NatKind.CGNAT) == ruleset(NatKind.PORT_RESTRICTED)
