@@ -186,7 +186,8 @@ def test_a_hundred_thousand_hostile_packets(seed: int) -> None:
     assault = Assault(seed)
     run(assault, 100_000)
     counts = {drop.name: count for drop, count in assault.host.core.drops.items() if count}
-    print(f"\nseed {seed}: {assault.thrown} packets, {assault.inside} mutated inside encryption, {counts}")
+    inside = f"{assault.inside} mutated inside encryption"
+    print(f"\nseed {seed}: {assault.thrown} packets, {inside}, {counts}")
     meet_every_reason(assault)
 
 
