@@ -130,10 +130,10 @@ impl Channels {
         Ok(())
     }
 
-    /// Hears a channel for a few seconds more.
+    /// Hears a channel for a few seconds more; closing it again adds none.
     pub fn close(&mut self, server: SocketAddr, number: u16, now: Instant) {
         if let Some(until) = self.own.get_mut(&(server, number)) {
-            *until = Some(now + CLOSED_LIFE);
+            until.get_or_insert(now + CLOSED_LIFE);
         }
     }
 

@@ -61,6 +61,7 @@ fn a_closed_channel_is_heard_a_little_longer() {
     assert_eq!(channels.route(address(1), 0x4001, 1, now), Route::Unknown);
     channels.close(address(1), 0x4000, now);
     let soon = now + CLOSED_LIFE - Duration::from_millis(1);
+    channels.close(address(1), 0x4000, soon); // the second time adds nothing
     assert_eq!(channels.route(address(1), 0x4000, 1, soon), Route::Peer);
     let late = now + CLOSED_LIFE;
     assert_eq!(channels.route(address(1), 0x4000, 1, late), Route::Unknown);

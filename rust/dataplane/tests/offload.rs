@@ -388,6 +388,33 @@ fn nothing_overtakes_a_packet_of_its_flow_that_stays_alone() {
     assert!(found.iter().zip(&packets).all(|(a, b)| a[20..] == b[20..]));
 }
 
+/// The packet with the longest IPv4 options there are, all of them "no operation".
+fn with_options(packet: &[u8]) -> Vec<u8> {
+    let mut header = packet[..20].to_vec();
+    header.extend([1; 40]);
+    header[0] = 0x4F;
+    let length = u16::try_from(packet.len() + 40).unwrap();
+    header[2..4].copy_from_slice(&length.to_be_bytes());
+    header[10..12].fill(0);
+    let checksum = internet_checksum(&header, 0);
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    [header.as_slice(), &packet[20..]].concat()
+}
+
+#[test]
+fn ip_options_end_a_train_of_any_length() {
+    for tcp in [false, true] {
+        // The first has fewer bytes than the options and ports of the second.
+        let mut packets = build(&train(tcp, false, 3, 10));
+        packets[1] = with_options(&packets[1]);
+        let merged = merge(&packets, true);
+        let transport = |packet: &Vec<u8>| packet[usize::from(packet[0] & 0xF) * 4..].to_vec();
+        let found: Vec<_> = split_all(&merged).iter().map(transport).collect();
+        let sent: Vec<_> = packets.iter().map(transport).collect();
+        assert_eq!((merged.len(), found), (3, sent));
+    }
+}
+
 #[test]
 fn udp_waits_for_a_kernel_that_splits_it() {
     assert_eq!(merge(&build(&train(false, false, 5, 1000)), false).len(), 5);

@@ -56,7 +56,7 @@ impl Model {
     fn close(&mut self, (server, number): Key) {
         self.channels.close(server, number, self.now);
         if let Some(until) = self.own.get_mut(&(server, number)) {
-            *until = Some(self.now + CLOSED_LIFE);
+            until.get_or_insert(self.now + CLOSED_LIFE);
         }
     }
 

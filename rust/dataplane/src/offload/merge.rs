@@ -134,12 +134,11 @@ impl Group {
 
     fn has_flow(&self, packets: &[Packet], layout: &Layout, packet: &[u8]) -> bool {
         let first = &packets[self.members[0]];
-        let ports = layout.transport..layout.transport + 4;
         self.layout.is_some_and(|own| {
             own.protocol == layout.protocol
                 && own.is_ipv6 == layout.is_ipv6
                 && own.addresses(first) == layout.addresses(packet)
-                && first[ports.clone()] == packet[ports]
+                && own.ports(first) == layout.ports(packet)
         })
     }
 

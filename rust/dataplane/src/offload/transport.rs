@@ -70,6 +70,11 @@ impl Layout {
         }
     }
 
+    /// The ports; IP options differ from packet to packet, so each has them at a place of its own.
+    pub(super) fn ports<'packet>(&self, packet: &'packet [u8]) -> &'packet [u8] {
+        &packet[self.transport..self.transport + 4]
+    }
+
     /// The pseudo header's sum for a transport part of so many bytes.
     pub(super) fn pseudo_sum(&self, packet: &[u8], length: u16) -> u16 {
         pseudo_header_sum(self.addresses(packet), self.protocol, length)

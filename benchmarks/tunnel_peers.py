@@ -1,0 +1,249 @@
+"""`make bench-tunnel`, its last part: what a thousand peers cost the data plane in memory.
+
+    python -m benchmarks.tunnel_peers [--peers N] [--seconds S] [--print]
+
+One process has the data plane, its TUN being a socket; another has N data planes, one for each
+peer, each at a loopback address of its own. All shake hands, then all talk both ways at once,
+packets of a whole MTU, as fast as it goes. The peak of the first process's memory (PSS) counts,
+less that of the same interpreter with the same imports and no engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from benchmarks.common import below, proportional_mb, publish
+from ginnel.base.dataplane import Endpoint, HandshakeCompleted, SendInner, SetPeer
+from ginnel.base.types import Address, Secret
+from ginnel.engine.embedded import EmbeddedEngine
+
+LIMIT_MIB = 48.0
+MTU = 1420  # bytes
+HUB = IPv4Address("10.7.0.1")
+FIRST_PEER = IPv4Address("10.8.0.0")
+FIRST_LOOPBACK = IPv4Address("127.8.0.0")  # an address each: cookies are asked of sources
+HUB_KEY = b"hub!" * 8
+HANDSHAKE_PAUSE_S = 0.004  # half of the handshakes a second that make all show a cookie
+HANDSHAKE_LIMIT_S = 120.0
+SAMPLE_S = 0.05  # seconds between two looks at memory
+BURST = 100  # packets between two looks at what came back
+
+
+def key_of(number: int) -> bytes:
+    """Return the private key of a peer, from 0."""
+    return (number + 2).to_bytes(2, "big") * 16
+
+
+def public(private: bytes) -> bytes:
+    """Return the public key."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def packet(source: IPv4Address, destination: IPv4Address) -> bytes:
+    """Return an IPv4 packet of a whole MTU."""
+    head = b"\x45\0" + MTU.to_bytes(2, "big") + bytes(4) + b"\x40\xfd\0\0"
+    return (head + source.packed + destination.packed).ljust(MTU, b"\0")
+
+
+def start_engine(
+    ip: IPv4Address, private: bytes, tun: socket.socket | None = None
+) -> tuple[EmbeddedEngine, socket.socket]:
+    """Return a data plane and its UDP socket."""
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.bind((str(ip), 0))
+    engine = EmbeddedEngine(
+        udp4_fd=udp.fileno(),
+        tun_fd=None if tun is None else tun.fileno(),
+        private_key=Secret(private),
+        control_ips=[],
+        mtu=MTU,
+    )
+    return engine, udp
+
+
+def peer_at(private: bytes, overlay: IPv4Address, ip: str, port: int) -> SetPeer:
+    """Return the command that adds a peer."""
+    return SetPeer(public(private), (f"{overlay}/32",), Endpoint(Address(ip, port)))
+
+
+def drain(end: socket.socket) -> int:
+    """Take what came out of the TUN; return how many packets."""
+    count = 0
+    with suppress(BlockingIOError):
+        while end.recv(MTU, socket.MSG_DONTWAIT):
+            count += 1
+    return count
+
+
+def run_hub() -> None:
+    """Be the process that is measured: one line with all peers in, lines of JSON out."""
+    end, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    engine, udp = start_engine(IPv4Address("127.0.0.1"), HUB_KEY, tun)
+    print(json.dumps(udp.getsockname()[1]), flush=True)
+    places: list[tuple[str, int]] = json.loads(sys.stdin.readline())
+    packets = [packet(HUB, FIRST_PEER + number) for number in range(len(places))]
+    for number, (ip, port) in enumerate(places):
+        engine.apply(peer_at(key_of(number), FIRST_PEER + number, ip, port))
+        end.send(packets[number])
+        time.sleep(HANDSHAKE_PAUSE_S)
+    missing = {public(key_of(number)) for number in range(len(places))}
+    until = time.monotonic() + HANDSHAKE_LIMIT_S
+    while missing and time.monotonic() < until:
+        event = engine.poll_event()
+        if isinstance(event, HandshakeCompleted):
+            missing.discard(event.public_key)
+        elif event is None:
+            time.sleep(HANDSHAKE_PAUSE_S)
+    print(json.dumps(len(missing)), flush=True)
+    is_over = threading.Event()
+
+    def wait_for_end() -> None:
+        sys.stdin.readline()
+        is_over.set()
+
+    threading.Thread(target=wait_for_end).start()
+    received = 0
+    for batch in itertools.cycle(packets[at : at + BURST] for at in range(0, len(packets), BURST)):
+        if is_over.is_set():
+            break
+        for one in batch:
+            end.send(one)
+        received += drain(end)
+        while engine.poll_event() is not None:
+            pass
+    heard = sum(peer.rx_bytes >= MTU for peer in engine.peer_stats())
+    print(json.dumps([engine.stats().tun_rx_packets, received, heard]), flush=True)
+    engine.close()
+
+
+def run_far(count: int, port: int) -> None:
+    """Be all the peers: a line with their places out; a line in, and they talk."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    engines, places = [], []
+    for number in range(count):
+        engine, udp = start_engine(FIRST_LOOPBACK + number + 1, key_of(number))
+        engine.apply(peer_at(HUB_KEY, HUB, "127.0.0.1", port))
+        engines.append((engine, udp, packet(FIRST_PEER + number, HUB)))
+        places.append(udp.getsockname())
+    print(json.dumps(places), flush=True)
+    sys.stdin.readline()
+    key = public(HUB_KEY)
+    for engine, _, one in itertools.cycle(engines):
+        engine.apply(SendInner(key, one))
+
+
+def run_idle() -> None:
+    """Be the interpreter without an engine."""
+    print(json.dumps(0), flush=True)
+    sys.stdin.readline()
+
+
+class Child:
+    """This program in another role."""
+
+    def __init__(self, *role: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.tunnel_peers", "--role", *role]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def ask(self, *words: object) -> object:
+        """Send a line of JSON, if there is one, and return the next one."""
+        assert self.process.stdout is not None
+        for word in words:
+            self.tell(word)
+        return json.loads(self.process.stdout.readline())
+
+    def tell(self, word: object) -> None:
+        """Send a line of JSON."""
+        assert self.process.stdin is not None
+        print(json.dumps(word), file=self.process.stdin, flush=True)
+
+    @property
+    def memory_mib(self) -> float:
+        """Its memory just now."""
+        return proportional_mb(self.process.pid)
+
+
+@contextmanager
+def child(*role: str) -> Iterator[Child]:
+    """Run a role until the block ends."""
+    started = Child(*role)
+    with started.process:
+        try:
+            yield started
+        finally:
+            started.process.terminate()
+
+
+def measure(count: int, seconds: float) -> tuple[float, float, list[int]]:
+    """Return MiB after all handshakes, the peak while all talk, and what the hub counted."""
+    with child("idle") as idle, child("hub") as hub:
+        idle.ask()
+        with child("far", "--peers", str(count), "--port", str(hub.ask())) as far:
+            missing = hub.ask(far.ask())
+            if missing:
+                raise RuntimeError(f"{missing} of {count} peers did not shake hands")
+            quiet = peak = hub.memory_mib
+            far.tell("talk")
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                peak = max(peak, hub.memory_mib)
+                time.sleep(SAMPLE_S)
+            counted = hub.ask("end")
+        assert isinstance(counted, list)
+        without = idle.memory_mib
+        return quiet - without, peak - without, counted
+
+
+def main() -> None:
+    """Run the benchmark, or be one of its processes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--print", action="store_true", dest="only_print")
+    parser.add_argument("--role", help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    match options.role:
+        case "hub":
+            return run_hub()
+        case "far":
+            return run_far(options.peers, options.port)
+        case "idle":
+            return run_idle()
+    count = options.peers
+    busy = os.getloadavg()[0]
+    quiet, peak, (sent, received, heard) = measure(count, options.seconds)
+    if heard < count:
+        raise RuntimeError(f"only {heard} of {count} peers were heard")
+    rows = [
+        below(f"{count} peers after their handshakes", "MiB", [quiet], LIMIT_MIB, "our limit"),
+        below(f"{count} peers, all talking: peak", "MiB", [peak], LIMIT_MIB, "our limit"),
+    ]
+    notes = [
+        f"{options.seconds:g} s of talk: {sent} packets of {MTU} bytes sent, {received} received; "
+        f"PSS less that of the interpreter with the same imports; load before the start {busy:.1f}",
+        f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores",
+    ]
+    title = "Tunnel: memory of the data plane with many peers"
+    return publish("tunnel_peers", title, rows, notes, options.only_print)
+
+
+if __name__ == "__main__":
+    main()
