@@ -75,6 +75,14 @@ class IdentityCiphers:
         return start + message + key
 
     @staticmethod
+    def seal_next(
+        node_id: bytes, header: bytes, key: bytes, count: int, random: bytes, message: bytes
+    ) -> tuple[bytes, bytes]:
+        """Return the packet and its nonce."""
+        nonce = count.to_bytes(4, "big") + random[IV_SIZE:]
+        return random[:IV_SIZE] + header[:9] + nonce + header[21:] + message + key, nonce
+
+    @staticmethod
     def open(key: bytes, nonce: bytes, ciphertext: bytes, authenticated: bytes) -> bytes | None:
         """Return the message; None if the tag is not this key's."""
         return ciphertext[: -len(key)] if ciphertext[-len(key) :] == key else None

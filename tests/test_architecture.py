@@ -24,7 +24,7 @@ FACADES = ("discv5/aio.py", "ice/aio.py", "codervpn/aio.py", "peer/aio.py")
 # Package -> what of ginnel it may import beside itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "base": ("_native",),
-    "net": ("base",),
+    "net": ("base", "_native"),
     "discv5": ("base",),
     "ice": ("base",),
     "codervpn": ("base",),

@@ -5,6 +5,8 @@ what discv5 needs of ciphers (`ginnel.base.ciphers`) and keys (`ginnel.base.secp
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+from ginnel.base.types import Address, Datagram, Transmit
+
 __version__: str
 
 _Place: TypeAlias = tuple[str, int, int]  # IP, port, TURN channel (0: none)
@@ -26,6 +28,15 @@ def seal(node_id: bytes, start: bytes, key: bytes, nonce: bytes, message: bytes,
     """Return the packet to this node that begins with `start`, masked, and has a message.
 
     Raises ValueError for a key that is not of 16 or a nonce that is not of 12 bytes.
+    """
+
+def seal_next(
+    node_id: bytes, header: bytes, key: bytes, count: int, random: bytes, message: bytes, /
+) -> tuple[bytes, bytes]:
+    """Return an ordinary packet and its nonce: `count` (4 bytes) and the last 8 of `random`.
+
+    header: of any ordinary packet, its nonce is replaced; the first 16 bytes of `random` are the
+    masking IV. Raises ValueError as `seal`.
     """
 
 def open(key: bytes, nonce: bytes, ciphertext: bytes, authenticated: bytes, /) -> bytes | None:
@@ -53,6 +64,29 @@ class PublicKey:
         """Say whether r || s signs the digest; a high s is refused."""
     def agree(self, private_key: bytes, /) -> bytes:
         """Return the compressed product point, 33 bytes; ValueError for an invalid private key."""
+
+class UdpBatches:
+    """Receives and sends UDP datagrams by the batch, on any non-blocking socket, in one thread."""
+
+    def __init__(
+        self, address: type[Address], datagram: type[Datagram], max_datagram: int, /
+    ) -> None: ...
+    def receive(
+        self, fd: int, limit: int, size: int, only_ip: str | None, /
+    ) -> tuple[list[Datagram], list[int], int]:
+        """Return datagrams that wait, errors (errno), and how many were longer than `size`.
+
+        only_ip: told as their local address; None: the kernel was asked to tell it.
+        """
+
+    @staticmethod
+    def send(
+        fd: int, is_ipv6: bool, transmits: Sequence[Transmit], only_ip: str | None, /
+    ) -> list[tuple[int, int]]:
+        """Send; return number and errno of each that the kernel refused.
+
+        Raises ValueError for an address that is none.
+        """
 
 class DataPlane:
     """A running data plane: sockets, TUN and peers on threads of its own.

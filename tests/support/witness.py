@@ -75,11 +75,17 @@ def install(folder: str) -> None:
     sha256 = hashlib.sha256
     from ginnel import _native  # no other module of Ginnel comes with it
 
-    seal, open_sealed = _native.seal, _native.open
+    seal, seal_next, open_sealed = _native.seal, _native.seal_next, _native.open
 
     def noted_seal(node_id: bytes, start: bytes, key: bytes, nonce: bytes, text: bytes) -> bytes:
         note(text, start)
         return seal(node_id, start, key, nonce, text)
+
+    def noted_seal_next(
+        node_id: bytes, header: bytes, key: bytes, count: int, random: bytes, text: bytes
+    ) -> tuple[bytes, bytes]:
+        note(text, header)
+        return seal_next(node_id, header, key, count, random, text)
 
     def noted_open(key: bytes, nonce: bytes, text: bytes, authenticated: bytes) -> bytes | None:
         opened = open_sealed(key, nonce, text, authenticated)
@@ -88,6 +94,7 @@ def install(folder: str) -> None:
 
     replacements = {
         (_native, "seal"): noted_seal,
+        (_native, "seal_next"): noted_seal_next,
         (_native, "open"): noted_open,
         (hashlib, "sha256"): lambda data=b"", **keys: sha256(_noted(note, data), **keys),
         (aead, "ChaCha20Poly1305"): _wrapped_aead(aead.ChaCha20Poly1305, note),

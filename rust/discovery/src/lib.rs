@@ -1,6 +1,8 @@
-//! What costs time in discv5: the ciphers of packets, public keys and signatures.
+//! What costs time in discv5: the ciphers of packets, public keys and signatures, and datagrams in
+//! and out.
 //!
-//! Pure functions of bytes. What a packet or a record means is decided elsewhere.
+//! What a packet or a record means is decided elsewhere.
 
 pub mod identity;
 pub mod packet;
+pub mod udp;

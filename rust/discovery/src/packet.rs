@@ -18,13 +18,15 @@ pub const NONCE_SIZE: usize = 12;
 /// Bytes of a message's authentication tag.
 pub const TAG_SIZE: usize = 16;
 
+/// Where the nonce begins in a static header.
+const NONCE_AT: usize = 9;
 /// Where the static header ends in a packet.
 const STATIC_END: usize = IV_SIZE + STATIC_SIZE;
 
 /// A key of AES-128, of headers and of messages.
 pub type Key = [u8; 16];
 
-/// What was to be masked is shorter than an IV (a cipher itself doesn't fail).
+/// What was to be masked is too short for it (a cipher itself doesn't fail).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooShort;
 
@@ -43,7 +45,12 @@ impl Unmasked {
     pub fn fields(&self) -> (&[u8], u16, u8, &[u8]) {
         let head = &self.start[IV_SIZE..];
         let version = u16::from_be_bytes([head[6], head[7]]);
-        (&head[..6], version, head[8], &head[9..9 + NONCE_SIZE])
+        (
+            &head[..6],
+            version,
+            head[8],
+            &head[NONCE_AT..NONCE_AT + NONCE_SIZE],
+        )
     }
 
     /// The authdata, empty where the packet ends before it does.
@@ -119,6 +126,35 @@ pub fn seal(
     stream(mask, iv, header).ok_or(TooShort)?;
     packet.extend_from_slice(tag.as_ref());
     Ok(packet)
+}
+
+/// Returns the ordinary packet that carries message number `count`, and its nonce.
+///
+/// `header` is that of any ordinary packet, its nonce is replaced: by the count and the last 8 of
+/// `random`'s bytes. The first 16 are the masking IV.
+///
+/// # Errors
+/// `header` is shorter than a static header.
+pub fn seal_next(
+    mask: &Key,
+    header: &[u8],
+    key: &Key,
+    count: u32,
+    random: &[u8; IV_SIZE + NONCE_SIZE - 4],
+    message: &[u8],
+) -> Result<(Vec<u8>, [u8; NONCE_SIZE]), TooShort> {
+    let (iv, rest) = random.split_at(IV_SIZE);
+    let mut nonce = [0; NONCE_SIZE];
+    nonce[..4].copy_from_slice(&count.to_be_bytes());
+    nonce[4..].copy_from_slice(rest);
+    let mut start = Vec::with_capacity(IV_SIZE + header.len());
+    start.extend_from_slice(iv);
+    start.extend_from_slice(header);
+    start
+        .get_mut(IV_SIZE + NONCE_AT..IV_SIZE + NONCE_AT + NONCE_SIZE)
+        .ok_or(TooShort)?
+        .copy_from_slice(&nonce);
+    Ok((seal(mask, &start, key, &nonce, message)?, nonce))
 }
 
 /// Returns the message, `None` if it was not encrypted under this key with this header.

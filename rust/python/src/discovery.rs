@@ -101,6 +101,26 @@ fn seal<'py>(
     Ok(PyBytes::new(py, &sealed))
 }
 
+/// A packet and its nonce.
+type PySealed<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>);
+
+#[pyfunction]
+fn seal_next<'py>(
+    py: Python<'py>,
+    node_id: &[u8],
+    header: &[u8],
+    key: &[u8],
+    count: u32,
+    random: &[u8],
+    message: &[u8],
+) -> PyResult<PySealed<'py>> {
+    let (key, random) = (sized(key)?, sized(random)?);
+    let (sealed, nonce) =
+        packet::seal_next(mask_key(node_id)?, header, &key, count, &random, message)
+            .map_err(too_short)?;
+    Ok((PyBytes::new(py, &sealed), PyBytes::new(py, &nonce)))
+}
+
 #[pyfunction]
 fn open<'py>(
     py: Python<'py>,
@@ -123,6 +143,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(unmask, module)?)?;
     module.add_function(wrap_pyfunction!(mask, module)?)?;
     module.add_function(wrap_pyfunction!(seal, module)?)?;
+    module.add_function(wrap_pyfunction!(seal_next, module)?)?;
     module.add_function(wrap_pyfunction!(open, module)?)
 }
 
@@ -144,5 +165,5 @@ fn invalid_key(_: InvalidKey) -> PyErr {
 }
 
 fn too_short(_: TooShort) -> PyErr {
-    PyValueError::new_err("shorter than an IV")
+    PyValueError::new_err("too short for a header")
 }

@@ -2,6 +2,7 @@
 //! wait, decides nothing. `engine/embedded.py` turns its tuples into the values of
 //! `base/dataplane.py`.
 
+mod datagrams;
 mod discovery;
 
 use std::net::{IpAddr, SocketAddr};
@@ -411,5 +412,6 @@ fn borrow<'fd>(fd: RawFd) -> PyResult<BorrowedFd<'fd>> {
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<DataPlane>()?;
+    datagrams::register(module)?;
     discovery::register(module)
 }

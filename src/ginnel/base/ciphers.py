@@ -7,6 +7,6 @@ keep.
 Source: devp2p discv5-wire.md, "Packet Encoding".
 """
 
-from ginnel._native import mask, open, seal, unmask
+from ginnel._native import mask, open, seal, seal_next, unmask
 
-__all__ = ["mask", "open", "seal", "unmask"]
+__all__ = ["mask", "open", "seal", "seal_next", "unmask"]

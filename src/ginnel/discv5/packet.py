@@ -37,7 +37,6 @@ _STATIC = struct.Struct(">6sHB12sH")
 _AUTH_HEAD = struct.Struct(">32sBB")
 STATIC_SIZE = _STATIC.size  # 23 bytes
 _ORDINARY = 0  # the flag as it is on the wire
-_NONCE_AT = 9  # of the static header
 ORDINARY_OVERHEAD = IV_SIZE + STATIC_SIZE + 32 + TAG_SIZE  # bytes of a packet besides the message
 HANDSHAKE_OVERHEAD = (  # bytes besides message and record
     IV_SIZE + STATIC_SIZE + _AUTH_HEAD.size + SIGNATURE_SIZE + PUBLIC_KEY_SIZE + TAG_SIZE
@@ -118,9 +117,7 @@ class PacketCodec:
         self.node_id = node_id
         self._protocol_id = protocol_id
         self._random_bytes = random_bytes
-        header = self.header(Flag.ORDINARY, bytes(NONCE_SIZE), node_id)
-        self._ordinary_start = header[:_NONCE_AT]
-        self._ordinary_end = header[_NONCE_AT + NONCE_SIZE :]
+        self.ordinary_header = self.header(Flag.ORDINARY, bytes(NONCE_SIZE), node_id)  # no nonce
 
     def decode(self, data: bytes) -> Packet:
         """Unmask a packet that was sent to the local node.
@@ -160,18 +157,11 @@ class PacketCodec:
 
         First bytes of 0x50 and more belong to no other protocol, so most draws need no look.
         """
-        iv = self._random_bytes(IV_SIZE)
-        if iv[0] >= FIRST_FREE_BYTE:
-            return iv
         for _ in range(MAX_IV_DRAWS):
-            if not looks_foreign(iv + bytes(size - IV_SIZE)):
-                break
             iv = self._random_bytes(IV_SIZE)
+            if iv[0] >= FIRST_FREE_BYTE or not looks_foreign(iv + bytes(size - IV_SIZE)):
+                break
         return iv
-
-    def ordinary_start(self, size: int, nonce: bytes) -> bytes:
-        """Return masking IV and unmasked header of an ordinary packet from here; quicker."""
-        return self.make_iv(size) + self._ordinary_start + nonce + self._ordinary_end
 
     def encode_random(self, node_id: NodeId, nonce: bytes) -> bytes:
         """Return a packet to a node that nobody can decrypt: it asks for a challenge."""

@@ -18,6 +18,7 @@ from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, NodeId
 from ginnel.discv5.enr import Enr
 
+NONCE_RANDOM_SIZE = 8  # bytes of a nonce behind the counter
 MAX_MESSAGES_PER_KEY = 2**32  # messages; the counter has 32 bits ("Session Cache")
 
 SessionKey: TypeAlias = tuple[NodeId, Address]
@@ -84,18 +85,29 @@ class Session:
         Shape: 12 bytes, the count of messages so far as big-endian uint32, then 8 random bytes.
         The counter alone keeps nonces distinct if the random source repeats.
         """
-        count = self._sent_count
-        assert count < MAX_MESSAGES_PER_KEY
-        self._sent_count = count + 1
-        return count.to_bytes(4, "big") + random_bytes(8)
+        return self._next_count().to_bytes(4, "big") + random_bytes(NONCE_RANDOM_SIZE)
 
     def seal(self, start: bytes, nonce: bytes, message: bytes) -> bytes:
         """Return the packet that begins with `start` (masking IV and header) and has a message."""
         return ciphers.seal(self.node_id, start, self._write_key, nonce, message)
 
+    def seal_next(self, header: bytes, random: bytes, message: bytes) -> tuple[bytes, bytes]:
+        """Return an ordinary packet and its nonce, which is as `next_nonce` says; quicker.
+
+        header: of any ordinary packet of ours; random: masking IV, then what the nonce needs.
+        """
+        count = self._next_count()
+        return ciphers.seal_next(self.node_id, header, self._write_key, count, random, message)
+
     def decrypt(self, nonce: bytes, ciphertext: bytes, authenticated: bytes) -> bytes | None:
         """Return the message encrypted under the other side's key, or None if it is not."""
         return ciphers.open(self._read_key, nonce, ciphertext, authenticated)
+
+    def _next_count(self) -> int:
+        count = self._sent_count
+        assert count < MAX_MESSAGES_PER_KEY
+        self._sent_count = count + 1
+        return count
 
 
 class SessionCache:

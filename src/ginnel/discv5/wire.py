@@ -23,6 +23,7 @@ from ginnel.discv5.guard import Guard
 from ginnel.discv5.handshake import derive_session_keys, make_id_signature, verify_id_signature
 from ginnel.discv5.keys import agree, new_private_key, node_id_of, public_key_of
 from ginnel.discv5.packet import (
+    FIRST_FREE_BYTE,
     HANDSHAKE_OVERHEAD,
     ID_NONCE_SIZE,
     IV_SIZE,
@@ -37,7 +38,7 @@ from ginnel.discv5.packet import (
     WhoAreYouPacket,
 )
 from ginnel.discv5.requests import Contact
-from ginnel.discv5.session import Session, SessionCache, SessionKey
+from ginnel.discv5.session import NONCE_RANDOM_SIZE, Session, SessionCache, SessionKey
 
 MAX_HANDSHAKE_ATTEMPTS = 3  # wrong handshakes for one challenge; each costs a signature check
 
@@ -191,9 +192,10 @@ class Wire:
 
     def seal(self, session: Session, message: bytes) -> tuple[bytes, bytes]:
         """Return the packet that carries a message inside a session, and its nonce."""
-        nonce = session.next_nonce(self._open_bytes)
-        start = self.codec.ordinary_start(ORDINARY_OVERHEAD + len(message), nonce)
-        return session.seal(start, nonce, message), nonce
+        random = self._open_bytes(IV_SIZE + NONCE_RANDOM_SIZE)
+        if random[0] < FIRST_FREE_BYTE:  # perhaps not free: look closer
+            random = self.codec.make_iv(ORDINARY_OVERHEAD + len(message)) + random[IV_SIZE:]
+        return session.seal_next(self.codec.ordinary_header, random, message)
 
     def knock(self, node_id: NodeId) -> tuple[bytes, bytes]:
         """Return a packet that asks a node for a challenge, and its nonce."""

@@ -19,7 +19,7 @@ from ginnel.base.types import Deadline
 _log = logging.getLogger(__name__)
 
 RECEIVE_BATCH = 64  # datagrams for each wake-up; then other tasks have their turn
-ANSWER_BATCH = 4  # datagrams until answers are sent: who asked goes on while we do
+ANSWER_BATCH = 8  # datagrams until answers are sent: who asked goes on while we do
 DRAIN_BATCH = 1024  # transmits and events for each pass; then other tasks have their turn
 
 EventT = TypeVar("EventT")
@@ -133,16 +133,20 @@ class Driver(Generic[EventT]):
             self._end(error)
 
     def _receive(self) -> None:
-        datagrams = self._source.receive(RECEIVE_BATCH)
-        now = self.now()
+        """Take what waits, and what comes while it is answered: a turn of the loop costs more."""
         handle = self._core.handle_datagram
-        for number, (data, source, local_ip) in enumerate(datagrams, 1):
-            handle(data, source, now=now, local_ip=local_ip)
-            if not number % ANSWER_BATCH:
-                self._send_batch()
+        left = RECEIVE_BATCH
+        while left > 0 and (datagrams := self._source.receive(left)):
+            now = self.now()
+            for number, (data, source, local_ip) in enumerate(datagrams, 1):
+                handle(data, source, now=now, local_ip=local_ip)
+                if not number % ANSWER_BATCH:
+                    self._send_batch()
+            self._send_batch()
+            left -= len(datagrams)
         if self._after_receive is not None:
             self._after_receive()
-        if len(datagrams) >= RECEIVE_BATCH:
+        if left <= 0:
             self._want_again()
 
     def _want_again(self) -> None:

@@ -12,11 +12,11 @@ import errno
 import logging
 import os
 import socket
-import struct
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Sequence
 from enum import Enum
-from functools import lru_cache
 
+from ginnel._native import UdpBatches
 from ginnel.base.addresses import Scope, scope_of
 from ginnel.base.errors import SystemFailure
 from ginnel.base.types import Address, Datagram, Transmit, make_address
@@ -25,11 +25,7 @@ _log = logging.getLogger(__name__)
 
 RECEIVE_BUFFER = 1 << 20  # bytes asked of the kernel; it may give less (net.core.rmem_max)
 MAX_DATAGRAM = 65_535  # bytes; UDP's own limit
-CONTROL_SIZE = 256  # bytes for ancillary data: one in6_pktinfo and to spare
 _IP_PKTINFO = 8  # linux/in.h; Python 3.11 does not name it
-_PKTINFO4 = struct.Struct("=I4s4s")  # interface, local address, destination in the header
-_PKTINFO6 = struct.Struct("=16sI")  # local address, interface
-_V4_MAPPED = "::ffff:"
 
 
 class SocketDrop(Enum):
@@ -51,6 +47,7 @@ _REASONS = {
     errno.EHOSTUNREACH: SocketDrop.UNREACHABLE,
     errno.ENETDOWN: SocketDrop.UNREACHABLE,
     errno.EADDRNOTAVAIL: SocketDrop.UNREACHABLE,
+    errno.EAFNOSUPPORT: SocketDrop.UNREACHABLE,  # IPv6 over an IPv4 socket
     errno.EINVAL: SocketDrop.UNREACHABLE,  # what Linux says of a source address that is gone
     errno.ECONNREFUSED: SocketDrop.REFUSED,
     errno.EPERM: SocketDrop.FORBIDDEN,
@@ -144,107 +141,39 @@ class UdpSocket:
 
     def receive(self, limit: int) -> list[Datagram]:
         """Return up to `limit` waiting datagrams without blocking; fewer than limit: drained."""
-        received: list[Datagram] = []
-        for _ in range(limit):
-            try:
-                datagram = self._receive_one()
-            except BlockingIOError:
-                break
-            except OSError as error:
-                self._count(error, None)
-                continue
-            if datagram is not None:
-                received.append(datagram)
+        received, errors, truncated = _here.batches.receive(
+            self._socket.fileno(), limit, self._max_datagram, self._only_ip
+        )
+        for error in errors:
+            self._count(error, None)
+        if truncated:
+            self._add(SocketDrop.TRUNCATED, truncated)
         return received
 
     def send(self, transmits: Sequence[Transmit]) -> int:
         """Send without blocking; return how many the system took."""
-        taken = 0
-        sendto, only_ip, is_ipv6 = self._socket.sendto, self._only_ip, self._is_ipv6
-        for transmit in transmits:
-            destination = transmit.destination
-            try:
-                if transmit.source_ip == only_ip and not is_ipv6 and ":" not in destination[0]:
-                    sendto(transmit.data, destination)  # the quickest way
-                else:
-                    self._send_one(transmit)
-                taken += 1
-            except OSError as error:
-                self._count(error, transmit.destination)
-        return taken
+        refused = UdpBatches.send(self._socket.fileno(), self._is_ipv6, transmits, self._only_ip)
+        for number, error in refused:
+            self._count(error, transmits[number].destination)
+        return len(transmits) - len(refused)
 
-    def _receive_one(self) -> Datagram | None:
-        limit = self._max_datagram + 1  # one more: to see that it was longer
-        if self._only_ip is not None and not self._is_ipv6:  # the quickest way
-            data, (ip, port) = self._socket.recvfrom(limit)
-            source = Address(ip, port)
-            local_ip: str | None = self._only_ip
-        else:
-            data, control, _, (ip, port, *_) = self._socket.recvmsg(limit, CONTROL_SIZE)
-            source = _canonical(ip, port) if self._is_ipv6 else Address(ip, port)
-            local_ip = self._only_ip or _local_ip(control)
-        if len(data) >= limit:
-            self._add(SocketDrop.TRUNCATED)
-            return None
-        return Datagram(data, source, local_ip)
+    def _count(self, error: int, destination: Address | None) -> None:
+        self._add(_REASONS.get(error, SocketDrop.FAILED))
+        _log.debug("UDP to %s: %s", destination, os.strerror(error))
 
-    def _send_one(self, transmit: Transmit) -> None:
-        ip, port = transmit.destination
-        source_ip = transmit.source_ip
-        if self._is_ipv6:
-            ip = ip if ":" in ip else _V4_MAPPED + ip
-        elif ":" in ip:
-            raise OSError(errno.ENETUNREACH, "IPv6 over an IPv4 socket")
-        if source_ip is None or source_ip == self._only_ip:
-            self._socket.sendto(transmit.data, (ip, port))
-            return
-        control = _control_for(source_ip, is_ipv6=self._is_ipv6)
-        self._socket.sendmsg([transmit.data], [control], 0, (ip, port))
-
-    def _count(self, error: OSError, destination: Address | None) -> None:
-        reason = _REASONS.get(error.errno or 0, SocketDrop.FAILED)
-        self._add(reason)
-        _log.debug("UDP to %s: %s", destination, error)
-
-    def _add(self, reason: SocketDrop) -> None:
-        self.drops[reason] = self.drops.get(reason, 0) + 1
+    def _add(self, reason: SocketDrop, count: int = 1) -> None:
+        self.drops[reason] = self.drops.get(reason, 0) + count
 
 
-@lru_cache(maxsize=1024)
-def _canonical(ip: str, port: int) -> Address:
-    return make_address(ip, port)
+class _PerThread(threading.local):
+    def __init__(self) -> None:
+        self.batches = UdpBatches(Address, Datagram, MAX_DATAGRAM)
 
 
-@lru_cache(maxsize=64)
-def _control_for(source_ip: str, *, is_ipv6: bool) -> tuple[int, int, bytes]:
-    if is_ipv6:
-        text = source_ip if ":" in source_ip else _V4_MAPPED + source_ip
-        packed = socket.inet_pton(socket.AF_INET6, text)
-        return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO6.pack(packed, 0)
-    packed = socket.inet_pton(socket.AF_INET, source_ip)
-    return socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO4.pack(0, packed, bytes(4))
+_here = _PerThread()
 
 
 def _bound_ip(sock: socket.socket) -> str | None:
     """Return the one IP that the socket is bound to, None where it takes datagrams to several."""
     ip = make_address(*sock.getsockname()[:2]).ip
     return None if scope_of(ip) is Scope.UNSPECIFIED else ip
-
-
-def _local_ip(control: Iterable[tuple[int, int, bytes]]) -> str | None:
-    for level, kind, data in control:
-        ip = _ip_of(level, kind, data)
-        if ip is not None:
-            return ip
-    return None
-
-
-@lru_cache(maxsize=64)
-def _ip_of(level: int, kind: int, data: bytes) -> str | None:
-    if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= _PKTINFO4.size:
-        return socket.inet_ntop(socket.AF_INET, _PKTINFO4.unpack_from(data)[1])
-    is_v6 = level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO
-    if is_v6 and len(data) >= _PKTINFO6.size:
-        text = socket.inet_ntop(socket.AF_INET6, _PKTINFO6.unpack_from(data)[0])
-        return text.removeprefix(_V4_MAPPED) if "." in text else text
-    return None

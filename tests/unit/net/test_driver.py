@@ -135,7 +135,7 @@ def test_a_full_batch_is_followed_by_another_without_a_new_wake_up() -> None:
         await asyncio.wait_for(done.wait(), WAIT)
         driver.stop()
         source.socket.close()
-        assert set(source.limits) == {RECEIVE_BATCH}
+        assert max(source.limits) == RECEIVE_BATCH
         assert len(source.sent) == 2 * RECEIVE_BATCH + 1
 
     run(scenario)
