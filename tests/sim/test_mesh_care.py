@@ -107,3 +107,30 @@ def test_a_killed_member_is_shown_as_offline_and_as_connected_once_it_is_back() 
     assert stage() == OFFLINE
     b.host.attach(b.core, b.port, b.events.append)
     assert net.world.run(until=lambda: stage() == "connected", timeout=120.0)
+
+
+def test_a_wake_finds_a_path_that_died_meanwhile_without_any_data() -> None:
+    """The router restarted while the laptop slept: nobody sends, yet the pair is back in 2 s."""
+    net = make_net(4)
+    a, b = net.members["a"], net.members["b"]
+    before = b.state_of(a)
+    assert before is not None
+    renumber(net, "a", "203.0.77.8")
+    mesh, woken = a.mesh, net.now
+    mesh.on_network_changed(now=net.now, unix_now=a.core.node.unix_at(net.now))
+    a.core.node.settle(now=net.now)
+    attachment = a.host.attachment_at(a.port)
+    assert attachment is not None
+    attachment.wake()
+
+    def is_back() -> bool:
+        now = b.state_of(a)
+        remote = now.state.remote_address if now is not None else None
+        return remote is not None and remote.ip == "203.0.77.8" and a.is_up_with(b)
+
+    assert net.world.run(until=is_back, timeout=20.0)
+    print(f"back after {net.now - woken:.2f} s")
+    assert net.now - woken < 2.0
+    after = b.state_of(a)
+    assert after is not None
+    assert after.state.changed_at == before.state.changed_at  # it never was disconnected

@@ -24,7 +24,6 @@ from ginnel.base.dataplane import (
 from ginnel.base.types import Address, Deadline, Transmit
 from ginnel.ice.candidate import Candidate
 from ginnel.ice.events import AgentConfig
-from ginnel.ice.limiter import CheckLimiter
 from ginnel.peer.conn import ConnCore
 from ginnel.peer.events import (
     ConnConfig,
@@ -46,6 +45,7 @@ from support.sim import World
 
 INITIATION, RESPONSE = b"\x01\0\0\0", b"\x02\0\0\0"
 HANDSHAKE_RETRY, REKEY = 5.0, 120.0
+ROUNDING = 1e-6  # s; more than a difference of two clocks loses
 
 
 class ToyWireGuard:
@@ -128,6 +128,36 @@ class PeerCore:
         return earliest(toy, self.conn.poll_deadline())
 
 
+class BehindCore:
+    """A core on a machine whose clock is behind the world's."""
+
+    def __init__(self, core: PeerCore, behind: float) -> None:
+        self._core = core
+        self._behind = behind
+
+    def handle_datagram(
+        self, data: bytes, source: Address, *, now: float, local_ip: str | None = None
+    ) -> None:
+        self._core.handle_datagram(data, source, now=now - self._behind, local_ip=local_ip)
+
+    def handle_timeout(self, *, now: float) -> None:
+        self._core.handle_timeout(now=now - self._behind)
+
+    def poll_transmit(self) -> Transmit | None:
+        return self._core.poll_transmit()
+
+    def poll_event(self) -> Any:  # noqa: ANN401  # any event of the connection
+        return self._core.poll_event()
+
+    def poll_deadline(self) -> Deadline | None:
+        deadline = self._core.poll_deadline()
+        return (
+            None
+            if deadline is None
+            else Deadline(deadline.at + self._behind + ROUNDING, deadline.reason)
+        )
+
+
 @dataclass
 class PeerSide:
     """One machine's end of the connection; may be restarted."""
@@ -138,6 +168,7 @@ class PeerSide:
     candidates: list[Candidate]
     core: PeerCore
     events: list[Any] = field(default_factory=list)
+    slept: float = 0.0  # seconds by which its clock is behind
 
     @property
     def conn(self) -> ConnCore:
@@ -172,7 +203,6 @@ class PeerPair:
         self.settings = settings or {}  # of both ConnConfigs
         self.signal_loss = loss
         self.signalled: list[tuple[str, str]] = []
-        self.limiter = CheckLimiter()
         keys = {"a": b"\x02" * 32, "b": b"\x01" * 32}
         self.sides: dict[str, PeerSide] = {}
         for name, machine in (("a", a), ("b", b)):
@@ -189,10 +219,29 @@ class PeerPair:
             key,
             ("100.64.7.1/32",),
             version="t",
-            **{"ice": AgentConfig(limiter=self.limiter), **self.settings},
+            **{"ice": AgentConfig(), **self.settings},
         )
         conn = ConnCore(config, random_bytes=self.world.random_bytes, rng=self.world.rng)
         return PeerCore(conn, ToyWireGuard(remote))
+
+    def now_of(self, side: PeerSide) -> float:
+        """Return the time by the side's own clock."""
+        return self.world.now - side.slept
+
+    def sleep(self, side: PeerSide, seconds: float) -> None:
+        """Let a machine sleep: it does nothing, and its monotonic clock stands still."""
+        attachment = side.machine.host.attachment_at(PORT)
+        assert attachment is not None
+        attachment.detach()
+        self.world.run_for(seconds)
+        side.slept += seconds
+        core = side.core
+        behind = BehindCore(core, side.slept)
+        side.machine.host.attach(behind, PORT, lambda event: self._on_event(side, core, event))
+
+    def is_healthy(self) -> bool:
+        """Say whether both are connected and believe in their path."""
+        return all(s.conn.state.stage is Stage.CONNECTED for s in self.sides.values())
 
     def _attach(self, side: PeerSide) -> None:
         core = side.core
@@ -206,7 +255,7 @@ class PeerPair:
         if candidates is not None:
             side.candidates = list(candidates)
         side.conn.set_local_candidates(
-            side.candidates, now=self.world.now, symmetric=side.machine.symmetric
+            side.candidates, now=self.now_of(side), symmetric=side.machine.symmetric
         )
         self.wake(side)
 
@@ -223,11 +272,11 @@ class PeerPair:
     def open(self, *sides: PeerSide) -> None:
         """Open these sides (both if none is named)."""
         for side in sides or (self.a, self.b):
-            side.conn.open(self.world.now)
+            side.conn.open(self.now_of(side))
             self.wake(side)
 
     def close(self, side: PeerSide) -> None:
-        side.conn.close(self.world.now)
+        side.conn.close(self.now_of(side))
         self.wake(side)
 
     def wake(self, side: PeerSide) -> None:
@@ -248,7 +297,7 @@ class PeerPair:
     def _on_event(self, side: PeerSide, core: PeerCore, event: Any) -> None:  # noqa: ANN401
         side.events.append(event)
         if isinstance(event, Engine):
-            core.wireguard.apply(event.command, self.world.now)
+            core.wireguard.apply(event.command, self.now_of(side))
         elif isinstance(event, SendOffer):
             self._signal(side, "offer", encode_offer(event.offer))
         elif isinstance(event, SendAnswer):
@@ -265,7 +314,9 @@ class PeerPair:
         self.world.call_later(SIGNAL_DELAY, lambda: self._deliver(other, kind, payload))
 
     def _deliver(self, side: PeerSide, kind: str, payload: bytes) -> None:
-        now = self.world.now
+        now = self.now_of(side)
+        if side.machine.host.attachment_at(PORT) is None:
+            return  # killed, or asleep
         if kind == "offer":
             side.conn.on_remote_offer(decode_offer(payload), now=now)
         elif kind == "answer":

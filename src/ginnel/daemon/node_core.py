@@ -170,7 +170,7 @@ class NodeCore:
             self.courier.set_ipv6_only(bool(ips) and all(":" in ip for ip in ips))
         self._offer_candidates(now)
         if changed and self.mesh is not None:
-            self.mesh.on_network_changed(now=now)
+            self.mesh.on_network_changed(now=now, unix_now=self._clock.unix(now))
         self._settle(now)
 
     def set_outside(self, address: Address | None, *, now: float) -> None:

@@ -127,7 +127,7 @@ class NodeShell:
         """The machine slept or changed networks: look at addresses, register anew."""
         self._take_addresses()
         if self.core.mesh is not None:
-            self.core.mesh.on_network_changed(now=self.now)
+            self.core.mesh.on_network_changed(now=self.now, unix_now=self.unix_now)
         self.changed()
 
     def changed(self) -> None:

@@ -149,9 +149,14 @@ class Mesh(PeerTable):
             self._public = tuple(addresses)
             self.courier.registrar.register_again(now=now)
 
-    def on_network_changed(self, *, now: float) -> None:
-        """Register again at once: this machine's addresses or routes changed."""
+    def on_network_changed(self, *, now: float, unix_now: float) -> None:
+        """Register again and look at all paths: the machine slept, or its network changed."""
         self.courier.registrar.register_again(now=now)
+        self.courier.registrar.ping_now(now=now)  # shows what our address is outside
+        for peer in list(self._peers.values()):
+            peer.conn.on_network_changed(now=now)
+            self._drain_conn(peer, now, unix_now)
+        self._drain(now, unix_now)
 
     def ping(self, member_id: MemberId, *, now: float) -> int:
         """Ping a member through the tunnel; ends in one `PingResult` with the number returned."""

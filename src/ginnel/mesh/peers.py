@@ -1,7 +1,7 @@
 """The members of one network as peers: one connection each, found, greeted and signalled to.
 
-The lower half of the mesh: brings the peers in line with the certificates, looks for them, seals
-and sends, carries what their connections tell. What arrives is `mesh.py`'s business.
+The lower half of the mesh: keeps the peers to the certificates, looks for them, seals and sends,
+carries what their connections tell. What arrives is `mesh.py`'s business.
 
 Invariant: one connection a member; none for who has no current certificate.
 
@@ -336,13 +336,13 @@ class PeerTable:
 
     def _on_found(self, peer: Peer, found: Found, now: float, unix_now: float) -> None:
         peer.is_found, peer.note = True, ""
-        self._events.append(
-            MemberFound(
-                peer.member_id, peer.name, found.via, found.storers, found.presence.addresses
-            )
-        )
+        told = (peer.member_id, peer.name, found.via, found.storers, found.presence.addresses)
+        self._events.append(MemberFound(*told))
         if peer.sync.is_due(self.membership, now=now):
             peer.hello = self._greet(peer, now, unix_now)
+        if peer.is_back(found.presence.sent_at):
+            peer.conn.retry_now(now=now)
+            self._drain_conn(peer, now, unix_now)
         if not peer.is_open:
             peer.open_at = now if peer.hello is None else now + GREETING_S
             self._timers.set_earlier(Timer.OPEN, peer.open_at)

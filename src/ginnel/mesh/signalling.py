@@ -80,6 +80,7 @@ class Peer:
     sync: RosterSync = field(default_factory=RosterSync)
     location: NodeId | None = None  # where we look for it
     is_found: bool = False
+    registered_at: int = 0  # unix seconds, of its newest presence
     is_open: bool = False
     open_at: float | None = None  # when its connection is opened at the latest
     hello: int | None = None  # the delivery of our greeting
@@ -100,6 +101,11 @@ class Peer:
     def is_up(self) -> bool:
         """Say whether WireGuard works with it."""
         return self.conn.state.status is ConnStatus.CONNECTED
+
+    def is_back(self, sent_at: int) -> bool:
+        """Say whether it registered anew while we could not reach it; remember when."""
+        before, self.registered_at = self.registered_at, max(sent_at, self.registered_at)
+        return 0 < before < sent_at and self.is_open and not self.is_up
 
     def may_stay(self, cert: Certificate, epoch_id: bytes) -> bool:
         """Say whether the connection may stay: same keys and addresses, same epoch."""

@@ -1,6 +1,8 @@
 """The middle of a peer connection: care for the path while it works and when it may not.
 
 - Our addresses changed: what has lost its address restarts at once, else new ones are told.
+- The machine slept, or the network changed in another way: every path is checked at once, a relayed
+  one tries for direct, and who waits tries again.
 - Data stays unanswered: a quick check, and unless that is answered at once a restart. A restart
   keeps the session id and has new ICE credentials; the live path stays until WireGuard was heard on
   the new one.
@@ -37,6 +39,7 @@ PATIENCE_ROUND_TRIPS = 1.5  # of the path's; the larger one counts
 WIREGUARD_DEAD_AFTER = 10.0  # s of silence after which WireGuard itself is in doubt
 LAST_HANDSHAKE_TIMEOUT = 10.0  # s for the handshake that is then asked for: two tries
 BETTER_GAP = 30.0  # s between two tries for a better path
+MIN_GAP = 1.0  # s between an offer and one that is hurried
 GOOD_ENOUGH = 0.001  # s of score; nothing better is looked for
 
 
@@ -85,6 +88,7 @@ class PathCare(Lifecycle):
         if trying is not None and is_kept and (trying.path is not None or not is_moved):
             mine = self._candidates_for(trying)
             self._trickle(trying, [c for c in mine if c not in before], now)
+            self.retry_now(now=now)
             if is_live_gone:
                 self._on_suspect(now)  # its relay is gone: what was found is taken at once
         elif self._live is None or is_moved or is_live_gone:
@@ -136,11 +140,36 @@ class PathCare(Lifecycle):
         if event.seconds >= WIREGUARD_DEAD_AFTER:
             self._command(StartHandshake(self.config.key))
             self._timers.set_earlier(Timer.WATCH, now + LAST_HANDSHAKE_TIMEOUT)
+        self._check_quickly(live, now)
+        self._events.append(PathSuspected())
+        self._collect(now)
+
+    def on_network_changed(self, *, now: float) -> None:
+        """Take that the machine slept or that the network changed, perhaps not our addresses."""
+        live = self._live
+        if live is None:
+            self.retry_now(now=now)
+        elif not live.is_suspect:
+            self._check_quickly(live, now)
+            self._upgrade(now)
+        self._collect(now)
+
+    def retry_now(self, *, now: float) -> None:
+        """Offer at once instead of waiting: signalling works again, or the network changed."""
+        trying = self._trying
+        if not self._is_open or self._live is not None or not self._local:
+            return
+        is_checking = trying is not None and bool(trying.remote_ufrag)
+        if is_checking or now - self._offered_at < MIN_GAP:
+            return
+        self._backoff.reset()
+        self._timers.stop(Timer.RETRY)
+        self._retry(now)
+
+    def _check_quickly(self, live: Attempt, now: float) -> None:
         patience = max(MIN_PATIENCE, PATIENCE_ROUND_TRIPS * (self._board.state.latency_s or 0.0))
         self._timers.set_earlier(Timer.SUSPECT, now + patience)
         live.agent.check_now(now=now)
-        self._events.append(PathSuspected())
-        self._collect(now)
 
     def _on_suspect(self, now: float) -> None:
         """The quick check was not answered in time."""

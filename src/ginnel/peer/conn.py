@@ -118,8 +118,11 @@ class ConnCore(PathCare):
 
     def on_remote_offer(self, offer: OfferAnswer, *, now: float) -> bool:
         """Take the peer's offer; return whether it was taken."""
-        if self._is_closed or offer.session in self._ended:
+        is_late = offer.session in self._ended and offer.ufrag in self._past_ufrags
+        if self._is_closed or is_late:
             return False
+        if offer.session in self._ended:  # who slept restarts what we have given up meanwhile
+            self._ended.remove(offer.session)
         if not self._is_open or not self._local:
             self._keep_offer(offer, now)
             return True

@@ -117,7 +117,7 @@ class Lifecycle(Speaker):
         session = restarted.session if restarted else self._random_bytes(SESSION_SIZE)
         self._trying = self._make_attempt(session, now, is_upgrade=is_upgrade)
         self._trying.is_optional = is_optional
-        self._send_offer(self._trying)
+        self._send_offer(self._trying, now)
         self._timers.set(Timer.RETRY, now + self._backoff.next())
         if self._live is None:
             self._board.show(now, ConnStatus.CONNECTING, Stage.OFFERING)
@@ -161,7 +161,7 @@ class Lifecycle(Speaker):
             return
         if attempt is not None and now - attempt.started_at < OFFER_LIFE:
             if self._has_turn(now, is_urgent=False):
-                self._send_offer(attempt)
+                self._send_offer(attempt, now)
                 self._timers.set(Timer.RETRY, now + self._backoff.next())
             return
         self._end(attempt)
@@ -367,7 +367,8 @@ class Lifecycle(Speaker):
         """WireGuard was heard on the attempt's path: it is the live one."""
         is_first = self._live is None
         self.left_working = self._live is not None and self._live.is_healthy
-        self._left = self._live.remote_address if self._live is not None else None
+        left = self._live.remote_address if self._live is not None else None
+        self._left = left if left != attempt.remote_address else None
         self._timers.set(Timer.LATE, now + LATE)
         self._end(self._live)
         self._trying, self._live = None, attempt

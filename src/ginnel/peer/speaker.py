@@ -47,6 +47,7 @@ class Speaker:
         self._nat = NatKind.UNKNOWN
         self._early_offer: OfferAnswer | None = None
         self._early_at = 0.0
+        self._offered_at = float("-inf")
         self._early: dict[bytes, Early] = {}  # by session
         self._trying: Attempt | None = None
         self._live: Attempt | None = None
@@ -79,7 +80,8 @@ class Speaker:
     def _candidates_for(self, attempt: Attempt) -> tuple[Candidate, ...]:
         return attempt.choose(self._local, force_relay=self.config.ice.force_relay)
 
-    def _send_offer(self, attempt: Attempt) -> None:
+    def _send_offer(self, attempt: Attempt, now: float) -> None:
+        self._offered_at = now
         offer, rest = self._describe(attempt, attempt.session)
         self._events.append(SendOffer(offer))
         self._send_candidates(attempt.session, rest)

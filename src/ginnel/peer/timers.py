@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import Enum
 
 MAX_EARLY_SESSIONS = 2  # unknown sessions whose candidates are kept until their offer comes
-MAX_ENDED_SESSIONS = 8  # ids kept, so that a late offer of an ended session starts nothing
+MAX_ENDED_SESSIONS = 8  # ids kept, so that what comes late of an ended session starts nothing
 OFFER_LIFE = 9.0  # s; an older offer is replaced by a new session, its answerer has given up
 HANDSHAKE_WAIT = 3.0  # s that the controlled side waits for the other's handshake
 FIRST_HANDSHAKE_TIMEOUT = 30.0  # s (FACTS: NetBird's watch)

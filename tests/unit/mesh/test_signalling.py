@@ -13,9 +13,10 @@ from ginnel.mesh.membership import Membership
 from ginnel.mesh.objects import Certificate
 from ginnel.mesh.rendezvous import Presence, open_presence
 from ginnel.mesh.roster import ObjectsPayload, encode_objects
-from ginnel.mesh.signalling import MeshKeys, Signaller
+from ginnel.mesh.signalling import MeshKeys, Peer, Signaller
 from support.hpke import DeterministicSealer
 from support.members import NOW, MemberKeys, NetworkFactory
+from unit.peer.test_conn import make_conn
 
 NET = NetworkFactory()
 PI, LAPTOP = MemberKeys("raspberry-pi"), MemberKeys("laptop-alice")
@@ -130,3 +131,13 @@ def test_a_foreign_certificate_introduces_nobody() -> None:
     assert garbled is not None
     assert laptop.open(garbled.envelope, source=b"s", now=0.0, unix_now=NOW) is None
     assert laptop.introduced == []
+
+
+def test_a_peer_that_registers_anew_while_it_is_not_reached_is_back() -> None:
+    peer = Peer(cert_of(LAPTOP), "laptop-alice", make_conn(), b"e" * 8)
+    assert not peer.is_back(1000)  # found for the first time
+    peer.is_open = True
+    assert not peer.is_back(1000)  # the same presence again
+    assert not peer.is_back(900)
+    assert peer.is_back(1300)
+    assert not peer.is_back(1300)
