@@ -17,7 +17,7 @@ from ginnel.base.types import Address, make_address
 from ginnel.discv5.enr import MAX_RECORD_SIZE
 
 MAX_REQUEST_ID_SIZE = 8  # bytes ("Protocol Messages")
-MAX_DISTANCES = 256  # distances read of one FINDNODE; there are only 257
+MAX_DISTANCES = 257  # distances read of one FINDNODE: 0 to 256, there are no more
 REMEMBERED_ADDRESSES = 1024  # encoded for PONGs
 REMEMBERED_SEQS = 1024  # decoded from PINGs
 REMEMBERED_DISTANCES = 256  # sets of them, decoded from FINDNODEs

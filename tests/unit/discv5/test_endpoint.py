@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ginnel.base.types import Address, parse_address
-from ginnel.discv5.endpoint import SAME_TIME, EndpointVotes, View
+from ginnel.discv5.endpoint import MAX_VOTERS, SAME_TIME, EndpointVotes, View
 
 SEEN = Address("198.51.100.1", 4000)
 OTHER = Address("198.51.100.1", 4001)
@@ -129,3 +129,10 @@ def test_a_doubt_that_proves_wrong_changes_nothing() -> None:
     votes.vote(observer(1), SEEN, 10.6)
     assert votes.view.symmetric
     assert votes.view.observers == 2
+
+
+def test_voters_are_bounded() -> None:
+    votes = EndpointVotes(600)
+    for number in range(MAX_VOTERS * 2):
+        votes.vote(Address(f"203.{number}.1.1", 9), SEEN, number / 10)
+    assert votes.view == View(SEEN, False, MAX_VOTERS)

@@ -81,6 +81,7 @@ def test_malformed_addresses_are_none(fields: dict[str, bytes | int]) -> None:
         forge(GOOD[:1]),
         forge([(b"id", b"v4"), (b"secp256k1", [b"x"])]),
         forge([*GOOD, (b"zz", bytes(200))]),
+        forge([*((bytes((i,)), b"\x01") for i in range(1, 64)), *GOOD]),  # 65 keys
         forge(GOOD, b"\x00\x01"),
         forge(GOOD, extra=rlp.encode(b"zz")),
         forge(GOOD) + b"\x00",

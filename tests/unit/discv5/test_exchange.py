@@ -8,7 +8,7 @@ from ginnel.base.types import Transmit
 from ginnel.discv5 import session
 from ginnel.discv5.events import Drop, NodesReceived, PongReceived, RequestFailed, TalkReceived
 from ginnel.discv5.packet import HandshakePacket, OrdinaryPacket, PacketCodec, WhoAreYouPacket
-from ginnel.discv5.requests import Failure
+from ginnel.discv5.requests import MAX_HANDSHAKES_PER_REQUEST, Failure
 from support.discv5_net import Host, Net
 
 
@@ -117,3 +117,45 @@ def test_keys_that_are_used_up_are_replaced(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(left.of(PongReceived)) + len(right.of(PongReceived)) == 30
     assert left.of(RequestFailed) == right.of(RequestFailed) == []
     assert left.core.metrics.handshakes_initiated + right.core.metrics.handshakes_initiated > 5
+
+
+def test_a_request_too_large_for_a_handshake_goes_behind_a_ping() -> None:
+    net = Net(57)
+    left, right = net.add(0, fields={"k": bytes(140)}), net.add(1)
+    number = left.core.find_node(right.contact, range(257), now=net.now)
+    net.drain(left)
+    net.run(1)
+    assert [event.request for event in left.of(NodesReceived)] == [number]
+    assert left.core.metrics.handshakes_initiated == 1
+    assert left.core.metrics.requests_outgoing[""] == 2
+
+
+def test_challenges_without_end_are_answered_four_times() -> None:
+    net = Net(58)
+    left, right = net.add(0), net.add(1)
+    left.core.ping(right.contact, now=net.now)
+    (knock,) = transmits(left)
+    codec = PacketCodec(right.core.node_id, b"discv5", net.random_bytes)
+    packet = codec.decode(knock.data)
+    assert isinstance(packet, OrdinaryPacket)
+    answers = 0
+    for _ in range(10):
+        net.now += 0.01
+        data, _ = codec.encode_whoareyou(left.core.node_id, packet.nonce, net.random_bytes(16), 0)
+        left.core.handle_datagram(data, right.address, now=net.now)
+        answers += len(transmits(left))
+    assert answers == MAX_HANDSHAKES_PER_REQUEST == 4
+    assert left.core.drops[Drop.CHALLENGE_REPEATED] == 6
+
+
+def test_keys_that_nobody_confirmed_are_forgotten() -> None:
+    net = Net(59)
+    left, right = net.add(0), net.add(1)
+    number = left.core.ping(right.contact, now=net.now)
+    give(net, left, right, give(net, right, left, transmits(left)))  # the handshake is lost
+    assert left.core.has_session(right.core.node_id, right.address)
+    net.now += 4.1
+    left.core.handle_timeout(now=net.now)
+    net.drain(left)
+    assert left.of(RequestFailed) == [RequestFailed(number, Failure.TIMEOUT)]
+    assert not left.core.has_session(right.core.node_id, right.address)

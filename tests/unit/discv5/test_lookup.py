@@ -9,6 +9,7 @@ from ginnel.base.types import Address, NodeId
 from ginnel.discv5.enr import Enr, address_fields, sign_enr
 from ginnel.discv5.keys import log_distance, new_private_key
 from ginnel.discv5.lookup import (
+    MAX_CANDIDATES,
     PATIENCE,
     PATIENCE_MARGIN,
     STALLED_AFTER,
@@ -172,3 +173,14 @@ def test_who_answered_once_is_found_even_if_silent_then() -> None:
                 lookup.on_failure(node_id)
     assert max(asked.values()) == 2
     assert list(lookup.result()) == closest(RECORDS[:20])
+
+
+def test_candidates_are_bounded() -> None:
+    rng = random.Random(9)
+    many = [sign_enr(new_private_key(rng.randbytes), 1, {}) for _ in range(MAX_CANDIDATES * 2)]
+    lookup = Lookup(TARGET, OWN, many, count=1000)
+    asked = []
+    while (ask := lookup.next(0.0)) is not None:
+        asked.append(ask.record)
+        lookup.on_failure(ask.record.node_id)
+    assert asked == closest(many, MAX_CANDIDATES)

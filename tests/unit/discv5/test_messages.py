@@ -8,6 +8,7 @@ from ginnel.base.errors import RemoteProtocolError
 from ginnel.base.types import Address
 from ginnel.discv5.messages import (
     FindNode,
+    Nodes,
     Ping,
     Pong,
     TalkRequest,
@@ -77,3 +78,19 @@ def test_refused(text: str) -> None:
 def test_unknown_types(kind: int) -> None:
     with pytest.raises(UnknownMessageType):
         decode_message(bytes((kind,)) + b"\xc0")
+
+
+def test_lists_have_limits() -> None:
+    every = FindNode(b"a", tuple(range(257)))
+    assert decode_message(encode_message(every)) == every
+    most = Nodes(b"a", 1, (b"\xc0",) * 16)
+    assert decode_message(encode_message(most)) == most
+    for message in (
+        FindNode(b"a", (*range(257), 0)),
+        Nodes(b"a", 1, (b"\xc0",) * 17),
+        Nodes(b"a", 1, (b"\xf9\x01\x2a" + bytes(298),)),
+    ):
+        with pytest.raises(RemoteProtocolError, match="too"):
+            decode_message(encode_message(message))
+    with pytest.raises(RemoteProtocolError, match="IP"):
+        decode_message(bytes.fromhex("02c70101830102038001"[:18]))

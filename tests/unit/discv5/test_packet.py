@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ginnel.base import ciphers
 from ginnel.base.dataplane import DatagramKind
 from ginnel.base.demux import classify
 from ginnel.base.types import NodeId
@@ -117,6 +118,36 @@ def test_faults_are_told_apart() -> None:
         with pytest.raises(PacketError) as caught:
             codec(NODE_B).decode(data)
         assert caught.value.fault is fault
+
+
+@pytest.mark.parametrize(
+    ("flag", "authdata", "message"),
+    [
+        (Flag.ORDINARY, NODE_A[:31], bytes(60)),
+        (Flag.ORDINARY, NODE_A, bytes(15)),
+        (Flag.WHOAREYOU, bytes(25), b""),
+        (Flag.WHOAREYOU, bytes(24), b"\x00"),
+        (Flag.HANDSHAKE, NODE_A + b"\x40", bytes(60)),
+        (Flag.HANDSHAKE, NODE_A + b"\x40\x21" + bytes(97), bytes(15)),
+        (Flag.HANDSHAKE, NODE_A + b"\x40\x20" + bytes(97), bytes(60)),
+        (Flag.HANDSHAKE, NODE_A + b"\x3f\x21" + bytes(97), bytes(60)),
+        (Flag.HANDSHAKE, NODE_A + b"\x40\x21" + bytes(96), bytes(60)),
+    ],
+)
+def test_authdata_has_its_size(flag: Flag, authdata: bytes, message: bytes) -> None:
+    header = codec(NODE_A).header(flag, bytes(12), authdata)
+    data = ciphers.mask(NODE_B, b"\xff" * 16 + header) + message
+    with pytest.raises(PacketError) as caught:
+        codec(NODE_B).decode(data)
+    assert caught.value.fault is PacketFault.AUTHDATA
+
+
+def test_authdata_does_not_reach_beyond_the_packet() -> None:
+    header = codec(NODE_A).header(Flag.HANDSHAKE, bytes(12), bytes(500))
+    data = ciphers.mask(NODE_B, b"\xff" * 16 + header)
+    with pytest.raises(PacketError) as caught:
+        codec(NODE_B).decode(data[:400])
+    assert caught.value.fault is PacketFault.AUTHDATA
 
 
 def test_another_protocol_id_is_not_ours() -> None:

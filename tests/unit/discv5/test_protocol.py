@@ -432,6 +432,24 @@ def test_another_protocol_id_is_another_network(net: Net) -> None:
     assert one.core.drops[Drop.PROTOCOL_ID] > 0
 
 
+def test_bans_of_a_node_and_of_its_ip_hold_and_end(net: Net) -> None:
+    config = {"ban_strikes": 2, "ban_ip_factor": 2, "ban_time": 60.0}
+    host = net.add(3, config=config)
+    peers = [RawPeer(host, Address("203.9.9.9", 1000 + n), seed=50 + n) for n in range(3)]
+    for peer in peers[:2]:
+        peer.connect(net.now)
+        for _ in range(2):
+            peer.send(b"\x01\xff", now=net.now)
+    assert (host.core.drops[Drop.MESSAGE], host.core.metrics.bans) == (4, 2)
+    assert host.core.nodes() == []
+    with pytest.raises(ValueError, match="unpack"):
+        peers[2].knock(net.now)  # nobody at this IP is heard
+    assert host.core.drops[Drop.BANNED] == 1
+    net.now += 61
+    peers[0].connect(net.now)
+    assert ask(net, peers[0], Ping(b"a", 1)) == [Pong(b"a", 1, peers[0].address)]
+
+
 def test_largest_talk(net: Net) -> None:
     left, right = net.add(0), net.add(1)
     with pytest.raises(UsageError):

@@ -109,6 +109,21 @@ def test_searches_are_bounded_and_each_one_ends() -> None:
     assert {event.reason for event in second.of(RequestFailed)} == {Failure.TOO_MANY}
 
 
+def test_resolves_that_ask_the_node_itself_are_bounded_too() -> None:
+    net = Net(13)
+    boot = net.add(0)
+    others = [net.add(i, bootstrap=[boot.core.record]) for i in range(1, 6)]
+    asker = net.add(9, bootstrap=[boot.core.record], config={"lookup_limit": 2})
+    net.run(20)
+    begun = [asker.core.resolve(other.core.node_id, now=net.now) for other in others]
+    net.drain(asker)
+    net.run(20)
+    ended = [event.request for event in asker.of(Resolved)]
+    refused = [event.request for event in asker.of(RequestFailed)]
+    assert (len(ended), len(refused)) == (2, 3)
+    assert sorted(ended + refused) == begun
+
+
 def test_newer(hosts: tuple[Net, list[Host]]) -> None:
     record = hosts[1][0].core.record
     assert newer(None, None) is None

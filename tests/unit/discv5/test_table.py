@@ -182,3 +182,37 @@ def test_who_may_name_what() -> None:
     assert may_relay(private, private)
     assert may_relay(loopback, private)
     assert may_relay(loopback, loopback)
+
+
+def test_a_bootstrap_node_without_any_address_stays_as_it_was_known() -> None:
+    table = RoutingTable(OWN, TableLimits())
+    key = b"\x09" * 32
+    first = sign_enr(key, 1, address_fields(Address("203.0.113.1", 9)))
+    table.add(first, bootstrap=True)
+    assert table.add(sign_enr(key, 2, {})) is Added.KNOWN
+    assert [node.record for node in table.nodes()] == [first]
+
+
+def test_replacements_are_bounded_and_keep_the_newest_record() -> None:
+    table = RoutingTable(OWN, TableLimits(bits_per_hop=1, replacements=3))
+    for record in FAR[:22]:
+        table.add(record)
+    took = [table.replace(record.node_id) for record in FAR[:6]]
+    assert took == [*FAR[21:18:-1], None, None, None]
+
+
+def test_a_dead_bootstrap_node_gives_others_their_turn() -> None:
+    table = RoutingTable(OWN, TableLimits(bits_per_hop=1))
+    table.add(FAR[0], bootstrap=True)
+    for record in FAR[1:4]:
+        table.add(record, seen=True)
+    turns = []
+    for _ in range(4):
+        record = table.node_to_revalidate(RNG)
+        assert record is not None
+        turns.append(record)
+        if record == FAR[0]:
+            table.replace(record.node_id)
+        else:
+            table.mark_seen(record.node_id)
+    assert set(turns) == set(FAR[:4])
