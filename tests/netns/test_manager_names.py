@@ -189,6 +189,28 @@ def test_the_manager_answers_for_a_tunnel_that_is_stuck(
     assert (ben[0], ben[2]) == ("ben", "connected")
 
 
+def test_a_manager_that_is_stuck_stops_neither_data_nor_paths(
+    joined: tuple[Scenario, list[str]],
+) -> None:
+    scenario, _ = joined
+    anna, ben = scenario.machine("anna"), scenario.status("ben")["self"]["addresses"][0]
+    pids = json.loads(anna.run([sys.executable, "-c", ASK]).stdout)
+
+    def memory() -> int:
+        return int(anna.run(["ps", "-o", "rss=", "-p", str(pids["tunnel"])]).stdout)
+
+    anna.run(["kill", "-STOP", str(pids["manager"])])
+    try:
+        before = memory()
+        echoes = anna.run(["ping", "-c20", "-i0.2", "-W5", ben]).stdout
+        assert "20 received" in echoes
+        assert json.loads(anna.run(["ginnel", "ping", "ben", "--json"]).stdout)
+        assert memory() - before < 4096  # KiB; what it would tell waits as one newest state
+    finally:
+        anna.run(["kill", "-CONT", str(pids["manager"])])
+    assert "ben" in anna.run(["ginnel", "status"]).stdout
+
+
 def next_start(machine: Machine) -> None:
     machine.run(["ginnel", "up", "--no-wait"])
     machine.run(["ginnel", "down"])

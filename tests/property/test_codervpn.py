@@ -165,6 +165,9 @@ def check_run(dialect: Dialect, steps: list[tuple[str, int]], is_hung_up: bool) 
         for _ in range(4):
             pair.step("up", 100_000)
             pair.step("down", 100_000)
+        is_over = pair.manager.speaker.is_closed or pair.tunnel.speaker.is_closed
+        if not is_over and "stop" not in (action for action, _ in steps):  # then a tunnel is silent
+            assert all(count == 0 for count in pair.open.values())  # answered, not only released
     pair.manager.handle_eof(now=pair.now)
     pair.tunnel.handle_eof(now=pair.now)
     pair.drain()

@@ -104,9 +104,11 @@ class Deadline(NamedTuple):
 
 
 class Secret:
-    """Bytes that must not be shown: repr, str, format and pickle give `<secret>` or refuse."""
+    """Bytes that must not be shown: repr, str, format and pickle give `<secret>` in their place."""
 
     __slots__ = ("_value",)
+
+    SHOWN = "<secret>"
 
     def __init__(self, value: bytes) -> None:
         self._value = bytes(value)
@@ -116,7 +118,7 @@ class Secret:
         return self._value
 
     def __repr__(self) -> str:
-        return "<secret>"
+        return self.SHOWN
 
     __str__ = __repr__
 
@@ -126,5 +128,5 @@ class Secret:
     def __hash__(self) -> int:
         return hash(self._value)
 
-    def __reduce__(self) -> str:
-        raise TypeError("a Secret can't be pickled")
+    def __reduce__(self) -> tuple[type[Secret], tuple[bytes]]:
+        return Secret, (self.SHOWN.encode(),)

@@ -103,7 +103,7 @@ def fit_to_version(message: Message, version: Version, dialect: Dialect) -> bool
 
 
 def encode_start(start: Start) -> pb.StartRequest:
-    """Return the wire form of `start`; never log it."""
+    """Return the wire form of `start`; once it is sent, `hide_token`."""
     request = pb.StartRequest(
         tunnel_file_descriptor=start.file_descriptor,
         coder_url=start.url,
@@ -116,12 +116,20 @@ def encode_start(start: Start) -> pb.StartRequest:
     return request
 
 
+def hide_token(request: pb.StartRequest) -> None:
+    """Put `<secret>` in the token's place, so that the message's text doesn't show it."""
+    if request.api_token:
+        request.api_token = Secret.SHOWN
+
+
 def decode_start(request: pb.StartRequest) -> Start:
-    """Return the value of a StartRequest, its token wrapped."""
+    """Return the value of a StartRequest, its token wrapped and gone from the request."""
+    token = Secret(request.api_token.encode())
+    hide_token(request)
     return Start(
         file_descriptor=request.tunnel_file_descriptor,
         url=request.coder_url,
-        token=Secret(request.api_token.encode()),
+        token=token,
         headers=tuple((header.name, header.value) for header in request.headers),
         device_id=request.device_id,
         device_os=request.device_os,
@@ -195,8 +203,12 @@ def make_agent(
     last_handshake_unix: float | None = None,
     latency_s: float | None = None,
     direct: bool = False,
+    through: str = "",
 ) -> pb.Agent:
-    """Return an Agent (in Ginnel: a peer); ids are UUIDs of 16 bytes, times are wall time."""
+    """Return an Agent (in Ginnel: a peer); ids are UUIDs of 16 bytes, times are wall time.
+
+    `through` names who relays where the path isn't direct (Coder's relays are called DERP).
+    """
     agent = pb.Agent(id=agent_id, name=name, workspace_id=workspace_id)
     agent.fqdn.extend(fqdn)
     agent.ip_addrs.extend(ip_addrs)
@@ -205,6 +217,7 @@ def make_agent(
     if latency_s is not None:
         agent.last_ping.latency.FromNanoseconds(int(latency_s * 1e9))
         agent.last_ping.did_p2p = direct
+        agent.last_ping.preferred_derp = through
     return agent
 
 

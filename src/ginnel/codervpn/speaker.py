@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from ginnel.base.core import TimerTable, earliest
 from ginnel.base.errors import RemoteProtocolError, UsageError
 from ginnel.base.types import Deadline
+from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.frame import FrameReader, encode_frame
 from ginnel.codervpn.header import (
     MAX_HEADER_SIZE,
@@ -37,6 +38,7 @@ from ginnel.codervpn.messages import (
     RESPONSE_KINDS,
     Message,
     fit_to_version,
+    hide_token,
     is_known,
     kind_of,
     new_message,
@@ -356,6 +358,8 @@ class Speaker:
             return
         try:
             self._queue(encode_frame(message.SerializeToString()))
+            if isinstance(message, pb.ManagerMessage) and message.HasField("start"):
+                hide_token(message.start)
         except UsageError:
             self.count_drop(Drop.TOO_LARGE)
             if request:

@@ -308,6 +308,8 @@ class _Manager:
             await asyncio.wait([closing, stopping], return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set() and not rpc.is_closed:
                 self._state = "stopping"
+                if self._signer is not None:
+                    self._signer.leave()
                 if rpc.version is None:
                     return False  # it didn't even say who it is
                 await rpc.stop(wait_s=STOP_TIMEOUT)

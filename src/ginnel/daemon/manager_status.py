@@ -78,6 +78,7 @@ def describe_agent(agent: pb.Agent, *, unix_now: float) -> Json:
         "last_handshake_unix": agent.last_handshake.seconds if has_handshake else None,
         "latency_ms": ping.latency.ToNanoseconds() / 1e6 if answers else None,
         "direct": ping.did_p2p if answers else None,
+        "through": escape_control(ping.preferred_derp, 255) or None,
         "idle": answers and (age is None or age > OLD_HANDSHAKE_S),
         "problem": problem,
     }

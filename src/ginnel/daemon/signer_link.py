@@ -45,6 +45,7 @@ class SignerLink:
         self._one_request = asyncio.Lock()
         self._last_error: str | None = None
         self._last_id = 0
+        self._is_leaving = False
 
     def renew(self) -> socket.socket:
         """Make a new channel and return the tunnel's end; the signer starts anew with the other."""
@@ -54,6 +55,10 @@ class SignerLink:
         self._channel = ours
         self._is_new.set()
         return theirs
+
+    def leave(self) -> None:
+        """Expect the process to end for good: the tunnel is told to stop, and it goes with it."""
+        self._is_leaving = True
 
     async def run(self) -> None:
         """Keep the signer running until cancelled."""
@@ -156,6 +161,8 @@ class SignerLink:
     async def _after_death(self, started_at: float, error: str) -> None:
         self._last_error = escape_control(error)
         self._ended.set()
+        if self._is_leaving:
+            await asyncio.Event().wait()  # until `run` is cancelled
         delay = self._backoff.on_death(started_at=started_at, now=self._loop.time())
         log.error("signer: %s; it starts again in %g s", self._last_error, delay)
         await asyncio.sleep(delay)

@@ -20,7 +20,7 @@ from ginnel.daemon.node_core import NodeEvent
 from ginnel.daemon.node_shell import NodeShell
 from ginnel.daemon.relay_ports import RelayPorts
 from ginnel.daemon.signer_port import SignerPort
-from ginnel.daemon.wire_settings import agent_for
+from ginnel.daemon.wire_settings import agent_for, who_relays
 from ginnel.discv5.events import NodeAdded, ReflexiveChanged
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.ice.turn_ports import FreePort, HoldPort, PortCommand
@@ -202,7 +202,12 @@ class TunnelEvents:
         network_id = self._state.membership.network_id
         self._rpc.upsert(
             agents=[
-                agent_for(peer, network_id, last_handshake_unix=stats.get(peer.state.remote_key))
+                agent_for(
+                    peer,
+                    network_id,
+                    last_handshake_unix=stats.get(peer.state.remote_key),
+                    through=who_relays(peer, self.peers.values()),
+                )
                 for peer in peers
             ]
         )

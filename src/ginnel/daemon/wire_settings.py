@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 
 from ginnel.base.errors import RemoteProtocolError, SystemFailure
@@ -95,8 +96,24 @@ def workspace_for(membership: Membership) -> pb.Workspace:
     )
 
 
+def who_relays(peer: PeerChanged, others: Iterable[PeerChanged]) -> str:
+    """Return the name of the member that relays to a peer, or a TURN server's IP; "": nobody."""
+    state = peer.state
+    if state.status is not ConnStatus.CONNECTED or not state.relayed:
+        return ""
+    at = state.local_address if state.local_kind == "relay" else state.remote_address
+    if at is None:
+        return ""
+    for other in others:
+        path = other.state.remote_address
+        is_direct = other.state.status is ConnStatus.CONNECTED and not other.state.relayed
+        if is_direct and path is not None and path.ip == at.ip and other is not peer:
+            return other.name
+    return at.ip
+
+
 def agent_for(
-    peer: PeerChanged, network_id: bytes, *, last_handshake_unix: float | None
+    peer: PeerChanged, network_id: bytes, *, last_handshake_unix: float | None, through: str = ""
 ) -> pb.Agent:
     """Return a peer as an agent; only one whose path answers has a latency."""
     connected = peer.state.status is ConnStatus.CONNECTED
@@ -108,5 +125,6 @@ def agent_for(
         ip_addrs=peer.addresses,
         last_handshake_unix=last_handshake_unix,
         latency_s=peer.state.latency_s if connected else None,
-        direct=peer.state.direct,
+        direct=peer.state.direct and not peer.state.relayed,
+        through=through,
     )

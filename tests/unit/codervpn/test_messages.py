@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
+from google.protobuf import text_format
 
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Secret
 from ginnel.codervpn import vpn_pb2 as pb
+from ginnel.codervpn.header import Role
 from ginnel.codervpn.messages import (
     LogLevel,
     LogRecord,
@@ -17,6 +21,7 @@ from ginnel.codervpn.messages import (
     make_agent,
     make_settings,
 )
+from ginnel.codervpn.speaker import Speaker
 
 
 def test_start_and_log_come_back() -> None:
@@ -55,3 +60,23 @@ def test_an_agent_carries_times() -> None:
 def test_kind_of_names_the_field() -> None:
     assert kind_of(pb.TunnelMessage()) is None
     assert kind_of(pb.ManagerMessage(stop=pb.StopRequest())) == "stop"
+
+
+def test_a_token_is_in_no_repr_text_or_pickle_of_what_carried_it() -> None:
+    start = Start(3, "https://example.org", Secret(b"hunter2"))
+    message = pb.ManagerMessage(start=encode_start(start))
+    speaker = Speaker(Role.MANAGER, now=0.0)
+    speaker.handle_bytes(b"codervpn 1.3 tunnel\n", now=0.0)
+    speaker.request(message, now=0.0)
+    sent = [data for data in iter(speaker.poll_transmit, None) if b"hunter2" in data]
+    assert len(sent) == 1
+    received = pb.ManagerMessage.FromString(sent[0][4:])
+    found = decode_start(received.start)
+    assert found == start
+    for shown in (message, received, start, found):
+        texts = (repr(shown), str(shown), f"{shown}")
+        assert all("<secret>" in text and "hunter2" not in text for text in texts)
+        assert "hunter2" not in text_format.MessageToString(message)
+    pickled = pickle.dumps([start, found])
+    assert b"<secret>" in pickled
+    assert b"hunter2" not in pickled

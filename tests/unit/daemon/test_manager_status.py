@@ -44,6 +44,13 @@ def test_an_old_handshake_is_a_problem_unless_the_path_answers(
     assert (found["problem"], found["idle"]) == (problem, idle)
     assert found["name"] == "pi\\x1b"
     assert found["direct"] == (None if latency is None else True)
+    assert found["through"] is None
+
+
+def test_who_relays_is_told() -> None:
+    agent = make_agent(b"i" * 16, "pi", latency_s=0.01, through="attic\x1b")
+    found = describe_agent(agent, unix_now=NOW)
+    assert (found["direct"], found["through"]) == (False, "attic\\x1b")
 
 
 def test_what_a_hostile_tunnel_tells_leaves_the_answer_readable() -> None:

@@ -85,6 +85,21 @@ def test_a_signer_that_dies_comes_back_on_the_same_channel() -> None:
     run(body)
 
 
+def test_the_end_of_a_signer_whose_tunnel_is_told_to_stop_is_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def body(link: SignerLink) -> None:
+        with link.renew() as channel:
+            await hello(channel)
+            link.leave()
+            with pytest.raises(SystemFailure, match=r"the signer is gone: .*a reason"):
+                await link.ask({"verb": "die"})
+            assert link.status()["restarts"] == 0
+
+    run(body)
+    assert "it starts again" not in caplog.text
+
+
 def test_a_new_tunnel_gets_a_new_channel_and_a_new_signer() -> None:
     async def body(link: SignerLink) -> None:
         with link.renew() as old:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from ginnel.base.errors import SystemFailure
-from ginnel.base.types import Address
+from ginnel.base.types import Address, MemberId
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.daemon.settings_check import Allowance, check_settings
 from ginnel.daemon.wire_settings import (
@@ -11,6 +11,7 @@ from ginnel.daemon.wire_settings import (
     bundle_addresses,
     overlay_prefixes,
     settings_for,
+    who_relays,
     workspace_for,
 )
 from ginnel.mesh import derive
@@ -87,3 +88,35 @@ def test_a_peer_is_an_agent() -> None:
     assert agent.last_handshake.seconds == 1_800_000_000
     assert agent.last_ping.latency.ToMilliseconds() == 250
     assert agent.last_ping.did_p2p
+
+
+def peer_at(name: str, local: tuple[str, str], remote: tuple[str, str]) -> PeerChanged:
+    """Return a connected peer with the kinds and IPs of its path."""
+    is_relayed = "relay" in (local[0], remote[0])
+    state = PeerState(
+        name.encode(),
+        ConnStatus.CONNECTED,
+        local_kind=local[0],
+        local_address=Address(local[1], 7),
+        remote_kind=remote[0],
+        remote_address=Address(remote[1], 8),
+        direct=not is_relayed,
+        relayed=is_relayed,
+    )
+    return PeerChanged(MemberId(name.encode()), name, f"{name}.home.internal", (), state, "")
+
+
+def test_who_relays_is_a_members_name_or_a_servers_address() -> None:
+    host = ("host", "192.0.2.1")
+    relay = peer_at("relay", host, ("srflx", "198.51.100.1"))
+    ours = peer_at("a", ("relay", "198.51.100.1"), ("relay", "198.51.100.1"))
+    theirs = peer_at("b", host, ("relay", "203.0.113.5"))
+    others = (relay, ours, theirs)
+    assert [who_relays(peer, others) for peer in others] == ["", "relay", "203.0.113.5"]
+    lost = replace(ours, state=replace(ours.state, status=ConnStatus.DISCONNECTED))
+    assert who_relays(lost, others) == ""
+    agent = agent_for(ours, bytes(32), last_handshake_unix=None, through="relay")
+    assert not agent.HasField("last_ping")  # without an answer it would say nothing
+    answering = replace(ours, state=replace(ours.state, latency_s=0.02))
+    agent = agent_for(answering, bytes(32), last_handshake_unix=None, through="relay")
+    assert (agent.last_ping.did_p2p, agent.last_ping.preferred_derp) == (False, "relay")

@@ -163,9 +163,10 @@ def _manager_only(answer: Json) -> str:
 
 def _known_peer_row(peer: Json) -> tuple[str, ...]:
     latency = peer["latency_ms"]
+    state = peer["problem"] or ("idle" if peer["idle"] else "connected")
     return (
         peer["name"],
         peer["addresses"][0] if peer["addresses"] else "-",
-        peer["problem"] or ("idle" if peer["idle"] else "connected"),
+        f"{state} through {peer['through']}" if peer.get("through") else state,
         milliseconds(None if latency is None else latency / 1000),
     )

@@ -133,6 +133,8 @@ def test_without_a_tunnel_the_manager_says_why(paths: NetworkPaths) -> None:
     )
     failing = shown | {"tunnel": shown["tunnel"] | {"problem": FAILING}}
     assert FAILING in format_status(failing)
+    relayed = shown["peers"][0] | {"through": "attic"}
+    assert "connected through attic" in format_status(shown | {"peers": [relayed]})
     assert "and 3 more" in format_status(shown | {"peers_left_out": 3})
 
 
