@@ -1,9 +1,9 @@
 """Networks of up to 10,000 discv5 nodes on virtual time, 70 % of them behind NATs.
 
 It shows how recall, round trips, packets and memory grow with the number of nodes; each network is
-built in one process of its own. The ciphers and the public-key operations of handshakes are
-replaced (an identity codec behind the same functions): they are most of the time of a simulation
-and change nothing in what is measured here. Records are signed and verified.
+built in one process of its own. The public-key operations of handshakes are replaced by constants
+behind the same functions: they are most of the time of a simulation and change nothing in what is
+measured here. Packets are encrypted, records are signed and verified.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from benchmarks.common import Row, below, compare, publish, resident_mb
-from ginnel.discv5 import packet, session, wire
+from ginnel.discv5 import wire
 from ginnel.discv5.keys import new_private_key, public_key_of
-from ginnel.discv5.packet import IV_SIZE, STATIC_SIZE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -42,7 +41,7 @@ RECALL = 0.99
 KNOWN = 16  # other nodes that each one must know
 KIB_PER_GIB = 1024.0 * 1024.0
 NOTES = (
-    "Ciphers and public-key operations of handshakes are replaced (identity codec).",
+    "Public-key operations of handshakes are replaced by constants; packets are encrypted.",
     "All join through the same node within 50 s; packets are counted until 20 s later.",
     "Nodes behind NATs are in nobody's table: a lookup's truth is the 16 closest of the others.",
     "Memory a node is what the process grew by, the simulated network included; the limit is on "
@@ -66,55 +65,8 @@ class Measured:
     memory: float  # MB a node
 
 
-class IdentityCiphers:
-    """Ciphers that leave header and message as they are; the key stands for the tag."""
-
-    @staticmethod
-    def seal(node_id: bytes, start: bytes, key: bytes, nonce: bytes, message: bytes) -> bytes:
-        """Return the packet."""
-        return start + message + key
-
-    @staticmethod
-    def seal_next(
-        node_id: bytes, header: bytes, key: bytes, count: int, random: bytes, message: bytes
-    ) -> tuple[bytes, bytes]:
-        """Return the packet and its nonce."""
-        nonce = count.to_bytes(4, "big") + random[IV_SIZE:]
-        return random[:IV_SIZE] + header[:9] + nonce + header[21:] + message + key, nonce
-
-    @staticmethod
-    def open(key: bytes, nonce: bytes, ciphertext: bytes, authenticated: bytes) -> bytes | None:
-        """Return the message; None if the tag is not this key's."""
-        return ciphertext[: -len(key)] if ciphertext[-len(key) :] == key else None
-
-    @staticmethod
-    def mask(node_id: bytes, start: bytes) -> bytes:
-        """Return the header as it is."""
-        return start
-
-    @staticmethod
-    def unmask(
-        node_id: bytes, data: bytes
-    ) -> tuple[bytes, int, int, bytes, bytes | None, bytes, bytes] | None:
-        """Return the parts of a packet."""
-        if len(data) < IV_SIZE + STATIC_SIZE:
-            return None
-        head = data[IV_SIZE : IV_SIZE + STATIC_SIZE]
-        end = IV_SIZE + STATIC_SIZE + int.from_bytes(head[-2:], "big")
-        authdata = data[IV_SIZE + STATIC_SIZE : end] if end <= len(data) else None
-        return (
-            head[:6],
-            int.from_bytes(head[6:8], "big"),
-            head[8],
-            head[9:21],
-            authdata,
-            data[:end],
-            data[end:],
-        )
-
-
-def use_identity_codec() -> None:
-    """Replace the ciphers, and the public-key operations of handshakes, by constants."""
+def use_constant_keys() -> None:
+    """Replace the public-key operations of handshakes by constants."""
 
     def agree(public_key: bytes, private_key: bytes) -> bytes:
         return bytes(33)
@@ -135,13 +87,11 @@ def use_identity_codec() -> None:
         new_private_key=lambda random_bytes: ephemeral,
         public_key_of=lru_cache(maxsize=2)(public_key_of),
     )
-    for module in (packet, session):
-        module.__dict__["ciphers"] = IdentityCiphers
 
 
 def measure(nodes: int) -> Measured:
     """Build the network and look targets up."""
-    use_identity_codec()
+    use_constant_keys()
     discv5_large.JOIN_GAP = JOINING / nodes
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
