@@ -1,18 +1,21 @@
 //! Sockets, TUN and the two threads that move packets; the only place that reads the clock.
 //!
-//! `udp -> tun` waits for the sockets, drains them in batches, and ticks the timers. `tun -> udp`
-//! does the same for the TUN. Both hold the machine for a batch only, never during a system call.
+//! One waits for the sockets, drains them in batches, and ticks the timers; the other does the same
+//! for the TUN while a bulk comes from it ([`lease`]). Both hold the machine for a batch only, never
+//! during a system call.
 //! Each drains what waits and flushes at the end of a batch, so that segmentation offloads have
 //! something to join.
 
 mod arena;
 mod control;
 mod fragments;
+mod lease;
 mod signal;
 #[cfg(test)]
 mod tests;
 mod tun;
 mod udp;
+mod upward;
 mod workers;
 
 use std::io;
@@ -32,6 +35,7 @@ use crate::ecn;
 use crate::inbox::{Inbox, Passed};
 use crate::machine::{CommandError, Config, Event, Machine, Output, Path, PeerConfig, PeerStats};
 use crate::offload::Trains;
+use lease::Lease;
 use signal::Signal;
 use tun::Tun;
 use udp::{SendError, Sockets};
@@ -57,6 +61,7 @@ struct Shared {
     counters: Arc<Counters>,
     sockets: Sockets,
     tun: Option<Tun>,
+    lease: Lease,
     /// Readable while something waits for the application.
     waiting: Signal,
     /// Readable once the threads are to end.
@@ -98,6 +103,7 @@ impl Engine {
             counters,
             sockets: Sockets::new(descriptors.udp4, descriptors.udp6)?,
             tun: descriptors.tun.map(Tun::new).transpose()?,
+            lease: Lease::new()?,
             waiting: Signal::new()?,
             stop: Signal::new()?,
             failed: AtomicBool::new(false),
@@ -106,9 +112,9 @@ impl Engine {
             shared,
             threads: Vec::new(),
         };
-        engine.spawn("wg-udp", workers::udp_to_tun)?;
+        engine.spawn("wg-udp", workers::serve_sockets)?;
         if engine.shared.tun.is_some() {
-            engine.spawn("wg-tun", workers::tun_to_udp)?;
+            engine.spawn("wg-tun", workers::serve_tun)?;
         }
         Ok(engine)
     }

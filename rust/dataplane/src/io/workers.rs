@@ -1,7 +1,7 @@
 //! The two threads.
 
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use gotatun::packet::Packet;
@@ -9,8 +9,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::arena::Arena;
 use super::control::ControlBuffer;
-use super::tun::ReadBuffer;
 use super::udp::{Received, Socket};
+use super::upward::{BATCH, Found, PACE_PERIOD, Upward};
 use super::{ERROR_PAUSE, Shared, clock, lock};
 use crate::channels::{self, Route};
 use crate::consent::Consented;
@@ -20,32 +20,41 @@ use crate::inbox::Passed;
 use crate::machine::{Cut, Output, Path, TICK_INTERVAL, Transmit};
 use crate::offload::Trains;
 
-/// Packets after which a batch ends: few enough that the first of them does not wait long, and that
-/// a batch with the last train that it took has at most 400 KiB.
-const BATCH: usize = 128;
-/// Packets a second that come one by one from which on they gather: no exchange of questions and
-/// answers, whose delay would matter, is as fast, and a bulk of TCP comes in trains.
-const FAST_READS: f64 = 25_000.0;
-/// Over which this is counted.
-const PACE_PERIOD: Duration = Duration::from_millis(5);
 /// How long they gather: a TUN queues 500 packets, enough for 3 million a second.
 const GATHER_PAUSE: Duration = Duration::from_micros(100);
-/// Moves datagrams to the machine, the TUN and the application, and ticks the timers.
-pub(super) fn udp_to_tun(shared: &Shared) {
+
+/// Moves datagrams to the machine, the TUN and the application, and ticks the timers; moves what
+/// comes from the TUN too, while that is little.
+pub(super) fn serve_sockets(shared: &Shared) {
     let mut receiver = Receiver::new();
+    let mut upward = Upward::new();
     let mut out = Output::default();
     let mut trains = Trains::default();
     let mut tick_at = clock() + TICK_INTERVAL;
     loop {
+        let own_tun = shared.tun.as_ref().filter(|_| shared.lease.is_home());
+        let other = own_tun.map_or(shared.lease.returned(), AsFd::as_fd);
+        let sources = std::iter::once(other).chain(shared.sockets.iter().map(AsFd::as_fd));
         let wait = tick_at.saturating_duration_since(clock());
-        if wait_for(shared, shared.sockets.iter(), wait) {
+        let Some(mut ready) = wait_for(shared, sources, wait) else {
             return;
-        }
+        };
+        let mut reads_tun = ready.take_first();
         for socket in shared.sockets.iter() {
-            if receiver.drain(shared, socket) && wait_for::<Socket>(shared, [], ERROR_PAUSE) {
+            if !ready.take_first() {
+                continue;
+            }
+            if receiver.drain(shared, socket) && wait_for(shared, [], ERROR_PAUSE).is_none() {
                 return;
             }
-            receiver.hand_over(shared, &mut out, &mut trains);
+            // What goes to the kernel may have been answered already.
+            reads_tun |= receiver.hand_over(shared, &mut out, &mut trains);
+        }
+        if let Some(tun) = own_tun.filter(|_| reads_tun) {
+            let found = upward.move_batch(shared, tun);
+            if upward.is_bulk() || matches!(found, Found::Broken) {
+                shared.lease.lend();
+            }
         }
         let now = clock();
         if now >= tick_at {
@@ -59,78 +68,31 @@ pub(super) fn udp_to_tun(shared: &Shared) {
     }
 }
 
-/// Moves packets of the TUN to the machine and the sockets.
-pub(super) fn tun_to_udp(shared: &Shared) {
+/// Moves packets of the TUN to the machine and the sockets, while they are a bulk.
+pub(super) fn serve_tun(shared: &Shared) {
     let Some(tun) = &shared.tun else { return };
-    let mut buffer = ReadBuffer::new();
-    let mut batch = Vec::with_capacity(BATCH);
-    let mut out = Output::default();
-    let mut trains = Trains::default();
-    let mut pace = Pace::new(clock());
+    let mut upward = Upward::new();
     loop {
-        if wait_for(shared, [tun], Duration::MAX) {
+        if wait_for(shared, [shared.lease.lent()], Duration::MAX).is_none() {
             return;
         }
-        let (mut broken, mut reads) = (false, 0);
-        while batch.len() < BATCH {
-            match tun.read(&mut buffer, &mut batch, &shared.counters) {
-                Ok(true) => reads += 1,
-                Ok(false) => break,
-                Err(_) => {
-                    broken = true;
-                    break;
+        upward.expect_bulk();
+        loop {
+            let ended = match upward.move_batch(shared, tun) {
+                Found::Broken => wait_for(shared, [], ERROR_PAUSE).is_none(),
+                Found::Packets { .. } if !upward.is_bulk() => break,
+                Found::Packets { gathers } => {
+                    if gathers {
+                        std::thread::sleep(GATHER_PAUSE);
+                    }
+                    wait_for(shared, [tun.as_fd()], PACE_PERIOD).is_none()
                 }
-            }
-        }
-        let (is_full, is_single) = (batch.len() >= BATCH, batch.len() == reads);
-        if !batch.is_empty() {
-            let now = clock();
-            let mut machine = lock(&shared.machine);
-            for packet in batch.drain(..) {
-                machine.handle_inner(packet, now, &mut out);
-            }
-        }
-        shared.flush(&mut out, &mut trains);
-        if broken {
-            shared.counters.count(Counter::TunReadError);
-            if wait_for::<Socket>(shared, [], ERROR_PAUSE) {
+            };
+            if ended {
                 return;
             }
         }
-        if is_single && pace.note(reads, clock()) && !is_full {
-            std::thread::sleep(GATHER_PAUSE);
-        }
-    }
-}
-
-/// Finds out when packets come so fast, one by one, that it pays to let some gather.
-///
-/// Without that the thread is woken for each packet where the scheduler has it share a core with
-/// who writes, and then sends each alone.
-struct Pace {
-    since: Instant,
-    reads: usize,
-    is_fast: bool,
-}
-
-impl Pace {
-    fn new(now: Instant) -> Self {
-        Self {
-            since: now,
-            reads: 0,
-            is_fast: false,
-        }
-    }
-
-    /// Notes packets that came one by one; true while they come fast.
-    fn note(&mut self, reads: usize, now: Instant) -> bool {
-        self.reads += reads;
-        let elapsed = now.saturating_duration_since(self.since);
-        if elapsed >= PACE_PERIOD {
-            self.is_fast = self.reads as f64 > FAST_READS * elapsed.as_secs_f64();
-            (self.since, self.reads) = (now, 0);
-        }
-        self.is_fast
+        shared.lease.give_back();
     }
 }
 
@@ -265,7 +227,8 @@ impl Receiver {
         self.passed.push((kind, Passed { data, path }));
     }
 
-    fn hand_over(&mut self, shared: &Shared, out: &mut Output, trains: &mut Trains) {
+    /// Moves what was received; true if some of it went to the TUN.
+    fn hand_over(&mut self, shared: &Shared, out: &mut Output, trains: &mut Trains) -> bool {
         if !self.wireguard.is_empty() {
             let now = clock();
             let mut machine = lock(&shared.machine);
@@ -274,6 +237,7 @@ impl Receiver {
             }
         }
         out.transmits.append(&mut self.forwarded);
+        let has_inner = !out.inner.is_empty();
         shared.flush(out, trains);
         self.arena.reclaim();
         self.answer_consents(shared);
@@ -284,6 +248,7 @@ impl Receiver {
             }
             shared.settle(&inbox);
         }
+        has_inner
     }
 }
 
@@ -304,22 +269,38 @@ impl Receiver {
     }
 }
 
-/// Waits until a source is readable or broken, or the time is over; true if it is time to end.
-fn wait_for<'source, Source: AsFd + 'source>(
-    shared: &Shared,
-    sources: impl IntoIterator<Item = &'source Source>,
+/// Which sources are readable or broken, in their order.
+struct Ready(u32);
+
+impl Ready {
+    /// Says it of the first that was not asked for yet.
+    fn take_first(&mut self) -> bool {
+        let is_ready = self.0 & 1 != 0;
+        self.0 >>= 1;
+        is_ready
+    }
+}
+
+/// Waits until a source is readable or broken, or the time is over; `None` if it is time to end.
+fn wait_for<'source>(
+    shared: &'source Shared,
+    sources: impl IntoIterator<Item = BorrowedFd<'source>>,
     wait: Duration,
-) -> bool {
+) -> Option<Ready> {
     let mut wanted = vec![PollFd::new(shared.stop.as_fd(), PollFlags::POLLIN)];
     wanted.extend(
         sources
             .into_iter()
-            .map(|source| PollFd::new(source.as_fd(), PollFlags::POLLIN)),
+            .map(|source| PollFd::new(source, PollFlags::POLLIN)),
     );
     // Rounded up, so that a rest below a millisecond does not spin.
     let wait = PollTimeout::try_from(wait.as_millis().saturating_add(1).min(i32::MAX as u128))
         .unwrap_or(PollTimeout::MAX);
     // An error here is EINTR or lack of memory; the next round tries again.
     let _ = poll(&mut wanted, wait);
-    wanted[0].any().unwrap_or(false)
+    let bits = wanted.iter().rev().fold(0, |bits, source| {
+        bits << 1 | u32::from(source.any().unwrap_or(false))
+    });
+    let mut ready = Ready(bits);
+    (!ready.take_first()).then_some(ready)
 }
