@@ -42,6 +42,7 @@ bench-tunnel: setup
 	@scripts/bench-peers tunnel
 	@.venv/bin/python -m benchmarks.tunnel
 	@.venv/bin/python -m benchmarks.tunnel_relayed
+	@.venv/bin/python -m benchmarks.tunnel_peers
 
 bench-connect: setup
 	@scripts/bench-peers connect
