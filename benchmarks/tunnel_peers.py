@@ -1,4 +1,4 @@
-"""`make bench-tunnel`, its last part: what a thousand peers cost the data plane in memory.
+"""`make bench-tunnel`, its last part: what a thousand peers cost, and adding one more.
 
     python -m benchmarks.tunnel_peers [--peers N] [--seconds S] [--print]
 
@@ -17,6 +17,7 @@ import os
 import platform
 import resource
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -33,11 +34,15 @@ from ginnel.base.types import Address, Secret
 from ginnel.engine.embedded import EmbeddedEngine
 
 LIMIT_MIB = 48.0
+ADDING_LIMIT_US = 1000.0
+ADDED = 500  # peers more, under load
+FIRST_ADDED = IPv4Address("10.9.0.0")
 MTU = 1420  # bytes
 HUB = IPv4Address("10.7.0.1")
 FIRST_PEER = IPv4Address("10.8.0.0")
 FIRST_LOOPBACK = IPv4Address("127.8.0.0")  # an address each: cookies are asked of sources
 HUB_KEY = b"hub!" * 8
+ADDED_KEY = b"other!" * 5  # and a number
 HANDSHAKE_PAUSE_S = 0.004  # half of the handshakes a second that make all show a cookie
 HANDSHAKE_LIMIT_S = 120.0
 SAMPLE_S = 0.05  # seconds between two looks at memory
@@ -117,7 +122,7 @@ def run_hub() -> None:
         is_over.set()
 
     threading.Thread(target=wait_for_end).start()
-    received = 0
+    received, adding = 0, list[float]()
     for batch in itertools.cycle(packets[at : at + BURST] for at in range(0, len(packets), BURST)):
         if is_over.is_set():
             break
@@ -126,9 +131,20 @@ def run_hub() -> None:
         received += drain(end)
         while engine.poll_event() is not None:
             pass
+        if received and len(adding) < ADDED:
+            adding.append(add_another(engine, len(adding)))
     heard = sum(peer.rx_bytes >= MTU for peer in engine.peer_stats())
-    print(json.dumps([engine.stats().tun_rx_packets, received, heard]), flush=True)
+    counts = [engine.stats().tun_rx_packets, received, heard]
+    print(json.dumps([counts, sorted(adding)]), flush=True)
     engine.close()
+
+
+def add_another(engine: EmbeddedEngine, number: int) -> float:
+    """Add a peer that never says anything; return the microseconds that it took."""
+    command = peer_at(ADDED_KEY + number.to_bytes(2, "big"), FIRST_ADDED + number, "127.0.0.1", 9)
+    began = time.perf_counter()
+    engine.apply(command)
+    return (time.perf_counter() - began) * 1e6
 
 
 def run_far(count: int, port: int) -> None:
@@ -191,8 +207,9 @@ def child(*role: str) -> Iterator[Child]:
             started.process.terminate()
 
 
-def measure(count: int, seconds: float) -> tuple[float, float, list[int]]:
-    """Return MiB after all handshakes, the peak while all talk, and what the hub counted."""
+def measure(count: int, seconds: float) -> tuple[float, float, list[int], list[float]]:
+    """Return MiB after all handshakes, the peak while all talk, what the hub counted, and the
+    microseconds for each peer that it added meanwhile, sorted."""
     with child("idle") as idle, child("hub") as hub:
         idle.ask()
         with child("far", "--peers", str(count), "--port", str(hub.ask())) as far:
@@ -205,10 +222,10 @@ def measure(count: int, seconds: float) -> tuple[float, float, list[int]]:
             while time.monotonic() < until:
                 peak = max(peak, hub.memory_mib)
                 time.sleep(SAMPLE_S)
-            counted = hub.ask("end")
-        assert isinstance(counted, list)
+            said = hub.ask("end")
+        assert isinstance(said, list)
         without = idle.memory_mib
-        return quiet - without, peak - without, counted
+        return quiet - without, peak - without, said[0], said[1]
 
 
 def main() -> None:
@@ -229,12 +246,26 @@ def main() -> None:
             return run_idle()
     count = options.peers
     busy = os.getloadavg()[0]
-    quiet, peak, (sent, received, heard) = measure(count, options.seconds)
+    quiet, peak, (sent, received, heard), adding = measure(count, options.seconds)
     if heard < count:
         raise RuntimeError(f"only {heard} of {count} peers were heard")
     rows = [
         below(f"{count} peers after their handshakes", "MiB", [quiet], LIMIT_MIB, "our limit"),
         below(f"{count} peers, all talking: peak", "MiB", [peak], LIMIT_MIB, "our limit"),
+        below(
+            "adding a peer meanwhile, median",
+            "us",
+            [statistics.median(adding)],
+            ADDING_LIMIT_US,
+            "our limit",
+        ),
+        below(
+            "adding a peer meanwhile, p99",
+            "us",
+            [adding[len(adding) * 99 // 100]],
+            ADDING_LIMIT_US,
+            "our limit",
+        ),
     ]
     notes = [
         f"{options.seconds:g} s of talk: {sent} packets of {MTU} bytes sent, {received} received; "

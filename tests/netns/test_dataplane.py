@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -34,7 +35,7 @@ SetMtu: TypeAlias = Callable[[int], None]
 
 @contextmanager
 def tunnel(left: Machine, right: Machine, headers: tuple[bool, bool], mtu: int) -> Iterator[SetMtu]:
-    """Run an engine on both machines, their TUNs with offloads as asked for; yield a way to
+    """Run an engine on both machines, TUN and socket with offloads as asked for; yield a way to
     change the MTU of both."""
     with ExitStack() as stack:
         engines = []
@@ -89,6 +90,22 @@ def test_data_arrives_unchanged(lab: Lab, headers: tuple[bool, bool], mtu: int) 
         for address in ("100.64.0.2", "fd00::2"):
             assert transfer(left, right, address), address
         assert transfer(right, left, "100.64.0.1")
+
+
+@pytest.mark.parametrize("headers", [(True, True), (False, False)])
+def test_several_flows_keep_their_order_each(lab: Lab, headers: tuple[bool, bool]) -> None:
+    left, right = lab.machine(LEFT), lab.machine(RIGHT)
+    with tunnel(left, right, headers, 1420):
+        for address in ("100.64.0.2", "fd00::2"):
+            argv = [*PROGRAM, "receive-flows", address]
+            with right.popen(argv, stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                port = process.stdout.readline().strip()
+                left.run([*PROGRAM, "send-flows", address, port])
+                flows = json.loads(process.stdout.readline())
+            assert len(flows) == bare_engine.FLOWS
+            whole = list(range(bare_engine.ROUNDS * bare_engine.TRAIN))
+            assert all(numbers == whole for numbers in flows)
 
 
 @pytest.mark.soak

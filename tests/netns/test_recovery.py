@@ -17,10 +17,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from ginnel.lab import Home, LabTopology, PublicMachine
+from support import witness
 from support.mesh_lab import NODES, MeshLab, mesh_lab, network_state
 
 pytestmark = pytest.mark.netns
@@ -156,6 +158,24 @@ def test_a_killed_tunnel_comes_back_by_itself(mesh: MeshLab, name: str) -> None:
     assert after["tunnel"] != pids["tunnel"]
     assert mesh.manager(name)["port"] == port == mesh.scenario.status(name)["port"]
     assert network_state(mesh.machine(name)) == before
+
+
+def test_a_data_plane_that_fails_is_replaced(mesh: MeshLab, tmp_path: Path) -> None:
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    mesh.scenario.down("ben")
+    with patch.dict(os.environ, witness.environment(hook, "broken_engine", tmp_path)):
+        mesh.scenario.up("ben")
+    wait_until_packets_flow(mesh, MANAGER_S)
+    before = mesh.pids("ben")
+    mesh.machine("ben").run(["kill", "-USR1", str(before["tunnel"])])
+    assert mesh.scenario.wait_until(
+        lambda: mesh.pids("ben")["tunnel"] not in (None, before["tunnel"]), TUNNEL_S
+    )
+    wait_until_packets_flow(mesh, TUNNEL_S)
+    assert mesh.pids("ben")["manager"] == before["manager"]
+    mesh.scenario.down("ben")
+    mesh.scenario.up("ben")
 
 
 def test_a_killed_signer_comes_back_by_itself(mesh: MeshLab) -> None:

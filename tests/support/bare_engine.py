@@ -4,16 +4,21 @@ python bare_engine.py engine NUMBER OTHER_ADDRESS VNET_HEADER MTU    until its s
                                                                      there is a new MTU
 python bare_engine.py receive ADDRESS DATAGRAMS                      prints its port, then a digest
 python bare_engine.py send ADDRESS PORT DATAGRAMS                    prints the digest
+python bare_engine.py receive-flows ADDRESS                          prints its port, then numbers
+                                                                     of each flow as they came
+python bare_engine.py send-flows ADDRESS PORT                        several flows, in trains
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import select
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -26,6 +31,9 @@ PORT = 51820
 SEED = 7
 TCP_BYTES = 3_000_000
 WAIT_S = 15.0  # seconds without progress
+FLOWS, ROUNDS, TRAIN, FLOW_SIZE = 4, 3, 5, 400  # what fits in any socket's buffer
+UDP_SEGMENT = 103  # linux/udp.h
+SO_NO_CHECK = 11  # asm-generic/socket.h
 
 
 def private_key(number: int) -> bytes:
@@ -40,6 +48,8 @@ def run_engine(number: int, other_address: str, vnet_header: bool, mtu: int) -> 
     device = open_tun("gn-bare", vnet_header=vnet_header)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind(("", PORT))
+        if not vnet_header:  # nor trains of datagrams: Linux sends none without checksums
+            udp.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
         engine = EmbeddedEngine(
             udp4_fd=udp.fileno(),
             tun_fd=device.fd,
@@ -127,11 +137,45 @@ def send(address: str, port: int, datagrams: int) -> None:
     print(digest.hexdigest(), flush=True)
 
 
+def receive_flows(address: str) -> None:
+    """Take all that `send_flows` sends, by the port that it came from."""
+    flows: dict[int, list[int]] = {}
+    with socket.socket(family_of(address), socket.SOCK_DGRAM) as udp:
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        udp.bind((address, 0))
+        udp.settimeout(WAIT_S)
+        print(udp.getsockname()[1], flush=True)
+        for _ in range(FLOWS * ROUNDS * TRAIN):
+            data, source = udp.recvfrom(2048)
+            flows.setdefault(source[1], []).append(int.from_bytes(data[:2], "big"))
+    print(json.dumps(list(flows.values())), flush=True)
+
+
+def send_flows(address: str, port: int) -> None:
+    """Send numbered datagrams of several flows in turns, a train of each."""
+    with ExitStack() as stack:
+        flows = []
+        for _ in range(FLOWS):
+            udp = stack.enter_context(socket.socket(family_of(address), socket.SOCK_DGRAM))
+            udp.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, FLOW_SIZE)
+            udp.connect((address, port))
+            flows.append(udp)
+        for first in range(0, ROUNDS * TRAIN, TRAIN):
+            numbers = (number.to_bytes(2, "big") for number in range(first, first + TRAIN))
+            train = b"".join(number.ljust(FLOW_SIZE, b"\0") for number in numbers)
+            for udp in flows:
+                udp.send(train)
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["engine", number, other_address, vnet_header, mtu]:
             run_engine(int(number), other_address, vnet_header == "1", int(mtu))
         case ["receive", address, datagrams]:
             receive(address, int(datagrams))
+        case ["receive-flows", address]:
+            receive_flows(address)
+        case ["send-flows", address, port]:
+            send_flows(address, int(port))
         case ["send", address, port, datagrams]:
             send(address, int(port), int(datagrams))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -201,6 +202,28 @@ def test_a_flood_of_one_kind_leaves_the_other_its_room(
     while not node.engine.stats().passed_stun:
         stranger.sendto(stun, node.address)
     assert any(item.data == stun for item in node.engine.receive(2))
+
+
+def test_wireguard_goes_on_while_every_queue_is_full(
+    pair: tuple[Node, Node], stranger: socket.socket
+) -> None:
+    left, right = pair
+    left.add(right)
+    right.add(left)
+    stun = b"\0\x01\0\0\x21\x12\xa4\x42" + b"t" * 12
+    # Nobody takes anything out of the queues meanwhile.
+    while not {"discv5_queue_full", "stun_queue_full"} <= set(right.engine.drops()):
+        stranger.sendto(b"\xd1" * 63, right.address)
+        stranger.sendto(stun, right.address)
+    packet = inner_packet("100.64.0.1", "100.64.0.2", CONTROL_PORT, b"1")
+    left.engine.apply(SendInner(right.public_key, packet))
+    until = time.monotonic() + PATIENCE_S
+    while not right.has(InnerReceived)() and time.monotonic() < until:
+        stranger.sendto(b"\xd1" * 63, right.address)
+        while (event := right.engine.poll_event()) is not None:
+            right.events.append(event)
+    assert right.has(InnerReceived)()
+    assert right.engine.stats().passed_discv5 == right.engine.stats().passed_stun == 1024
 
 
 def test_roaming_and_an_override(pair: tuple[Node, Node]) -> None:
