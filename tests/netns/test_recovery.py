@@ -163,18 +163,18 @@ def test_a_killed_tunnel_comes_back_by_itself(mesh: MeshLab, name: str) -> None:
 def test_a_data_plane_that_fails_is_replaced(mesh: MeshLab, tmp_path: Path) -> None:
     hook = tmp_path / "hook"
     hook.mkdir()
-    mesh.scenario.down("ben")
+    mesh.scenario.ginnel("ben", "down")
     with patch.dict(os.environ, witness.environment(hook, "broken_engine", tmp_path)):
         mesh.scenario.up("ben")
     wait_until_packets_flow(mesh, MANAGER_S)
     before = mesh.pids("ben")
     mesh.machine("ben").run(["kill", "-USR1", str(before["tunnel"])])
     assert mesh.scenario.wait_until(
-        lambda: mesh.pids("ben")["tunnel"] not in (None, before["tunnel"]), TUNNEL_S
+        lambda: mesh.pids("ben")["tunnel"] not in (None, before["tunnel"]), MANAGER_S
     )
-    wait_until_packets_flow(mesh, TUNNEL_S)
+    wait_until_packets_flow(mesh, MANAGER_S)
     assert mesh.pids("ben")["manager"] == before["manager"]
-    mesh.scenario.down("ben")
+    mesh.scenario.ginnel("ben", "down")
     mesh.scenario.up("ben")
 
 
