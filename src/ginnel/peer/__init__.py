@@ -2,7 +2,7 @@
 
 Reading order: `signal` (what is said), `events` (configuration and events), `status`, `attempt`,
 `turns` (how many at once), `speaker`, `lifecycle`, `care` and `conn` (the core, from inside out),
-`aio` (asyncio facade `Conn`).
+`gathering` (its own STUN and TURN servers), `aio` (asyncio facade `Conn`, and `ConnGroup`).
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ginnel.peer.aio import Conn
+    from ginnel.peer.aio import Conn, ConnGroup
 
-__all__ = ["Conn"]
+__all__ = ["Conn", "ConnGroup"]
 
 
 def __getattr__(name: str) -> object:
     """Import the asyncio facade only when it is asked for."""
-    if name == "Conn":
-        from ginnel.peer.aio import Conn
+    if name in __all__:
+        from ginnel.peer import aio
 
-        return Conn
+        return getattr(aio, name)
     raise AttributeError(name)

@@ -7,9 +7,10 @@
     except ConnectionClosed: ...           # we closed it
 
 The handlers carry what is signalled and what the data plane is told; the caller brings back what
-came. Addresses of this machine are found by `discover` (if the configuration names the port), and
-the caller may tell more. The source must give STUN datagrams only (or a driver of the caller's runs
-`ConnCore`).
+came. Addresses of this machine are found by `discover` (if the configuration names the port), the
+STUN and TURN servers of the configuration are asked from that port, and the caller may tell more.
+The source must give STUN datagrams and ChannelData only (or a driver of the caller's runs
+`ConnCore`). What the data plane sends to an endpoint with `relayed_from` goes by `send_relayed`.
 
 Clean-up always runs, in this order: agent, proxy, peer, timers, `on_disconnected`, status,
 statistics; each is attempted, and the first failure is `cleanup_error`.
@@ -21,7 +22,8 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from ginnel.base.chance import RandomBytes, Rng
@@ -34,19 +36,22 @@ from ginnel.base.dataplane import (
     HandshakeCompleted,
     RemovePeer,
 )
-from ginnel.base.errors import GinnelError
-from ginnel.base.types import Address
+from ginnel.base.errors import GinnelError, UsageError
+from ginnel.base.links import CloseLink, LinkEvent, OpenLink, SendLink
+from ginnel.base.servers import Server, Transport
+from ginnel.base.types import Address, Transmit
 from ginnel.ice.candidate import Candidate
-from ginnel.ice.gather import gather_candidates
 from ginnel.ice.reasons import NatKind
 from ginnel.net.driver import Driver
 from ginnel.net.interfaces import host_addresses
+from ginnel.net.link import make_tls_context
+from ginnel.net.links import StreamLinks
+from ginnel.net.resolve import resolve
 from ginnel.peer.conn import ConnCore
 from ginnel.peer.errors import ConnectionAlreadyClosed, ConnectionClosed, ConnectionEnded
 from ginnel.peer.events import (
     ConnConfig,
     Connected,
-    ConnEvent,
     Disconnected,
     Ended,
     Engine,
@@ -57,8 +62,16 @@ from ginnel.peer.events import (
     SendMessage,
     SendOffer,
 )
+from ginnel.peer.gathering import (
+    GatheringConn,
+    GatheringEvent,
+    RelayedData,
+    TurnCame,
+    settings_of,
+)
 from ginnel.peer.signal import ModeMessage, OfferAnswer
 from ginnel.peer.status import ConnStatus, PeerState, Stage, StatusRecorder, WgStats
+from ginnel.peer.turns import MAX_CONNECTING, Turns
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +87,8 @@ class Handlers:
     `apply` is the engine's adapter; a `GinnelError` from it ends the path. One from a signalling
     handler counts as a loss: offers are repeated. `on_connected` gets the remote key, the Rosenpass
     key (empty: none), the overlay IP and the Rosenpass address; `on_disconnected` the remote key
-    and the allowed IPs, only if it was connected.
+    and the allowed IPs, only if it was connected. `on_relayed` gets what came through a relay for
+    the data plane: our address there, the peer's, the packet.
     """
 
     signal_offer: Callable[[OfferAnswer], None]
@@ -85,6 +99,7 @@ class Handlers:
     on_connected: OnConnected = lambda key, rosenpass_key, ip, rosenpass_addr: None
     on_disconnected: OnDisconnected = lambda key, ips: None
     on_state: Callable[[PeerState], None] = lambda state: None
+    on_relayed: Callable[[Address, Address, bytes], None] = lambda relayed, peer, data: None
 
 
 def discover_interfaces(config: ConnConfig) -> list[str]:
@@ -93,8 +108,48 @@ def discover_interfaces(config: ConnConfig) -> list[str]:
     return [ip for ip in found if not (config.disable_ipv6_discovery and ":" in ip)]
 
 
+class ConnGroup:
+    """All connections of a machine: one for each peer, and only so many connecting at once."""
+
+    def __init__(self, limit: int = MAX_CONNECTING) -> None:
+        self.turns = Turns(limit)
+        self._conns: dict[bytes, Conn] = {}
+
+    def add(self, conn: Conn) -> None:
+        """Take a connection (`Conn` calls this).
+
+        Raises:
+            UsageError: there is one to this peer, which was not closed.
+        """
+        if conn.key in self._conns:
+            raise UsageError(f"there is a connection to peer {conn.key.hex()[:8]}; close it first")
+        self._conns[conn.key] = conn
+
+    def remove(self, conn: Conn) -> None:
+        """Forget a connection that was closed (`Conn` calls this)."""
+        if self._conns.get(conn.key) is conn:
+            del self._conns[conn.key]
+
+    def on_turn(self, key: bytes) -> None:
+        """Let a connection go on that waited for its turn (`Conn` calls this)."""
+        conn = self._conns.get(key)
+        if conn is not None:
+            conn.wake()
+
+
 class Conn:
-    """One peer's connection on asyncio; see the module."""
+    """One peer's connection on asyncio; see the module.
+
+    `group`: the machine's other connections; with it a second one to a peer is refused until the
+    first is closed, and connecting is under the group's limit.
+
+    Variables of the environment (`GINNEL_ICE_KEEPALIVE`, `GINNEL_FORCE_RELAY` and so on) win over
+    `config.ice`.
+
+    Raises:
+        UsageError: a variable is no duration or no switch, a server's URL has another form, or
+            the group has a connection to the peer.
+    """
 
     def __init__(
         self,
@@ -106,18 +161,30 @@ class Conn:
         discover: InterfaceDiscover = discover_interfaces,
         random_bytes: RandomBytes = os.urandom,
         rng: Rng | None = None,
+        environ: Mapping[str, str] = os.environ,
+        group: ConnGroup | None = None,
     ) -> None:
-        self._core = ConnCore(config, random_bytes=random_bytes, rng=rng or random.Random())
+        self._group = group or ConnGroup()
+        config = replace(config, turns=self._group.turns)
+        config = replace(config, ice=settings_of(config).with_environment(environ))
+        self._random_bytes, self._rng = random_bytes, rng or random.Random()
+        self._core = ConnCore(config, random_bytes=random_bytes, rng=self._rng)
+        self._gathering: GatheringConn | None = None
+        self._stack: AsyncExitStack | None = None  # while it is open
+        self._tasks: asyncio.TaskGroup | None = None
+        self._jobs: list[asyncio.Task[None]] = []
+        self._links: StreamLinks | None = None
         self._source = source
         self._handlers = handlers
         self._recorder = recorder
         self._discover = discover
-        self._driver: Driver[ConnEvent] | None = None
+        self._driver: Driver[GatheringEvent] | None = None
         self._told: tuple[Candidate, ...] = ()  # by the caller
         self._symmetric = False
         self._ended: ConnectionEnded | None = None
         self._engine_error: GinnelError | None = None
         self.cleanup_error: GinnelError | None = None
+        self._group.add(self)
 
     # What others may know
 
@@ -154,22 +221,24 @@ class Conn:
             ConnectionTimeout: no offer and no answer within `config.timeout`; open it again.
             ConnectionDisconnected: the path is lost or was never found; open it again.
             ConnectionClosed: `close` was called, perhaps before.
+            UsageError: a URL of a STUN or TURN server has another form.
         """
         if self._core.is_closed:
             raise ConnectionClosed(self.key)
         self._ended = self._engine_error = self.cleanup_error = None
         if self._recorder is not None:
             self._recorder.add_peer(self.key)
-        self._driver = Driver(self._core, self._source, self._on_event)
+        servers = settings_of(self.config).servers
+        self._gathering = GatheringConn(self._core, random_bytes=self._random_bytes, rng=self._rng)
+        self._driver = Driver(self._gathering, self._source, self._on_event)
         self._gather()
         self._core.open(self._now())
         try:
-            await self._driver.run()
+            async with AsyncExitStack() as self._stack:
+                await self._use(servers)
+                await self._driver.run()
         finally:
-            if self._ended is None:  # cancelled
-                self._core.close(self._now())
-                while (event := self._core.poll_event()) is not None:
-                    self._on_event(event)
+            self._end()
         raise (self._ended or ConnectionClosed(self.key)) from self._engine_error
 
     def close(self) -> None:
@@ -180,7 +249,8 @@ class Conn:
         """
         if not self._core.close(self._now()):
             raise ConnectionAlreadyClosed(self.key)
-        self._wake()
+        self._group.remove(self)
+        self.wake()
 
     def set_local_candidates(
         self, candidates: Sequence[Candidate], *, symmetric: bool = False
@@ -190,9 +260,18 @@ class Conn:
         self._gather()
 
     def update_stun_turn(self, urls: Iterable[str]) -> None:
-        """Use other STUN and TURN servers from now on."""
+        """Use further STUN and TURN servers at once, and only these from the next open on.
+
+        Raises:
+            UsageError: a URL of another form; nothing changes.
+        """
+        before, urls = self.config, tuple(urls)
+        servers = settings_of(replace(before, stun_turn=urls)).servers
         self._core.update_stun_turn(urls)
         self._gather()
+        for url, server in zip(urls, servers, strict=True):
+            if url not in before.stun_turn and self._tasks is not None:
+                self._jobs.append(self._tasks.create_task(self._add(server)))
 
     # What the peer signals; none of these blocks
 
@@ -215,6 +294,12 @@ class Conn:
         """Take what the peer tells of its side of the path; return whether it was taken."""
         return self._woken(self._core.on_remote_mode(message, now=self._now()))
 
+    def send_relayed(self, transmit: Transmit) -> bool:
+        """Send a packet of the data plane from our address at a relay; False: it is gone."""
+        gathering = self._gathering
+        sent = gathering is not None and gathering.send_relayed(transmit, now=self._now())
+        return self._woken(sent)
+
     def register_features(self, numbers: Iterable[int]) -> None:
         """Take which features the peer's program has (seed 000's RegisterProtoSupportMeta)."""
         self._core.register_features(numbers)
@@ -222,7 +307,7 @@ class Conn:
     def on_engine_event(self, event: HandshakeCompleted | EndpointRoamed | DataUnanswered) -> None:
         """Take what the data plane tells of the peer."""
         self._core.on_engine_event(event, now=self._now())
-        self._wake()
+        self.wake()
 
     # Small things
 
@@ -230,34 +315,65 @@ class Conn:
         return asyncio.get_running_loop().time()
 
     def _gather(self) -> None:
+        if self._gathering is None:
+            return
         config = self.config
-        found: list[Candidate] = []
-        if config.local_wg_port and config.is_muxed:
-            outer = [Address(ip, config.local_wg_port) for ip in config.nat_external_ips]
-            found = gather_candidates(self._discover(config), config.local_wg_port, outer)
-        candidates = [*found, *(c for c in self._told if c not in found)]
-        self._core.set_local_candidates(candidates, now=self._now(), symmetric=self._symmetric)
-        self._wake()
+        ips = self._discover(config) if config.local_wg_port and config.is_muxed else ()
+        told, symmetric = self._told, self._symmetric
+        self._gathering.set_addresses(ips, told, now=self._now(), symmetric=symmetric)
+        self.wake()
 
-    def _wake(self) -> None:
+    async def _use(self, servers: Sequence[Server]) -> None:
+        """Ask the servers as soon as their names are resolved; inside `open`."""
+        assert self._stack is not None
+        is_tls = any(server.transport is Transport.TLS for server in servers)
+        self._links = StreamLinks(make_tls_context(None) if is_tls else None, self._on_link)
+        self._tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+        self._stack.callback(self._cancel_jobs)
+        self._jobs = [self._tasks.create_task(self._links.run())]
+        self._jobs += [self._tasks.create_task(self._add(server)) for server in servers]
+
+    def _cancel_jobs(self) -> None:
+        self._tasks = None
+        if self._links is not None:
+            self._links.close()
+        for job in self._jobs:
+            job.cancel()
+
+    async def _add(self, server: Server) -> None:
+        addresses = await resolve(server.host, server.port)
+        if self._gathering is not None:
+            self._gathering.add_server(server, addresses, now=self._now())
+            self.wake()
+
+    def _on_link(self, event: LinkEvent) -> None:
+        if self._gathering is not None:
+            self._gathering.on_link(event, now=self._now())
+            self.wake()
+
+    def _end(self) -> None:
+        """Clean up after an open that was cancelled, too."""
+        if self._ended is None:
+            self._core.close(self._now())
+            self._group.remove(self)
+            while (event := self._core.poll_event()) is not None:
+                self._on_event(event)
+        self._gathering = None
+
+    def wake(self) -> None:
+        """Carry on after a command; harmless at any time (`ConnGroup` calls this)."""
         if self._driver is not None:
             self._driver.wake()
 
     def _woken(self, result: bool) -> bool:
-        self._wake()
+        self.wake()
         return result
 
-    def _on_event(self, event: ConnEvent) -> None:
+    def _on_event(self, event: GatheringEvent) -> None:
         handlers = self._handlers
         match event:
-            case SendOffer(offer):
-                self._attempt(lambda: handlers.signal_offer(offer))
-            case SendAnswer(answer):
-                self._attempt(lambda: handlers.signal_answer(answer))
-            case SendCandidates(session, candidates, nat):
-                self._attempt(lambda: handlers.signal_candidates(session, candidates, nat))
-            case SendMessage(message):
-                self._attempt(lambda: handlers.send_signal_message(message))
+            case SendOffer() | SendAnswer() | SendCandidates() | SendMessage():
+                self._signal(event)
             case Engine(command):
                 self._apply(command)
             case Connected(key, rosenpass_pub_key=rosenpass, overlay_ip=ip, rosenpass_addr=addr):
@@ -269,10 +385,22 @@ class Conn:
                 handlers.on_state(state)
             case PathSuspected():
                 self._gather()
+            case RelayedData(relayed, peer, data):
+                handlers.on_relayed(relayed, peer, data)
+            case OpenLink() | SendLink() | CloseLink():
+                if self._links is not None:
+                    self._links.on_command(event)
+            case TurnCame(key):
+                self._group.on_turn(key)
             case Ended(error):
-                self._ended = error
-                if self._driver is not None:
-                    self._driver.stop()
+                self._on_ended(error)
+
+    def _on_ended(self, error: ConnectionEnded) -> None:
+        self._ended = error
+        if self._gathering is not None:
+            self._gathering.close(now=self._now())
+        if self._driver is not None:
+            self._driver.stop()
 
     def _apply(self, command: EngineCommand) -> None:
         if isinstance(command, RemovePeer | CloseProxy):
@@ -284,9 +412,18 @@ class Conn:
             self._engine_error = self._engine_error or error
             self._core.on_engine_refused(str(error), now=self._now())
 
-    def _attempt(self, signal: Callable[[], None]) -> None:
+    def _signal(self, event: SendOffer | SendAnswer | SendCandidates | SendMessage) -> None:
+        handlers = self._handlers
         try:
-            signal()
+            match event:
+                case SendOffer(offer):
+                    handlers.signal_offer(offer)
+                case SendAnswer(answer):
+                    handlers.signal_answer(answer)
+                case SendCandidates(session, candidates, nat):
+                    handlers.signal_candidates(session, candidates, nat)
+                case SendMessage(message):
+                    handlers.send_signal_message(message)
         except GinnelError as error:
             log.info("signalling to peer %s: %s", self.key.hex()[:8], error)
 
