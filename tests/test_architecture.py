@@ -6,6 +6,8 @@ Lists of exceptions below name each one; an exception that is no longer needed f
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -132,6 +134,25 @@ def test_imports_go_one_way(package: str) -> None:
             if parts[0] == "ginnel" and len(parts) > 1 and parts[1] not in allowed:
                 found.add(f"{relative(path)}: {name}")
     assert not found
+
+
+LOADED = """
+import sys
+import ginnel.daemon.manager
+print(*sorted(sys.modules))
+"""
+
+
+def test_the_manager_loads_no_code_for_what_comes_from_the_network() -> None:
+    """It runs as root: beside its own it has the tunnel's protobuf, and no other parser."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
+    )
+    names = [name.split(".") for name in done.stdout.split()]
+    ours = {parts[1] for parts in names if parts[0] == "ginnel" and len(parts) > 1}
+    assert ours == {"base", "codervpn", "daemon", "net"}
+    foreign = {"cryptography", "coincurve", "dns", "h11", "miniupnpc", "jeepney", "pyroute2"}
+    assert {parts[0] for parts in names} & {*foreign, "http", "sqlite3"} == set()
 
 
 def test_cores_do_not_catch_everything() -> None:

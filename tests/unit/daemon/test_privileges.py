@@ -16,7 +16,7 @@ import pytest
 from ginnel.base.errors import SystemFailure
 from ginnel.daemon import privileges
 from ginnel.daemon.privileges import Confinement, Separation
-from support.confined import can_enter_namespaces, enter_namespaces, in_child
+from support.confined import can_enter_namespaces, enter_namespaces, forbid_calls, in_child
 
 UID = privileges.FIRST_UID + 90  # of no network here
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: drops to another uid")
@@ -166,6 +166,40 @@ def test_threads_are_refused(tmp_path: Path) -> None:
         return ""
 
     assert "before any thread; there are 2" in in_child(child)
+
+
+CREATE_RULESET, RESTRICT_SELF = 444, 446  # the same on all machines
+
+
+@pytest.mark.parametrize(
+    ("errors", "message"),
+    [
+        ({CREATE_RULESET: errno.ENOSYS}, "only one uid is mapped and the kernel has no Landlock"),
+        ({RESTRICT_SELF: errno.EPERM}, "Landlock failed: Operation not permitted"),
+    ],
+)
+@pytest.mark.skipif(not can_enter_namespaces(), reason="no user namespaces or no TUN here")
+def test_without_landlock_nothing_runs_but_by_no_sandbox(
+    errors: dict[int, int], message: str, tmp_path: Path
+) -> None:
+    def child() -> tuple[str, str]:
+        enter_namespaces()
+        forbid_calls(errors)
+        pid = os.fork()  # what is dropped on the way is gone for good
+        if pid == 0:
+            try:
+                privileges.drop(Confinement(None, None, [tmp_path]))
+            except SystemFailure as error:
+                (tmp_path / "refused").write_text(str(error))
+            os._exit(0)
+        os.waitpid(pid, 0)
+        refused = (tmp_path / "refused").read_text()
+        without = Confinement(None, None, [tmp_path], has_sandbox=False)
+        return refused, privileges.drop(without).describe()
+
+    refused, described = in_child(child)
+    assert message in refused
+    assert described.startswith("no uid of its own, no Landlock, no capabilities, no_new_privs")
 
 
 def test_describe_names_what_is_missing() -> None:
