@@ -18,8 +18,8 @@ const KEPT_LOCALS: usize = 64;
 /// Datagrams, what the kernel had to complain of (errno), and how many were longer than allowed.
 type PyReceived<'py> = (Bound<'py, PyList>, Vec<i32>, usize);
 
-/// Receives and sends on any socket; for one thread at a time, which is Python's lock to see to.
-#[pyclass(unsendable, module = "ginnel._native")]
+/// Receives and sends on any socket; each thread has its own (`net/udp.py`).
+#[pyclass(module = "ginnel._native")]
 struct UdpBatches {
     receiver: Receiver,
     make: Maker,
