@@ -42,7 +42,8 @@ APPROVAL_TIMEOUT = 3600.0  # seconds for a person; the same command may be given
 
 MAX_STAGES = 32  # stages that are shown; the tunnel names them and is not trusted
 NO_NODE_HELP = (
-    "no node answers: is UDP blocked here? Otherwise one machine of the network that can be "
+    "no node answers: is UDP blocked here? Then a TURN server over TCP or TLS is needed (setting "
+    "`turn`, in a file named by --settings). Otherwise one machine of the network that can be "
     "reached from outside, or `ginnel node` on any server, is enough; name it by --node. On the "
     "LAN of a member none is needed"
 )
