@@ -14,21 +14,24 @@ use mock_instant::thread_local::MockClock;
 const REKEY_AFTER: u64 = 120; // seconds; whitepaper 6.1
 const REJECT_AFTER: u64 = 180; // seconds; whitepaper 6.1
 
-/// Lets a tick of time pass on both sides and carries what their timers say.
-fn tick(left: &mut Node, right: &mut Node) {
+/// Lets a tick of time pass on both sides and carries what their timers say; returns how much.
+fn tick(left: &mut Node, right: &mut Node) -> usize {
     MockClock::advance(TICK_INTERVAL);
     left.now += TICK_INTERVAL;
     right.now += TICK_INTERVAL;
     let sent = left.run(|machine, now, out| machine.handle_timers(now, out));
+    let mut said = sent.len();
     carry(left, right, sent);
     let sent = right.run(|machine, now, out| machine.handle_timers(now, out));
+    said += sent.len();
     carry(right, left, sent);
+    said
 }
 
-fn pass(left: &mut Node, right: &mut Node, time: Duration) {
-    for _ in 0..time.as_millis() / TICK_INTERVAL.as_millis() {
-        tick(left, right);
-    }
+/// Lets time pass; returns how many datagrams the timers sent.
+fn pass(left: &mut Node, right: &mut Node, time: Duration) -> usize {
+    let ticks = time.as_millis() / TICK_INTERVAL.as_millis();
+    (0..ticks).map(|_| tick(left, right)).sum()
 }
 
 /// Sends one packet and says whether it arrived at once.
@@ -90,6 +93,16 @@ fn silent_keys_are_rejected_and_replaced() {
         "the handshake comes first, then the packet"
     );
     assert_eq!(left.handshakes(), handshakes + 1);
+}
+
+#[test]
+fn an_idle_peer_is_silent_until_it_is_wanted() {
+    let (mut left, mut right) = connected();
+    assert!(arrives(&mut left, &mut right));
+    // One empty packet answers the data (whitepaper 6.5).
+    assert_eq!(pass(&mut left, &mut right, Duration::from_secs(60)), 1);
+    assert_eq!(pass(&mut left, &mut right, Duration::from_secs(3600)), 0);
+    assert!(arrives(&mut right, &mut left));
 }
 
 #[test]
