@@ -6,6 +6,7 @@ The test is the tunnel, from bytes:  gn-test (TUN, default)  manager  lan0 â”€â”
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.messages import make_settings
-from ginnel.daemon.guard import TUNNEL_MARK
+from ginnel.daemon.guard import TUNNEL_MARK, clear_traces
+from ginnel.daemon.privileges import FIRST_UID
 from support import hostile_tunnel
 from support.confined import can_enter_namespaces
 from support.machine_state import look
@@ -109,6 +111,28 @@ def test_allowed_it_takes_all_but_the_tunnels_own_way_and_local_networks(
             check_ways(is_default=False)
             assert stream.ask(ALL).success
             check_ways(is_default=True)
+        assert look() == outside
+
+    in_namespaces(tmp_path, body)
+
+
+def test_after_kill_9_the_way_is_free_at_once_and_all_traces_can_be_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GINNEL_TEST_DEFAULT_ROUTE", "1")
+
+    def body() -> None:
+        make_lan()
+        outside = look()
+        with manager(tmp_path) as (stream, _):
+            stream.begin()
+            assert stream.ask(ALL).success
+            assert source_to(ELSEWHERE) == OWN
+            os.kill(stream.pid, signal.SIGKILL)
+        assert source_to(ELSEWHERE) == LAN
+        assert source_to(ELSEWHERE6) == LAN6
+        assert look() != outside  # rules and filter wait for the next start, `down` or the service
+        clear_traces("gn-test", FIRST_UID + 91)
         assert look() == outside
 
     in_namespaces(tmp_path, body)

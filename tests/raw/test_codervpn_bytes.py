@@ -206,6 +206,21 @@ def test_same_role_and_no_common_version_are_told_apart() -> None:
     assert tunnel_events(tunnel) == [StreamClosed("no common version: we have 1.3, not 2.0")]
 
 
+@pytest.mark.parametrize("role", [ManagerCore, TunnelCore])
+def test_two_of_one_role_both_say_so_and_close(role: type[ManagerCore] | type[TunnelCore]) -> None:
+    one, other = role(now=0.0), role(now=0.0)
+    for _ in range(2):  # two tunnels speak after a second
+        one.handle_timeout(now=1.0)
+        other.handle_timeout(now=1.0)
+        to_other, to_one = sent(one), sent(other)
+        one.handle_bytes(to_one, now=1.0)
+        other.handle_bytes(to_other, now=1.0)
+    for core in (one, other):
+        name = "manager" if role is ManagerCore else "tunnel"
+        assert core.poll_event() == StreamClosed(f"both sides are {name}")
+        assert core.poll_event() is None
+
+
 def test_start_settings_and_stop_as_bytes() -> None:
     manager = open_manager()
     manager.start(Start(4, "u", Secret(b"t")), now=1.0)

@@ -161,14 +161,20 @@ class TunnelCore:
         """Add or change workspaces and agents.
 
         Raises:
-            UsageError: more than MAX_PEERS of a kind.
+            UsageError: it would be more than MAX_PEERS of a kind; nothing is changed.
         """
-        for workspace in workspaces:
-            self._workspaces[workspace.id] = self._changed_workspaces[workspace.id] = workspace
-        for agent in agents:
-            self._agents[agent.id] = self._changed_agents[agent.id] = agent
-        if max(len(self._agents), len(self._workspaces)) > MAX_PEERS:
-            raise UsageError(f"more than {MAX_PEERS} peers on one stream")
+        new_workspaces = {workspace.id: workspace for workspace in workspaces}
+        new_agents = {agent.id: agent for agent in agents}
+        added = len(new_workspaces.keys() - self._workspaces.keys())
+        if len(self._workspaces) + added > MAX_PEERS:
+            raise UsageError(f"more than {MAX_PEERS} workspaces on one stream")
+        added = len(new_agents.keys() - self._agents.keys())
+        if len(self._agents) + added > MAX_PEERS:
+            raise UsageError(f"more than {MAX_PEERS} agents on one stream")
+        self._workspaces |= new_workspaces
+        self._changed_workspaces |= new_workspaces
+        self._agents |= new_agents
+        self._changed_agents |= new_agents
 
     def delete(
         self, *, workspace_ids: Iterable[bytes] = (), agent_ids: Iterable[bytes] = ()

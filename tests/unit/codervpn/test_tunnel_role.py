@@ -95,3 +95,7 @@ def test_peers_are_bounded() -> None:
     agents = [make_agent(n.to_bytes(4, "big"), "a") for n in range(MAX_PEERS + 1)]
     with pytest.raises(UsageError):
         core.upsert(agents=agents)
+    core.upsert(agents=agents[1:])  # the refused ones took no room
+    core.upsert(agents=agents[1:])
+    with pytest.raises(UsageError):
+        core.upsert(agents=agents[:1])
