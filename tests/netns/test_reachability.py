@@ -60,6 +60,16 @@ def test_strangers_tell_whether_they_get_in(mesh: MeshLab, name: str, answer: st
         assert f" {outer.address}:" in reachable()
 
 
+def test_people_are_told_by_status_and_with_an_invite(mesh: MeshLab) -> None:
+    answer = "reachable from outside: no (behind a NAT that keeps strangers out)"
+    told = f"reachable from outside: {mesh.scenario.status('pia')['reachable']}"
+    assert mesh.scenario.wait_until(
+        lambda: answer in mesh.machine("pia").run(["ginnel", "status"]).stdout, ANSWER_S
+    ), told
+    invited = mesh.machine("pia").run(["sh", "-c", "ginnel invite --expires 30m 2>&1 >/dev/null"])
+    assert answer in invited.stdout
+
+
 def test_netcheck_with_a_tunnel(mesh: MeshLab) -> None:
     argv = ["ginnel", "netcheck", "--json"]
     answer = json.loads(mesh.machine("pia").run(argv, timeout=120).stdout)
@@ -69,6 +79,8 @@ def test_netcheck_with_a_tunnel(mesh: MeshLab) -> None:
     assert facts["filtering"] == "address- and port-dependent"
     assert facts["reachable from outside"] == checks["reachable"]
     assert "none held" in facts["port mapping"]
+    for name in ("UDP", "IPv4", "IPv6", "hairpin", "MTU", "MTU in the tunnel", "observed"):
+        assert facts[name], name
     assert facts["clock"].startswith("shows ")
     assert "pia.demo.internal" in facts["DNS"]
     outer = mesh.lab.router("pia").address

@@ -85,6 +85,9 @@ def test_pairs_that_need_a_relay_say_so_within_15_s(kinds: tuple[str, str]) -> N
     for side in pair.sides.values():
         assert "symmetric" in side.conn.state.reason
         assert side.conn.state.status is not ConnStatus.CONNECTED
+        pairs = side.conn.describe_pairs()  # though the attempt has ended
+        assert pairs
+        assert all("no answer" in text for text in pairs)
 
 
 @pytest.mark.parametrize("seed", range(15))

@@ -26,7 +26,7 @@ from ginnel.peer.timers import LATE, SILENT
 from support.ice_world import PORT, make_machine
 from support.peer_world import PeerPair, PeerSide
 from support.sim import World
-from support.sim.link import Realm
+from support.sim.link import Link, Realm
 
 HOMES = ("port-restricted", "port-restricted")
 
@@ -307,3 +307,51 @@ def test_the_end_of_a_path_ends_what_was_lent() -> None:
     pair.close(pair.a)
     assert isinstance(pair.a.commands[-1], ForgetConsent | RemovePeer)
     assert sum(isinstance(command, ForgetConsent) for command in pair.a.commands) == 1
+
+
+@pytest.mark.parametrize(
+    ("ips", "round_trip", "is_taken"),
+    [
+        (("9.9.1.2", "9.9.1.3"), 0.085, False),  # a little shorter is not worth a change
+        (("9.9.1.2", "9.9.1.3"), 0.070, True),
+        (("2600:1::2", "2600:1::3"), 0.085, True),  # IPv6 counts a tenth less
+        (("2600:1::2", "2600:1::3"), 0.097, False),
+        (("192.168.50.2", "192.168.50.3"), 0.095, True),  # a LAN counts half
+        (("192.168.50.2", "192.168.50.3"), 0.190, False),
+    ],
+)
+def test_a_path_must_be_clearly_better_to_be_taken(
+    ips: tuple[str, str], round_trip: float, is_taken: bool
+) -> None:
+    """The path in use takes 100 ms there and back and goes over IPv4 through two NATs."""
+    world = World(9)
+    pair = connected_pair(world)
+    before = pair.a.conn.state.remote_address
+    more = Realm(world, "more")
+    for side, ip in zip((pair.b, pair.a), reversed(ips), strict=True):
+        side.machine.host.add_interface(ip, more, Link(delay=round_trip / 4))
+        pair.tell_candidates(side, [*side.candidates, make_host(Address(ip, PORT), 65000)])
+    world.run_for(120.0)
+    after = pair.a.conn.state.remote_address
+    assert after == (Address(ips[1], PORT) if is_taken else before)
+    for side in pair.sides.values():
+        assert not any(isinstance(event, Disconnected) for event in side.events)
+        assert Stage.BROKEN not in side.stages()
+
+
+def test_a_new_path_to_the_same_address_makes_no_packet_late() -> None:
+    """The far end is where it was: what comes from there is no packet of the path before."""
+    world = World(10)
+    pair = connected_pair(world)
+    remote = pair.a.conn.state.remote_address
+    assert remote is not None
+    pair.a.conn.on_engine_event(DataUnanswered(pair.a.conn.config.key, 1.0), now=world.now)
+    pair.a.machine.nat.link.loss = 1.0  # type: ignore[union-attr]  # it has one
+    pair.wake(pair.a)
+    assert pair.run_until(lambda: pair.a.conn.state.stage is Stage.BROKEN, 2.0)
+    pair.a.machine.nat.link.loss = 0.0  # type: ignore[union-attr]  # it has one
+    pair.wake(pair.a)
+    assert pair.run_until(lambda: pair.a.conn.state.stage is Stage.CONNECTED, 10.0)
+    world.run_for(1.0)
+    assert pair.a.conn.state.remote_address == remote
+    assert roamed(pair, pair.a, remote) == []

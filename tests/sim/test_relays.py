@@ -177,6 +177,34 @@ def test_a_relayed_pair_becomes_direct_when_it_can(opens: str) -> None:
         assert after.state.why_relayed == ""
 
 
+def test_a_change_of_network_tries_for_direct_at_once() -> None:
+    """Half an hour on the relay: the next try would be long in coming."""
+    net = make_net(13, ("symmetric", "port-restricted", "full-cone"))
+    assert net.run_until_connected(timeout=20.0)
+    net.world.run_for(1900.0)
+    pi, laptop = net.members["pi"], net.members["laptop"]
+    nat = laptop.host.interfaces[0].realm.gateway
+    assert nat is not None
+    nat.kind = NAT_KINDS["full-cone"]
+    shown = pi.state_of(laptop)
+    assert shown is not None
+    assert shown.state.relayed
+    changed = net.now
+    for member in (pi, laptop):
+        member.mesh.on_network_changed(now=net.now, unix_now=member.core.node.unix_at(net.now))
+        member.core.node.settle(now=net.now)
+        attachment = member.host.attachment_at(member.port)
+        assert attachment is not None
+        attachment.wake()
+
+    def is_direct() -> bool:
+        states = [member.state_of(other) for member, other in ((pi, laptop), (laptop, pi))]
+        return all(state is not None and state.state.direct for state in states)
+
+    assert net.world.run(until=is_direct, timeout=60.0)
+    assert net.now - changed < 5.0
+
+
 def test_tries_for_direct_get_rarer_and_leave_the_relayed_path_alone() -> None:
     net = make_net(12, ("symmetric", "port-restricted", "full-cone"))
     assert net.run_until_connected(timeout=20.0)

@@ -48,6 +48,17 @@ def test_in_words() -> None:
 
 def test_as_values() -> None:
     checks = checks_of(FULL)
+    assert list(checks) == [
+        "udp",
+        "ipv4",
+        "ipv6",
+        "mapping",
+        "filtering",
+        "hairpin",
+        "port_mapping",
+        "mtu",
+        "observed",
+    ]
     assert checks["mapping"] == "independent"
     assert checks["port_mapping"] == ["PCP", "UPnP"]
     assert checks["observed"] == [{"observer": "198.51.100.1:7", "seen": "203.0.113.5:4000"}]

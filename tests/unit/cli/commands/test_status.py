@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ginnel.cli.client import NotRunning
-from ginnel.cli.commands.status import format_path, format_status, read_status
+from ginnel.cli.commands.status import format_pairs, format_path, format_status, read_status
 from ginnel.daemon.paths import NetworkPaths
 from support.answering import answer, answer_http, answer_line, serving
 
@@ -156,3 +156,20 @@ def test_a_user_who_may_not_ask_the_manager_is_told_to(paths: NetworkPaths) -> N
 def test_nobody_answers(paths: NetworkPaths) -> None:
     with pytest.raises(NotRunning, match="sudo ginnel up home"):
         read_status(paths)
+
+
+def test_reachability_is_shown() -> None:
+    assert "reachable from outside: unknown yet" in format_status(tunnel_status())
+
+
+def test_each_pair_of_addresses_is_shown_with_its_last_result_and_why_the_path_is_what_it_is() -> (
+    None
+):
+    relayed = peer(path=PATH | {"relayed": True, "why_relayed": "both NATs change ports"})
+    failed = peer(name="nas", stage="needs a relay: no check was answered", path=None)
+    relayed["pairs"] = ["host 10.0.0.2:7 - srflx 192.0.2.1:7: no answer"]
+    text = format_pairs([relayed, failed, peer(name="new", pairs=[])])
+    assert "both NATs change ports" in text
+    assert "  host 10.0.0.2:7 - srflx 192.0.2.1:7: no answer" in text
+    assert "needs a relay: no check was answered" in text
+    assert "no pair of addresses yet" in text
