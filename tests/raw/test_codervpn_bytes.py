@@ -177,25 +177,6 @@ def test_no_header_within_five_seconds_closes() -> None:
     assert manager_events(core) == [StreamClosed("no header within 5 s")]
 
 
-def test_a_tunnel_that_only_starts_has_longer_until_its_first_byte_and_then_five_seconds() -> None:
-    core = ManagerCore(now=0.0, silence_timeout=30.0)
-    core.handle_timeout(now=29.9)
-    assert manager_events(core) == []
-    core.handle_timeout(now=30.0)
-    assert manager_events(core) == [StreamClosed("no header within 30 s")]
-    core = ManagerCore(now=0.0, silence_timeout=30.0)
-    core.handle_bytes(b"coder", now=10.0)
-    core.handle_bytes(b"vpn", now=14.0)
-    core.handle_timeout(now=14.9)
-    assert manager_events(core) == []
-    core.handle_timeout(now=15.0)
-    assert manager_events(core) == [StreamClosed("no header within 5 s")]
-    core = ManagerCore(now=0.0)  # one that runs: five seconds from the beginning
-    core.handle_bytes(b"coder", now=4.0)
-    core.handle_timeout(now=5.0)
-    assert manager_events(core) == [StreamClosed("no header within 5 s")]
-
-
 def test_same_role_and_no_common_version_are_told_apart() -> None:
     core = ManagerCore(now=0.0)
     core.handle_bytes(SEED_MANAGER, now=0.0)

@@ -122,3 +122,26 @@ def test_the_deadline_is_the_earliest_request() -> None:
 def test_an_empty_request_is_our_fault() -> None:
     with pytest.raises(UsageError):
         open_speaker().request(pb.ManagerMessage(), now=0.0)
+
+
+def events(speaker: Speaker) -> list[object]:
+    return list(iter(speaker.poll_event, None))
+
+
+def test_a_tunnel_that_only_starts_has_longer_until_its_first_byte_and_then_five_seconds() -> None:
+    core = Speaker(Role.MANAGER, now=0.0, silence_timeout=30.0)
+    core.handle_timeout(now=29.9)
+    assert events(core) == []
+    core.handle_timeout(now=30.0)
+    assert events(core) == [StreamClosed("no header within 30 s")]
+    core = Speaker(Role.MANAGER, now=0.0, silence_timeout=30.0)
+    core.handle_bytes(b"coder", now=10.0)
+    core.handle_bytes(b"vpn", now=14.0)
+    core.handle_timeout(now=14.9)
+    assert events(core) == []
+    core.handle_timeout(now=15.0)
+    assert events(core) == [StreamClosed("no header within 5 s")]
+    core = Speaker(Role.MANAGER, now=0.0)  # one that runs: five seconds from the beginning
+    core.handle_bytes(b"coder", now=4.0)
+    core.handle_timeout(now=5.0)
+    assert events(core) == [StreamClosed("no header within 5 s")]
