@@ -5,7 +5,7 @@ the table and its searches (`neighbourhood`), our address (`views`), defence (`g
 Five verbs (`base/core.py`); every request made here ends in exactly one event.
 
 Invariants: only nodes that answered are handed out; a bootstrap node is never removed; where
-nothing that we sent is answered at all, no node is blamed.
+nothing that we sent since is answered, no node is blamed.
 
 Source: devp2p discv5-theory.md; seed 001.
 """
@@ -136,7 +136,7 @@ class DiscoveryCore:
             config, self._wire, self._exchange, self._around, self._local, self._events
         )
         self._watch = AddressWatch(config, self._exchange, self._local, self._events, self.metrics)
-        self._last_answered_at = float("-inf")
+        self._asked_and_heard_at = float("-inf")  # the newest request that was answered
 
     # the table
 
@@ -347,7 +347,6 @@ class DiscoveryCore:
             raise Dropped(Drop(error.fault.value)) from None
         if isinstance(packet, WhoAreYouPacket):
             self._exchange.on_challenge(packet, source, now, local_ip)
-            self._last_answered_at = now
             return
         if packet.node_id == self.node_id:
             raise Dropped(Drop.OWN_ID)
@@ -363,7 +362,6 @@ class DiscoveryCore:
                 return
         else:
             opened = self._wire.accept(packet, source, now)
-            self._last_answered_at = now
         session, message = opened
         session.local_ip = local_ip
         if is_new or self._exchange.has_openings or not session.confirmed:
@@ -416,7 +414,7 @@ class DiscoveryCore:
         if pending is None:
             self.metrics.unsolicited_messages += 1
             raise Dropped(Drop.UNSOLICITED_RESPONSE)
-        self._last_answered_at = now
+        self._asked_and_heard_at = max(self._asked_and_heard_at, pending.created_at)
         match pending.message, message:
             case Ping(), Pong():
                 self._exchange.finish(pending, now)
@@ -477,7 +475,7 @@ class DiscoveryCore:
         if pending.collected is not None and pending.collected.has_any:
             self._on_nodes(pending, now)
             return
-        heard = self._last_answered_at >= pending.created_at
+        heard = self._asked_and_heard_at >= pending.created_at
         self._around.on_failure(pending, reason, now, heard=heard)
 
     # small helpers

@@ -12,9 +12,10 @@ from ginnel.base.types import Address, Datagram, Transmit
 
 
 class CallbackSource:
-    """Sends by a function; nothing is ever to be read from it."""
+    """Sends by a function, whose OSErrors are counted; nothing is ever to be read from it."""
 
     def __init__(self, send: Callable[[Address, bytes], None]) -> None:
+        self.failed = 0  # packets that the function could not send
         self._send = send
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # never readable
 
@@ -27,10 +28,15 @@ class CallbackSource:
         return ()
 
     def send(self, transmits: Sequence[Transmit]) -> int:
-        """Hand each packet to the function; return how many that were."""
+        """Hand each packet to the function; return how many it took: UDP may lose."""
+        taken = 0
         for transmit in transmits:
-            self._send(transmit.destination, transmit.data)
-        return len(transmits)
+            try:
+                self._send(transmit.destination, transmit.data)
+                taken += 1
+            except OSError:  # of the caller's socket: no route, a firewall, a full buffer
+                self.failed += 1
+        return taken
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from ginnel.discv5 import (
     NoAddressError,
     RequestRefused,
     RequestTimeout,
+    aio,
 )
 from ginnel.discv5.aio import lookup_distances
 from ginnel.discv5.enr import sign_enr
@@ -270,6 +273,57 @@ def test_a_callers_own_socket() -> None:
         nodes[here].send(there, b"anything")
         for node in nodes.values():
             node.close()
+
+    run(main())
+
+
+def test_a_callers_socket_that_fails_loses_packets_only() -> None:
+    async def main() -> None:
+        is_down = False
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.bind(("127.0.0.1", 0))
+            own.setblocking(False)
+            here = Address(*own.getsockname())
+
+            def send(address: Address, packet: bytes) -> None:
+                if is_down:
+                    raise OSError(errno.ENETUNREACH, "Network is unreachable")
+                own.sendto(packet, address)
+
+            def take() -> None:
+                packet, (ip, port) = own.recvfrom(2000)
+                node.receive(Address(ip, port), packet)
+
+            config = DiscoveryConfig(response_timeout=1.0, revalidate_max=0.1)
+            async with Discovery(ANY, advertise=ANY) as server:
+                node = Discovery(here, bootstrap=[], config=config, transport=send)
+                node.open()
+                node.start()
+                asyncio.get_running_loop().add_reader(own.fileno(), take)
+                node.add_node(server.record)
+                assert (await node.ping(server.record)).address == here
+                is_down = True
+                with pytest.raises(RequestTimeout):
+                    await node.ping(server.record)
+                assert node.nodes() == [server.record]
+                is_down = False
+                await until(lambda: node.neighbours(node.node_id, seen_only=True) != [])
+                asyncio.get_running_loop().remove_reader(own.fileno())
+                await node.close_wait()
+
+    run(main())
+
+
+def test_nodes_are_saved_every_few_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio, "SAVE_INTERVAL", 0.05)
+    path = tmp_path / "nodes"
+
+    async def main() -> None:
+        async with (
+            Discovery(ANY, advertise=ANY) as server,
+            Discovery(ANY, bootstrap=[server.record], nodes_file=path),
+        ):
+            await until(lambda: path.exists() and server.record.to_text() in path.read_text())
 
     run(main())
 
