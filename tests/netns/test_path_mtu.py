@@ -2,9 +2,10 @@
 
     anna --- anna-gw ====== the Internet --- ben-gw --- ben    IPv4 only
                      1300           |------ cleo-gw --- cleo   IPv6 only, in the DHT too
-                                  node1 (IPv4), node2 (IPv6)
+                                  node1 (IPv4), node2 (both)
 
-First the routers say nothing of what doesn't fit, then they do.
+First the routers say nothing of what doesn't fit, then they do. Ben and cleo share no IP version:
+anna, who has both, relays for them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from ginnel.lab import Home, Lab, LabTopology, PublicMachine
+from ginnel.lab.demo import ping
 from ginnel.lab.networks import Machine
 from ginnel.lab.scenario import Json, Scenario
 from ginnel.lab.transfer import transfer
@@ -56,7 +58,7 @@ def scenario() -> Iterator[Scenario]:
         made.start_node("node1")
         six = lab.machine("node2").address6
         made.start_node("node2", "--advertise", f"[{six}]:41640")
-        made.init("anna")
+        made.init("anna", "--relay")
         made.join_all("anna", list(FAR))
         yield made
         made.stop_nodes()
@@ -111,3 +113,15 @@ def test_tcp_goes_on_over_a_narrow_path(scenario: Scenario, routers: str) -> Non
     facts = shown["facts"]
     assert all(f"({name})" in facts["MTU in the tunnel"] for name in FAR), facts
     assert "MTU" in facts  # the kernel's, of the way to a node
+
+
+def test_two_that_share_no_ip_version_are_relayed_by_one_that_has_both(scenario: Scenario) -> None:
+    def are_connected() -> bool:
+        ends = (scenario.peer("ben", "cleo"), scenario.peer("cleo", "ben"))
+        return all(peer is not None and peer["status"] == "connected" for peer in ends)
+
+    assert scenario.wait_until(are_connected, LIMIT_S), scenario.status("ben")
+    peer = scenario.peer("ben", "cleo")
+    assert peer is not None
+    assert not peer["path"]["direct"]
+    assert ping(scenario.machine("ben"), peer["addresses"][0]) is not None
