@@ -26,6 +26,9 @@ const SEGMENTS: usize = 46; // of one train of 64 KiB
 const ROUNDS: u32 = 3000; // trains
 const PEERS_LIMIT_MIB: f64 = 48.0; // of a thousand peers
 const PEERS_SHARE: f64 = 0.8; // of one peer's throughput that a thousand must reach
+const TURNS: usize = 200; // of one peer and a thousand
+const BATCHES: usize = 10; // of one turn
+const BATCH: usize = 100; // packets, each way
 const ADDING_LIMIT: Duration = Duration::from_millis(1);
 const STEPS: [&str; 4] = ["split", "seal", "open", "merge"];
 
@@ -152,7 +155,13 @@ fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
 
 fn main() {
     trains_of_one_flow();
-    let [one, thousand] = [1, 1000].map(many_peers);
+    let mut meshes = [1, 1000].map(Mesh::new);
+    for _ in 0..TURNS {
+        for mesh in &mut meshes {
+            mesh.talk();
+        }
+    }
+    let [one, thousand] = meshes.each_mut().map(Mesh::cost);
     let share = one / thousand;
     println!(
         "a thousand peers reach {:.0} % of one's packets: {}",
@@ -239,94 +248,125 @@ fn whole_packet(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
     packet
 }
 
-/// Sends to and receives from so many peers in turns; returns the ns that a packet costs.
-fn many_peers(count: u16) -> f64 {
-    #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
-    let now = Instant::now();
-    IN_USE.store(0, Ordering::Relaxed);
-    let mut hub = counted(|| Side::new(1, now));
-    let mut peers = Vec::new();
-    let mut adding = Duration::ZERO;
-    for number in 0..count {
-        // As slowly as it passes without cookies.
-        let now = now + Duration::from_millis(10) * number.into();
-        let mut peer = Side::at([10, 7, (number >> 8) as u8, number as u8], now);
-        counted(|| timed(&mut adding, || hub.add(&peer, now)));
-        peer.add(&hub, now);
-        let key = peer.machine.public_key();
-        counted(|| hub.machine.start_handshake(&key, &mut hub.out).unwrap());
-        while !hub.out.transmits.is_empty() || !peer.out.transmits.is_empty() {
-            for transmit in std::mem::take(&mut hub.out.transmits) {
-                peer.machine
-                    .handle_datagram(transmit.data, hub.path, now, &mut peer.out);
+/// One node with so many peers, all of which have a session with it.
+struct Mesh {
+    hub: Side,
+    peers: Vec<Side>,
+    now: Instant,
+    next: usize,
+    /// What each batch took.
+    sending: Vec<Duration>,
+    receiving: Vec<Duration>,
+}
+
+impl Mesh {
+    fn new(count: u16) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
+        let now = Instant::now();
+        IN_USE.store(0, Ordering::Relaxed);
+        let mut hub = counted(|| Side::new(1, now));
+        let mut peers = Vec::new();
+        let mut adding = Duration::ZERO;
+        for number in 0..count {
+            // As slowly as it passes without cookies.
+            let now = now + Duration::from_millis(10) * number.into();
+            let mut peer = Side::at([10, 7, (number >> 8) as u8, number as u8], now);
+            counted(|| timed(&mut adding, || hub.add(&peer, now)));
+            peer.add(&hub, now);
+            let key = peer.machine.public_key();
+            counted(|| hub.machine.start_handshake(&key, &mut hub.out).unwrap());
+            while !hub.out.transmits.is_empty() || !peer.out.transmits.is_empty() {
+                for transmit in std::mem::take(&mut hub.out.transmits) {
+                    peer.machine
+                        .handle_datagram(transmit.data, hub.path, now, &mut peer.out);
+                }
+                for transmit in std::mem::take(&mut peer.out.transmits) {
+                    let data = transmit.data;
+                    counted(|| {
+                        hub.machine
+                            .handle_datagram(data, peer.path, now, &mut hub.out);
+                    });
+                }
             }
-            for transmit in std::mem::take(&mut peer.out.transmits) {
-                let data = transmit.data;
-                counted(|| {
-                    hub.machine
-                        .handle_datagram(data, peer.path, now, &mut hub.out);
-                });
-            }
+            peers.push(peer);
         }
-        peers.push(peer);
-    }
-    let memory = IN_USE.load(Ordering::Relaxed) as f64 / f64::from(1 << 20);
-    println!(
-        "{count:5} peers: {memory:.2} MiB: {}",
-        verdict(memory < PEERS_LIMIT_MIB)
-    );
-    let (mut sending, mut receiving) = (Duration::ZERO, Duration::ZERO);
-    let batch = 100;
-    let rounds = 200_000 / batch;
-    let mut next = 0;
-    for _ in 0..rounds {
-        let turn: Vec<usize> = (next..next + batch)
-            .map(|place| place % peers.len())
-            .collect();
-        next += batch;
-        let mut packets = Vec::new();
-        let mut datagrams = Vec::new();
-        for place in &turn {
-            let peer = &mut peers[*place];
-            let IpAddr::V4(ip) = peer.path.remote.ip() else {
-                continue;
-            };
-            packets.push(Packet::copy_from(
-                whole_packet([192, 0, 2, 1], ip.octets()).as_slice(),
-            ));
-            let answer = Packet::copy_from(whole_packet(ip.octets(), [192, 0, 2, 1]).as_slice());
-            peer.machine.handle_inner(answer, now, &mut peer.out);
-            datagrams.extend(
-                peer.out
-                    .transmits
-                    .drain(..)
-                    .map(|sent| (sent.data, peer.path)),
-            );
+        let memory = IN_USE.load(Ordering::Relaxed) as f64 / f64::from(1 << 20);
+        println!(
+            "{count:5} peers: {memory:.2} MiB: {}; {:.0} us to add one",
+            verdict(memory < PEERS_LIMIT_MIB),
+            adding.as_micros() as f64 / f64::from(count),
+        );
+        Self {
+            hub,
+            peers,
+            now,
+            next: 0,
+            sending: Vec::new(),
+            receiving: Vec::new(),
         }
-        timed(&mut sending, || {
-            for packet in packets {
-                hub.machine.handle_inner(packet, now, &mut hub.out);
-            }
-        });
-        assert_eq!(hub.out.transmits.len(), batch);
-        hub.out.transmits.clear();
-        timed(&mut receiving, || {
-            for (data, path) in datagrams {
-                hub.machine.handle_datagram(data, path, now, &mut hub.out);
-            }
-        });
-        assert_eq!(hub.out.inner.len(), batch);
-        hub.out.inner.clear();
     }
-    let total = (rounds * batch) as f64;
-    let cost = |spent: Duration| spent.as_nanos() as f64 / total;
-    println!(
-        "{count:5} peers: sent {:.0}, received {:.0} ns a packet; {:.0} us to add one",
-        cost(sending),
-        cost(receiving),
-        adding.as_micros() as f64 / f64::from(count),
-    );
-    cost(sending) + cost(receiving)
+
+    /// Sends to and receives from all in turns.
+    fn talk(&mut self) {
+        let Self { hub, peers, .. } = self;
+        let now = self.now;
+        for _ in 0..BATCHES {
+            let turn: Vec<usize> = (self.next..self.next + BATCH)
+                .map(|place| place % peers.len())
+                .collect();
+            self.next += BATCH;
+            let mut packets = Vec::new();
+            let mut datagrams = Vec::new();
+            for place in &turn {
+                let peer = &mut peers[*place];
+                let IpAddr::V4(ip) = peer.path.remote.ip() else {
+                    continue;
+                };
+                packets.push(Packet::copy_from(
+                    whole_packet([192, 0, 2, 1], ip.octets()).as_slice(),
+                ));
+                let answer =
+                    Packet::copy_from(whole_packet(ip.octets(), [192, 0, 2, 1]).as_slice());
+                peer.machine.handle_inner(answer, now, &mut peer.out);
+                datagrams.extend(
+                    peer.out
+                        .transmits
+                        .drain(..)
+                        .map(|sent| (sent.data, peer.path)),
+                );
+            }
+            let (mut sending, mut receiving) = (Duration::ZERO, Duration::ZERO);
+            timed(&mut sending, || {
+                for packet in packets {
+                    hub.machine.handle_inner(packet, now, &mut hub.out);
+                }
+            });
+            assert_eq!(hub.out.transmits.len(), BATCH);
+            hub.out.transmits.clear();
+            timed(&mut receiving, || {
+                for (data, path) in datagrams {
+                    hub.machine.handle_datagram(data, path, now, &mut hub.out);
+                }
+            });
+            assert_eq!(hub.out.inner.len(), BATCH);
+            hub.out.inner.clear();
+            self.sending.push(sending);
+            self.receiving.push(receiving);
+        }
+    }
+
+    /// Returns the ns that a packet costs both ways: the median, for others use the machine too.
+    fn cost(&mut self) -> f64 {
+        let [sent, received] = [&mut self.sending, &mut self.receiving].map(|times| {
+            times.sort();
+            times[times.len() / 2].as_nanos() as f64 / BATCH as f64
+        });
+        println!(
+            "{:5} peers: sent {sent:.0}, received {received:.0} ns a packet",
+            self.peers.len()
+        );
+        sent + received
+    }
 }
 
 fn trains_of_one_flow() {
