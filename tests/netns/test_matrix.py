@@ -14,6 +14,7 @@ import pytest
 
 from support.matrix import (
     KINDS,
+    SHARED,
     V6_KINDS,
     Case,
     Expected,
@@ -81,7 +82,7 @@ def test_a_pair_is_direct_where_it_can_be_else_relayed(
 
 def test_each_kind_is_met_twice() -> None:
     met = Counter(kind for pair in PAIRS for kind in pair)
-    assert all(met[kind] >= 2 for kind in (*KINDS, *V6_KINDS))
+    assert all(met[kind] >= 2 for kind in (*KINDS, SHARED, *V6_KINDS))
 
 
 def test_runs_are_decided_by_their_seeds() -> None:
