@@ -90,6 +90,7 @@ class _Watch:
     contact: Contact
     address: Address | None = None
     missed: int = 0
+    is_doubted: bool = False  # we may have moved before it first told our address
 
 
 class _Timer(Enum):
@@ -154,6 +155,8 @@ class Registrar:
     def ping_now(self, *, now: float) -> None:
         """Ask at once how the watched storers see us: our outer address may have changed."""
         self._outbox.append(DoubtAddress())
+        for watch in self._watched.values():
+            watch.is_doubted = watch.address is None
         self._ping_all(now)
 
     def try_now(self, *, now: float) -> None:
@@ -232,8 +235,8 @@ class Registrar:
             if watch.missed == PINGS_MISSED:
                 self.register_again(now=now)
             return True
-        moved = watch.address is not None and watch.address != address
-        watch.address, watch.missed = address, 0
+        moved = watch.is_doubted if watch.address is None else watch.address != address
+        watch.address, watch.missed, watch.is_doubted = address, 0, False
         if moved:
             self.register_again(now=now)
         return True

@@ -99,6 +99,20 @@ def test_a_new_address_registers_again_at_once() -> None:
     assert len([c for c in net.carried if isinstance(c, TalkRequest)]) > before
 
 
+def test_a_doubt_before_the_first_pong_registers_again() -> None:
+    """We may have moved in the seconds since we registered; a second doubt finds all as it was."""
+    net = rdv.ToyNet(2)
+    registrar = make(net)
+    registrar.set_points([rdv.point()], now=0.0)
+    net.run(registrar, HOME, 0.0)
+    for doubted_at, is_again in ((1.0, True), (200.0, False)):
+        net.run(registrar, HOME, doubted_at)
+        net.carried.clear()
+        registrar.ping_now(now=doubted_at)
+        net.run(registrar, HOME, doubted_at)
+        assert any(isinstance(c, TalkRequest) for c in net.carried) is is_again
+
+
 def test_two_lost_pings_register_again_elsewhere() -> None:
     net = rdv.ToyNet(5)
     registrar = make(net)
