@@ -130,3 +130,9 @@ class Secret:
 
     def __reduce__(self) -> tuple[type[Secret], tuple[bytes]]:
         return Secret, (self.SHOWN.encode(),)
+
+    def __copy__(self) -> Secret:
+        return self  # else `copy` would take the way of pickle, and the bytes were lost
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self

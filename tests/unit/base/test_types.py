@@ -1,5 +1,6 @@
 """Addresses in their one canonical form; secrets that don't show."""
 
+import copy
 import pickle
 
 import pytest
@@ -64,3 +65,4 @@ def test_secret_does_not_show() -> None:
     pickled = pickle.dumps(secret)
     assert b"hunter2" not in pickled
     assert pickle.loads(pickled).reveal() == b"<secret>"
+    assert copy.copy(secret) == copy.deepcopy([secret])[0] == secret
