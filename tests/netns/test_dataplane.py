@@ -6,21 +6,27 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import TypeAlias
 
 import pytest
 
 from ginnel.lab import Lab, LabTopology, Link, Machine, PublicMachine
-from support import bare_engine
+from support import bare_engine, sweep_end
 
 pytestmark = pytest.mark.netns
 
 LEFT, RIGHT, FAR = "left", "right", "far"  # the line to `far` loses packets and mixes them up
-MTUS = (1280, 9000)  # all of them with GINNEL_MTU_STEP=1, which takes hours
-MTU_STEP = int(os.environ.get("GINNEL_MTU_STEP", "193"))  # a prime: all remainders of 16 come up
+MTUS = range(1280, 9001, int(os.environ.get("GINNEL_MTU_STEP", "1")))
+SEED = os.environ.get("GINNEL_SEED", "7")
+HEADERS = ((True, True), (True, False), (False, True), (False, False))
+TRIES = 3  # of datagrams: a machine that is stopped for a while may lose some
+PROGRESS_STEP = 100  # MTUs from one line of progress to the next
 PROGRAM = (sys.executable, bare_engine.__file__)
+SWEEP = (sys.executable, sweep_end.__file__)
 
 
 @pytest.fixture(scope="module")
@@ -110,18 +116,102 @@ def test_several_flows_keep_their_order_each(lab: Lab, headers: tuple[bool, bool
             assert all(numbers == whole for numbers in flows)
 
 
+class Ends:
+    """Programs at both ends of a tunnel, for many transfers in a row."""
+
+    def __init__(self, left: Machine, right: Machine, stack: ExitStack) -> None:
+        ends = (("connect", left, 1), ("listen", right, 2))
+        self._programs = []
+        self._number = 0
+        for role, machine, own in ends:
+            addresses = [
+                f"{prefix}{n}" for prefix in ("100.64.0.", "fd00::") for n in (own, 3 - own)
+            ]
+            pipe = subprocess.PIPE
+            program = machine.popen([*SWEEP, role, *addresses], stdin=pipe, stdout=pipe)
+            self._programs.append(stack.enter_context(program))
+        for program in self._programs:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "ready\n"
+
+    def __enter__(self) -> Ends:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for program in self._programs:
+            assert program.stdin is not None
+            program.stdin.close()
+
+    def transfer(self, mtu: int, *, ipv6: bool, lossy: bool) -> str:
+        """Send data both ways; say what is wrong with what arrived."""
+        self._number += 1
+        seed = f"{SEED} {mtu}"
+        order = sweep_end.Order(self._number, seed, mtu, ipv6, 0.05 if lossy else 3.0)
+        for program in self._programs:
+            assert program.stdin is not None
+            program.stdin.write(json.dumps(asdict(order)) + "\n")
+            program.stdin.flush()
+        results = []
+        for program in self._programs:
+            assert program.stdout is not None
+            line = program.stdout.readline()
+            assert line, f"an end failed at {order}"
+            results.append(sweep_end.Result(**json.loads(line)))
+        there, back = results
+        return describe(there, back, lossy) or describe(back, there, lossy)
+
+
+def describe(sender: sweep_end.Result, receiver: sweep_end.Result, lossy: bool) -> str:
+    """Say what is wrong with what came from one end to the other, if anything."""
+    assert sender.stream_sent == receiver.stream_received, "the stream has changed"
+    sent, received = sender.datagrams_sent, receiver.datagrams_received
+    assert set(received) <= set(sent), "a datagram has changed"
+    assert len(set(received)) == len(received), "a datagram came twice"
+    if lossy:
+        return "" if 2 * len(received) >= len(sent) else f"{len(received)} datagrams of {len(sent)}"
+    order = [sent.index(digest) for digest in received]
+    assert order == sorted(order), f"datagrams were mixed up: {order}"
+    missing = [number for number, digest in enumerate(sent) if digest not in received]
+    return f"datagrams {missing} are missing" if missing else ""
+
+
+def combination(mtu: int) -> tuple[tuple[bool, bool], bool, bool]:
+    """Return the headers, whether the line is lossy, and whether IPv6 is used at an MTU.
+
+    Each comes up at each remainder of 16, by which packets are padded, 30 times or more.
+    """
+    block = mtu // 16
+    return HEADERS[block % 4], block // 4 % 2 == 1, block // 8 % 2 == 1
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("far", [False, True], ids=["quiet", "lossy"])
-@pytest.mark.parametrize("headers", [(True, True), (True, False), (False, True), (False, False)])
-def test_every_mtu(lab: Lab, headers: tuple[bool, bool], far: bool) -> None:
+@pytest.mark.parametrize("headers", HEADERS)
+def test_every_mtu(
+    lab: Lab, headers: tuple[bool, bool], far: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     left, right = lab.machine(LEFT), lab.machine(FAR if far else RIGHT)
-    datagrams = 0 if far else 60  # a lossy line loses some
-    with tunnel(left, right, headers, MTUS[0]) as set_mtu:
-        for mtu in sorted({*range(MTUS[0], MTUS[1], MTU_STEP), 1420, 1500, MTUS[1]}):
+    mtus = [mtu for mtu in MTUS if combination(mtu)[:2] == (headers, far)]
+    name = f"seed {SEED}, TUN headers {headers}, {'lossy' if far else 'quiet'}"
+    repeated = []
+    began_at = time.monotonic()
+    with tunnel(left, right, headers, mtus[0]) as set_mtu, ExitStack() as stack:
+        ends = stack.enter_context(Ends(left, right, stack))
+        for done, mtu in enumerate(mtus):
             set_mtu(mtu)
-            address = "100.64.0.2" if mtu % 2 else "fd00::2"
-            assert transfer(left, right, address, datagrams), mtu
-            assert transfer(right, left, "100.64.0.1", datagrams), mtu
+            try:
+                for _ in range(TRIES):
+                    wrong = ends.transfer(mtu, ipv6=combination(mtu)[2], lossy=far)
+                    if not wrong:
+                        break
+                    repeated.append((mtu, wrong))
+                assert not wrong, wrong
+            except AssertionError as error:
+                raise AssertionError(f"MTU {mtu}, {name}: {error}") from error
+            if done % PROGRESS_STEP == 0 or mtu == mtus[-1]:
+                with capsys.disabled():
+                    took = f"{time.monotonic() - began_at:.0f} s"
+                    print(f"{name}: {done + 1} of {len(mtus)} MTUs, {took}; repeated: {repeated}")
 
 
 def test_a_stream_survives_loss_and_reordering(lab: Lab) -> None:

@@ -1,11 +1,11 @@
 //! Splitting and merging against a simple model: what goes in comes out again, in order.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use ginnel_dataplane::Packet;
 use ginnel_dataplane::offload::{
-    GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER_SIZE, Malformed, Merger, NEEDS_CHECKSUM, Trains,
+    GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER_SIZE, Malformed, Merger, NEEDS_CHECKSUM,
     VirtioHeader, internet_checksum, pseudo_header_sum, split,
 };
-use ginnel_dataplane::{Cut, Packet, Path, Transmit};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -295,36 +295,6 @@ proptest! {
         let _ = split(VirtioHeader::decode(&kind), &mut bytes.clone(), drop);
         let _ = merge(&[bytes.clone(), bytes], true);
     }
-
-    #[test]
-    fn trains_keep_the_order_to_each_place(datagrams in vec((0u16..4, 0usize..3, 0u8..2), 0..200)) {
-        let transmits: Vec<Transmit> = datagrams.iter().map(|(port, size, ecn)| Transmit {
-            data: Packet::copy_from(vec![0; [0, 1452, 96][*size]].as_slice()),
-            path: Path::plain(([192, 0, 2, 1], 1000 + port).into(), None),
-            cut: Cut::AsNeeded,
-            ecn: *ecn,
-        }).collect();
-        let mut trains = Trains::default();
-        let planned: Vec<Vec<usize>> = trains.plan(&transmits).map(<[usize]>::to_vec).collect();
-        let mut seen: Vec<Vec<usize>> = vec![Vec::new(); 4];
-        for train in &planned {
-            let first = &transmits[train[0]];
-            prop_assert!(train.len() <= 64);
-            for (place, number) in train.iter().enumerate() {
-                let transmit = &transmits[*number];
-                prop_assert_eq!((transmit.path, transmit.ecn), (first.path, first.ecn));
-                let size = transmit.data.len();
-                prop_assert!(size == first.data.len() || place + 1 == train.len() && size < first.data.len());
-                seen[usize::from(transmit.path.remote.port() - 1000)].push(*number);
-            }
-        }
-        for (port, numbers) in seen.iter().enumerate() {
-            let wanted: Vec<usize> = (0..datagrams.len())
-                .filter(|number| usize::from(datagrams[*number].0) == port)
-                .collect();
-            prop_assert_eq!(numbers, &wanted);
-        }
-    }
 }
 
 #[test]
@@ -386,6 +356,44 @@ fn nothing_overtakes_a_packet_of_its_flow_that_stays_alone() {
     let found: Vec<_> = split_all(&merged);
     assert_eq!(merged.len(), 3);
     assert!(found.iter().zip(&packets).all(|(a, b)| a[20..] == b[20..]));
+}
+
+/// The packet as a fragment that does not show its ports.
+fn later_fragment(packet: &[u8]) -> Vec<u8> {
+    let mut fragment = packet.to_vec();
+    if packet[0] >> 4 == 6 {
+        fragment.splice(40..40, [packet[6], 0, 0, 8, 0, 0, 0, 1]);
+        fragment[6] = 44;
+    } else {
+        fragment[6..8].copy_from_slice(&[0, 1]);
+    }
+    fragment
+}
+
+#[test]
+fn nothing_overtakes_a_fragment_of_its_hosts() {
+    for (tcp, ipv6) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut packets = build(&train(tcp, ipv6, 4, 100));
+        packets[2] = later_fragment(&packets[1]);
+        let mut other = train(tcp, ipv6, 4, 100).remove(3);
+        other.sequence = other.sequence.wrapping_sub(100);
+        packets[3] = other.build(); // right behind the second, were there no fragment
+        let merged = merge(&packets, true);
+        let counts: Vec<_> = merged.iter().map(|(_, _, count)| *count).collect();
+        assert_eq!(counts, [2, 1, 1], "tcp {tcp}, ipv6 {ipv6}");
+        assert_eq!(merged[1].1, packets[2]);
+    }
+}
+
+#[test]
+fn icmp_between_its_hosts_ends_no_train() {
+    for ipv6 in [false, true] {
+        let mut packets = build(&train(true, ipv6, 3, 100));
+        let mut icmp = packets[1].clone();
+        icmp[if ipv6 { 6 } else { 9 }] = if ipv6 { 58 } else { 1 };
+        packets.insert(1, icmp);
+        assert_eq!(merge(&packets, true).len(), 2);
+    }
 }
 
 /// The packet with the longest IPv4 options there are, all of them "no operation".

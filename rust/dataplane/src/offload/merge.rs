@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use gotatun::packet::Packet;
 
 use super::transport::{
-    FLAG_ACK, FLAG_PSH, Layout, TCP, TCP_FLAGS, UDP, UDP_CHECKSUM, long, put, short,
+    FLAG_ACK, FLAG_PSH, Layout, TCP, TCP_FLAGS, UDP, UDP_CHECKSUM, hidden_flow, long, put, short,
 };
 use super::{GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER_SIZE, NEEDS_CHECKSUM, VirtioHeader};
 
@@ -79,9 +79,10 @@ impl Merger {
         let packet = &packets[number];
         let found = Layout::of(packet);
         let layout = found.filter(|layout| self.is_candidate(layout, packet));
+        let start = self.used.saturating_sub(MAX_LOOK_BACK);
+        let groups = &mut self.groups[start..self.used];
         if let Some(found) = found {
-            let start = self.used.saturating_sub(MAX_LOOK_BACK);
-            let flow = self.groups[start..self.used]
+            let flow = groups
                 .iter_mut()
                 .rev()
                 .find(|group| group.has_flow(packets, &found, packet));
@@ -91,6 +92,11 @@ impl Merger {
                     // It stays alone, and what comes behind it must not overtake it.
                     _ => group.is_open = false,
                 }
+            }
+        } else if let Some(addresses) = hidden_flow(packet) {
+            // It may be of any flow between the two hosts.
+            for group in groups {
+                group.is_open = group.is_open && !group.has_addresses(packets, addresses);
             }
         }
         if self.used == self.groups.len() {
@@ -140,6 +146,12 @@ impl Group {
                 && own.addresses(first) == layout.addresses(packet)
                 && own.ports(first) == layout.ports(packet)
         })
+    }
+
+    fn has_addresses(&self, packets: &[Packet], addresses: &[u8]) -> bool {
+        let first = &packets[self.members[0]];
+        self.layout
+            .is_some_and(|own| own.addresses(first) == addresses)
     }
 
     /// Takes the next packet of the flow if it continues this group; if not, nothing else will.

@@ -1,5 +1,7 @@
 //! Reads the headers that offloads deal with: TCP or UDP right behind an IP header.
 
+use std::ops::Range;
+
 use super::checksum::{internet_checksum, pseudo_header_sum};
 
 pub(super) const TCP: u8 = 6;
@@ -15,6 +17,9 @@ const IPV4_HEADER: usize = 20; // bytes, without options
 const IPV6_HEADER: usize = 40; // bytes, without extensions
 const TCP_MIN_HEADER: usize = 20; // bytes
 const UDP_HEADER: usize = 8; // bytes
+const ICMPV6: u8 = 58; // RFC 4443
+/// Where a fragment belongs, in units of 8 bytes (RFC 791 3.1).
+const FRAGMENT_OFFSET: u16 = 0x1FFF;
 
 /// Where the headers of a TCP or UDP packet are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +37,9 @@ impl Layout {
     pub(super) fn of(packet: &[u8]) -> Option<Self> {
         let first = *packet.first()?;
         let (is_ipv6, protocol, transport) = match first >> 4 {
-            4 => (false, *packet.get(9)?, usize::from(first & 0x0F) * 4),
+            4 if !is_later_fragment(packet) => {
+                (false, *packet.get(9)?, usize::from(first & 0x0F) * 4)
+            }
             6 => (true, *packet.get(6)?, IPV6_HEADER),
             _ => return None,
         };
@@ -63,11 +70,7 @@ impl Layout {
     }
 
     pub(super) fn addresses<'packet>(&self, packet: &'packet [u8]) -> &'packet [u8] {
-        if self.is_ipv6 {
-            &packet[8..40]
-        } else {
-            &packet[12..20]
-        }
+        &packet[addresses(self.is_ipv6)]
     }
 
     /// The ports; IP options differ from packet to packet, so each has them at a place of its own.
@@ -105,6 +108,25 @@ impl Layout {
             put(headers, self.transport + 4, total - transport);
         }
     }
+}
+
+/// The addresses of a packet without a [`Layout`] that may still be of a TCP or UDP flow: a fragment
+/// (RFC 8200 4.5, RFC 791 3.2) or one behind IPv6 extension headers.
+pub(super) fn hidden_flow(packet: &[u8]) -> Option<&[u8]> {
+    match packet.first()? >> 4 {
+        4 if [TCP, UDP].contains(packet.get(9)?) => packet.get(addresses(false)),
+        6 if *packet.get(6)? != ICMPV6 => packet.get(addresses(true)),
+        _ => None,
+    }
+}
+
+fn addresses(is_ipv6: bool) -> Range<usize> {
+    if is_ipv6 { 8..40 } else { 12..20 }
+}
+
+/// Says whether an IPv4 packet is a fragment without the transport's header.
+fn is_later_fragment(packet: &[u8]) -> bool {
+    packet.len() >= IPV4_HEADER && short(packet, 6) & FRAGMENT_OFFSET != 0
 }
 
 pub(super) fn short(bytes: &[u8], at: usize) -> u16 {
