@@ -391,7 +391,7 @@ fn trains_of_one_flow() {
             for part in batch.drain(..) {
                 left.machine.handle_inner(part, now, &mut left.out);
             }
-            black_box(trains.plan(&left.out.transmits).count());
+            black_box(trains.plan(&left.out.transmits, false).count());
         });
         let wire: Vec<u8> = left
             .out

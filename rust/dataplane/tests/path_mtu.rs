@@ -268,7 +268,7 @@ fn probes_travel_alone() {
     ];
     let mut trains = Trains::default();
     let planned: Vec<Vec<usize>> = trains
-        .plan(&all.map(transmit))
+        .plan(&all.map(transmit), false)
         .map(<[usize]>::to_vec)
         .collect();
     assert_eq!(planned, [vec![0], vec![1], vec![2, 3], vec![4]]);

@@ -192,7 +192,7 @@ pub fn trains(data: &[u8]) {
     let mut plan = Trains::default();
     let mut seen: HashMap<SocketAddr, usize> = HashMap::new();
     let mut count = 0;
-    for members in plan.plan(&transmits) {
+    for members in plan.plan(&transmits, false) {
         let first = &transmits[members[0]];
         let (last, rest) = (members.len() - 1, &members[1..]);
         assert!(members.len() <= 64);

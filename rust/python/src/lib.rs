@@ -18,6 +18,10 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+/// The system's is slow for pieces of the size of packets: its caches end at 1 KiB.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Key = [u8; 32];
 /// Data, remote IP and port, local IP.
 type PyDatagram<'py> = (Bound<'py, PyBytes>, String, u16, Option<String>);

@@ -303,8 +303,13 @@ impl Drop for Engine {
 impl Shared {
     /// Sends, writes and queues what the machine put out.
     fn flush(&self, out: &mut Output, trains: &mut Trains) {
+        self.flush_before(false, out, trains);
+    }
+
+    /// The same, but trains that have room wait if `more` follow at once.
+    fn flush_before(&self, more: bool, out: &mut Output, trains: &mut Trains) {
         self.sockets
-            .send_all(&mut out.transmits, trains, &self.counters);
+            .send_all(&mut out.transmits, more, trains, &self.counters);
         match &self.tun {
             Some(tun) => tun.write(&mut out.inner, &self.counters),
             None => {

@@ -95,14 +95,17 @@ impl Sockets {
         )
     }
 
-    /// Sends datagrams in trains, waiting a moment for room.
+    /// Sends datagrams in trains, waiting a moment for room in the socket.
+    ///
+    /// If `more` follow at once, those of a train that has room for them stay in `transmits`.
     pub(super) fn send_all(
         &self,
         transmits: &mut Vec<Transmit>,
+        more: bool,
         trains: &mut Trains,
         counters: &Counters,
     ) {
-        for members in trains.plan(transmits) {
+        for members in trains.plan(transmits, more) {
             if members.len() > 1 && self.send_train(transmits, members, counters) {
                 continue;
             }
@@ -114,7 +117,11 @@ impl Sockets {
                 }
             }
         }
-        transmits.clear();
+        let mut number = 0..;
+        transmits.retain(|_| {
+            let is_left = |at| trains.left().binary_search(&at).is_ok();
+            number.next().is_some_and(is_left)
+        });
     }
 
     /// Sends a train; false if its datagrams must go one by one.

@@ -28,15 +28,14 @@ pub(super) struct Upward {
     out: Output,
     trains: Trains,
     pace: Pace,
+    /// Whether the TUN is a thread's own: what it leaves unsent it comes back for.
+    is_own: bool,
 }
 
 /// What was found.
 pub(super) enum Found {
     /// All that waited, or a batch of it.
-    Packets {
-        /// Whether they come one by one, and so fast that it pays to let some gather.
-        gathers: bool,
-    },
+    Packets(Next),
     /// The device is down or gone.
     Broken,
 }
@@ -49,6 +48,7 @@ impl Upward {
             out: Output::default(),
             trains: Trains::default(),
             pace: Pace::new(clock()),
+            is_own: false,
         }
     }
 
@@ -56,6 +56,7 @@ impl Upward {
     pub(super) fn expect_bulk(&mut self) {
         self.pace = Pace::new(clock());
         self.pace.is_bulk = true;
+        self.is_own = true;
     }
 
     /// Moves what waits, a batch at most.
@@ -79,20 +80,38 @@ impl Upward {
                 machine.handle_inner(packet, now, &mut self.out);
             }
         }
-        shared.flush(&mut self.out, &mut self.trains);
         self.pace.note(reads, packets, now);
+        let is_full = packets >= BATCH && !broken;
+        let more = is_full && self.is_own && self.is_bulk();
+        shared.flush_before(more, &mut self.out, &mut self.trains);
         if broken {
             shared.counters.count(Counter::TunReadError);
             return Found::Broken;
         }
-        let gathers = packets == reads && packets < BATCH && self.pace.is_fast;
-        Found::Packets { gathers }
+        Found::Packets(if more {
+            Next::Now
+        } else if !is_full && packets == reads && self.pace.is_fast {
+            Next::Soon
+        } else {
+            Next::WhenReady
+        })
     }
 
     /// Says whether so much comes that it is a thread's own work.
     pub(super) fn is_bulk(&self) -> bool {
         self.pace.is_bulk
     }
+}
+
+/// When to look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// At once: more may wait, and a train waits for them.
+    Now,
+    /// After a moment: packets come one by one, and so fast that it pays to let some gather.
+    Soon,
+    /// When there is something.
+    WhenReady,
 }
 
 /// Finds out how fast packets come.

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::arena::Arena;
 use super::control::ControlBuffer;
 use super::udp::{Received, Socket};
-use super::upward::{BATCH, Found, PACE_PERIOD, Upward};
+use super::upward::{BATCH, Found, Next, PACE_PERIOD, Upward};
 use super::{ERROR_PAUSE, Shared, clock, lock};
 use crate::channels::{self, Route};
 use crate::consent::Consented;
@@ -80,9 +80,10 @@ pub(super) fn serve_tun(shared: &Shared) {
         loop {
             let ended = match upward.move_batch(shared, tun) {
                 Found::Broken => wait_for(shared, [], ERROR_PAUSE).is_none(),
-                Found::Packets { .. } if !upward.is_bulk() => break,
-                Found::Packets { gathers } => {
-                    if gathers {
+                Found::Packets(Next::Now) => wait_for(shared, [], Duration::ZERO).is_none(),
+                Found::Packets(_) if !upward.is_bulk() => break,
+                Found::Packets(next) => {
+                    if next == Next::Soon {
                         std::thread::sleep(GATHER_PAUSE);
                     }
                     wait_for(shared, [tun.as_fd()], PACE_PERIOD).is_none()
@@ -294,8 +295,8 @@ fn wait_for<'source>(
             .map(|source| PollFd::new(source, PollFlags::POLLIN)),
     );
     // Rounded up, so that a rest below a millisecond does not spin.
-    let wait = PollTimeout::try_from(wait.as_millis().saturating_add(1).min(i32::MAX as u128))
-        .unwrap_or(PollTimeout::MAX);
+    let wait = wait.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
+    let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
     // An error here is EINTR or lack of memory; the next round tries again.
     let _ = poll(&mut wanted, wait);
     let bits = wanted.iter().rev().fold(0, |bits, source| {

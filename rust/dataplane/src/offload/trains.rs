@@ -14,6 +14,8 @@ const MAX_LOOK_BACK: usize = 32;
 pub struct Trains {
     trains: Vec<Train>,
     used: usize,
+    /// How many of them were planned; the rest, one at most, waits.
+    planned: usize,
 }
 
 /// Datagrams of one send, by their places in the batch.
@@ -29,8 +31,9 @@ struct Train {
 impl Trains {
     /// Groups datagrams; those to one place keep their order from train to train.
     ///
-    /// All of a train have the size of the first, but the last may be smaller.
-    pub fn plan(&mut self, transmits: &[Transmit]) -> impl Iterator<Item = &[usize]> {
+    /// All of a train have the size of the first, but the last may be smaller. If `more` datagrams
+    /// follow at once, the last train waits for them while it has room: see [`Self::left`].
+    pub fn plan(&mut self, transmits: &[Transmit], more: bool) -> impl Iterator<Item = &[usize]> {
         self.used = 0;
         for (number, transmit) in transmits.iter().enumerate() {
             let start = self.used.saturating_sub(MAX_LOOK_BACK);
@@ -43,9 +46,18 @@ impl Trains {
                 self.start(number, transmit);
             }
         }
-        self.trains[..self.used]
+        let last = self.trains[..self.used].last();
+        let waits = more && last.is_some_and(Train::has_room);
+        self.planned = self.used - usize::from(waits);
+        self.trains[..self.planned]
             .iter()
             .map(|train| train.members.as_slice())
+    }
+
+    /// Returns the datagrams that the last plan left out, in their order.
+    pub fn left(&self) -> &[usize] {
+        let left = self.trains[self.planned..self.used].first();
+        left.map_or(&[], |train| &train.members)
     }
 
     fn start(&mut self, number: usize, transmit: &Transmit) {
@@ -74,6 +86,11 @@ impl Trains {
 }
 
 impl Train {
+    /// Says whether another datagram of the same size may join.
+    fn has_room(&self) -> bool {
+        self.is_open && self.total + self.size <= MAX_BYTES
+    }
+
     fn append(&mut self, number: usize, transmit: &Transmit) -> bool {
         let size = transmit.wire_size();
         let fits = self.ecn == transmit.ecn && size <= self.size;
