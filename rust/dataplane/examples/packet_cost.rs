@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use ginnel_dataplane::io::{Descriptors, Engine};
 use ginnel_dataplane::offload::{GSO_TCP4, Merger, NEEDS_CHECKSUM, Trains, VirtioHeader, split};
-use ginnel_dataplane::{Config, Counter, Counters, Machine, Output, Packet, Path, PeerConfig};
+use ginnel_dataplane::{Config, Counter, Counters, Machine, Output, Packet, Path, PeerConfig, ecn};
 
 const MTU: u16 = 1420;
 const HEADERS: usize = 40; // bytes of IPv4 and TCP
@@ -26,8 +26,8 @@ const SEGMENTS: usize = 46; // of one train of 64 KiB
 const ROUNDS: u32 = 3000; // trains
 const PEERS_LIMIT_MIB: f64 = 48.0; // of a thousand peers
 const PEERS_SHARE: f64 = 0.8; // of one peer's throughput that a thousand must reach
-const TURNS: usize = 200; // of one peer and a thousand
-const BATCHES: usize = 10; // of one turn
+const TURNS: usize = 40; // of one peer and a thousand
+const BATCHES: usize = 50; // of one turn: each of a thousand peers comes five times
 const BATCH: usize = 100; // packets, each way
 const ADDING_LIMIT: Duration = Duration::from_millis(1);
 const STEPS: [&str; 4] = ["split", "seal", "open", "merge"];
@@ -248,6 +248,14 @@ fn whole_packet(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
     packet
 }
 
+/// The inner address of the peer at such a place: the same.
+fn inner_ip(path: Path) -> [u8; 4] {
+    match path.remote.ip() {
+        IpAddr::V4(ip) => ip.octets(),
+        IpAddr::V6(_) => unreachable!("all have IPv4"),
+    }
+}
+
 /// One node with so many peers, all of which have a session with it.
 struct Mesh {
     hub: Side,
@@ -306,53 +314,55 @@ impl Mesh {
         }
     }
 
-    /// Sends to and receives from all in turns.
+    /// Sends to and receives from all in turns, a batch each way after the other.
+    ///
+    /// What the peers send is made before: they run on other computers, and would empty the caches
+    /// here, more of them the more there are. Each batch of it is then copied, as a kernel does.
     fn talk(&mut self) {
-        let Self { hub, peers, .. } = self;
-        let now = self.now;
-        for _ in 0..BATCHES {
-            let turn: Vec<usize> = (self.next..self.next + BATCH)
-                .map(|place| place % peers.len())
-                .collect();
-            self.next += BATCH;
+        let sent = self.answers();
+        let Self { hub, now, .. } = self;
+        for batch in sent.chunks(BATCH) {
             let mut packets = Vec::new();
             let mut datagrams = Vec::new();
-            for place in &turn {
-                let peer = &mut peers[*place];
-                let IpAddr::V4(ip) = peer.path.remote.ip() else {
-                    continue;
-                };
-                packets.push(Packet::copy_from(
-                    whole_packet([192, 0, 2, 1], ip.octets()).as_slice(),
-                ));
-                let answer =
-                    Packet::copy_from(whole_packet(ip.octets(), [192, 0, 2, 1]).as_slice());
-                peer.machine.handle_inner(answer, now, &mut peer.out);
-                datagrams.extend(
-                    peer.out
-                        .transmits
-                        .drain(..)
-                        .map(|sent| (sent.data, peer.path)),
-                );
+            for (data, path) in batch {
+                let packet = whole_packet([192, 0, 2, 1], inner_ip(*path));
+                packets.push(Packet::copy_from(packet.as_slice()));
+                datagrams.push((Packet::copy_from(data.as_slice()), *path, ecn::NOT_ECT));
             }
             let (mut sending, mut receiving) = (Duration::ZERO, Duration::ZERO);
             timed(&mut sending, || {
-                for packet in packets {
-                    hub.machine.handle_inner(packet, now, &mut hub.out);
-                }
+                hub.machine
+                    .handle_inner_all(&mut packets, *now, &mut hub.out);
             });
             assert_eq!(hub.out.transmits.len(), BATCH);
             hub.out.transmits.clear();
             timed(&mut receiving, || {
-                for (data, path) in datagrams {
-                    hub.machine.handle_datagram(data, path, now, &mut hub.out);
-                }
+                hub.machine
+                    .handle_all_marked(&mut datagrams, *now, &mut hub.out);
             });
             assert_eq!(hub.out.inner.len(), BATCH);
             hub.out.inner.clear();
             self.sending.push(sending);
             self.receiving.push(receiving);
         }
+    }
+
+    /// What the peers send in one turn, and from where.
+    fn answers(&mut self) -> Vec<(Vec<u8>, Path)> {
+        let mut answers = Vec::new();
+        for _ in 0..BATCHES * BATCH {
+            let place = self.next % self.peers.len();
+            self.next += 1;
+            let Side { machine, path, out } = &mut self.peers[place];
+            let packet = whole_packet(inner_ip(*path), [192, 0, 2, 1]);
+            machine.handle_inner(Packet::copy_from(packet.as_slice()), self.now, out);
+            answers.extend(
+                out.transmits
+                    .drain(..)
+                    .map(|sent| (sent.data.to_vec(), *path)),
+            );
+        }
+        answers
     }
 
     /// Returns the ns that a packet costs both ways: the median, for others use the machine too.

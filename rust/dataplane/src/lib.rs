@@ -25,6 +25,7 @@ pub mod io;
 pub mod machine;
 pub mod offload;
 mod peer;
+mod prefetch;
 mod routes;
 mod silence;
 

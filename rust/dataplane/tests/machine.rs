@@ -444,3 +444,56 @@ fn one_way_traffic_is_not_called_unanswered() {
         assert_eq!(unanswered(&mut left), []);
     }
 }
+
+#[test]
+fn a_batch_is_handled_in_its_order_whoever_its_packets_are_for() {
+    let mut hub = Node::new(1);
+    let mut others: Vec<Node> = (2..7).map(Node::new).collect();
+    for other in &mut others {
+        hub.set(other.peer_config());
+        other.set(hub.peer_config());
+        let first = hub.start_handshake(other.key());
+        carry(&mut hub, other, first);
+    }
+    let nowhere = IpAddr::from([100, 64, 9, 9]);
+    let mut packets = vec![Packet::copy_from(&b"\xFF not IP"[..])];
+    let mut expected: Vec<Vec<Vec<u8>>> = vec![Vec::new(); others.len()];
+    for turn in 0..20u8 {
+        // Once all in turns, once several in a row to the same.
+        let place = usize::from(if turn < 10 { turn } else { turn / 3 }) % others.len();
+        let packet = ipv4_udp(hub.overlay, others[place].overlay, 80, &[turn]);
+        packets.push(Packet::copy_from(&packet[..]));
+        expected[place].push(packet);
+        let lost = ipv4_udp(hub.overlay, nowhere, 80, &[turn]);
+        packets.push(Packet::copy_from(&lost[..]));
+    }
+    let sent = hub.run(|machine, now, out| machine.handle_inner_all(&mut packets, now, out));
+    assert!(packets.is_empty());
+    assert_eq!(hub.count(Counter::DropNoRoute), 20);
+    assert_eq!(hub.count(Counter::DropBadTunPacket), 1);
+    let mut back = vec![
+        (Packet::copy_from(&[4, 0, 0][..]), hub.path(), 0),
+        (Packet::copy_from(&[4; 64][..]), hub.path(), 0),
+    ];
+    let mut answers = Vec::new();
+    for transmit in sent {
+        let place = others
+            .iter()
+            .position(|node| node.address == transmit.path.remote);
+        let other = &mut others[place.expect("a peer's address")];
+        assert!(other.receive(&transmit.data, hub.address).is_empty());
+        let packet = ipv4_udp(other.overlay, hub.overlay, 80, &[answers.len() as u8]);
+        for answer in other.read_tun(&packet) {
+            back.push((answer.data, other.path(), 0));
+        }
+        answers.push(packet);
+    }
+    for (other, expected) in others.iter().zip(expected) {
+        assert_eq!(other.inner, expected);
+    }
+    hub.run(|machine, now, out| machine.handle_all_marked(&mut back, now, out));
+    assert!(back.is_empty());
+    assert_eq!(hub.inner, answers);
+    assert_eq!(hub.count(Counter::DropMalformed), 1);
+    assert_eq!(hub.count(Counter::DropUnknownIndex), 1);
+}

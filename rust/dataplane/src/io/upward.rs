@@ -75,10 +75,7 @@ impl Upward {
         let packets = self.batch.len();
         let now = clock();
         if packets > 0 {
-            let mut machine = lock(&shared.machine);
-            for packet in self.batch.drain(..) {
-                machine.handle_inner(packet, now, &mut self.out);
-            }
+            lock(&shared.machine).handle_inner_all(&mut self.batch, now, &mut self.out);
         }
         self.pace.note(reads, packets, now);
         let is_full = packets >= BATCH && !broken;

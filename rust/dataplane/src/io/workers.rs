@@ -231,11 +231,7 @@ impl Receiver {
     /// Moves what was received; true if some of it went to the TUN.
     fn hand_over(&mut self, shared: &Shared, out: &mut Output, trains: &mut Trains) -> bool {
         if !self.wireguard.is_empty() {
-            let now = clock();
-            let mut machine = lock(&shared.machine);
-            for (data, path, ecn) in self.wireguard.drain(..) {
-                machine.handle_marked(data, path, ecn, now, out);
-            }
+            lock(&shared.machine).handle_all_marked(&mut self.wireguard, clock(), out);
         }
         out.transmits.append(&mut self.forwarded);
         let has_inner = !out.inner.is_empty();

@@ -8,18 +8,36 @@ use gotatun::noise::handshake::parse_handshake_anon;
 use gotatun::packet::{Packet, WgCookieReply, WgData, WgHandshakeInit, WgHandshakeResp, WgKind};
 
 use super::{
-    CONTROL_PORT, Cut, Event, HANDSHAKES_MAX, HANDSHAKES_UNDER_LOAD, LOAD_PERIOD, Load, Machine,
-    Output, Path, Transmit, push,
+    AHEAD, CONTROL_PORT, Cut, Event, HANDSHAKES_MAX, HANDSHAKES_UNDER_LOAD, LOAD_PERIOD, Load,
+    Machine, Output, Path, Transmit, push,
 };
 use crate::counters::Counter;
 use crate::ecn;
 use crate::inner;
 use crate::routes::PeerId;
 
+/// The first byte of a data packet; whitepaper 5.4.6.
+const DATA: u8 = 4;
+
 impl Machine {
     /// Takes one datagram that [`crate::demux`] found to be WireGuard's.
     pub fn handle_datagram(&mut self, data: Packet, path: Path, now: Instant, out: &mut Output) {
         self.handle_marked(data, path, ecn::NOT_ECT, now, out);
+    }
+
+    /// Takes several, in their order, each with the congestion mark of its IP header.
+    pub fn handle_all_marked(
+        &mut self,
+        datagrams: &mut Vec<(Packet, Path, u8)>,
+        now: Instant,
+        out: &mut Output,
+    ) {
+        let owners = datagrams.iter().map(|(data, ..)| self.owner_of_data(data));
+        let owners: Vec<Option<PeerId>> = owners.collect();
+        for (place, (data, path, ecn)) in datagrams.drain(..).enumerate() {
+            self.prefetch(owners[place], owners.get(place + AHEAD).copied().flatten());
+            self.handle_marked(data, path, ecn, now, out);
+        }
     }
 
     /// The same for one whose IP header had a congestion mark.
@@ -125,6 +143,7 @@ impl Machine {
             .handle_incoming_packet(WgKind::HandshakeInit(init))
         {
             TunnResult::WriteToNetwork(WgKind::HandshakeResp(response)) => {
+                peer.handshakes += 1;
                 peer.note_initiation(now);
                 peer.expect_confirmation(response.sender_idx.get());
                 peer.learn_endpoint(path, out);
@@ -156,6 +175,7 @@ impl Machine {
             .handle_incoming_packet(WgKind::HandshakeResp(response))
         {
             TunnResult::WriteToNetwork(keepalive) => {
+                peer.handshakes += 1;
                 peer.silence.on_heard(false, now);
                 peer.learn_endpoint(path, out);
                 peer.complete_handshake(path, now, out);
@@ -236,10 +256,19 @@ impl Machine {
             self.counters.count(Counter::DropControlFragment);
         } else if let Some(peer) = &self.peers[id] {
             out.events.push(Event::InnerReceived {
-                public_key: peer.public_key,
+                public_key: peer.idle.public_key,
                 packet: packet.to_vec(),
             });
         }
+    }
+
+    /// The peer that a data packet seems to come from.
+    fn owner_of_data(&self, data: &[u8]) -> Option<PeerId> {
+        let [DATA, _, _, _, first, second, third, fourth, ..] = *data else {
+            return None;
+        };
+        let index = u32::from_le_bytes([first, second, third, fourth]);
+        self.by_index.get(&index).copied()
     }
 
     fn owner(&self, index: u32) -> Option<PeerId> {

@@ -25,7 +25,8 @@ use gotatun::x25519::{PublicKey, StaticSecret};
 use crate::channels;
 use crate::counters::{Counter, Counters};
 use crate::ecn;
-use crate::peer::Peer;
+use crate::peer::{self, Peer};
+use crate::prefetch;
 use crate::routes::{PeerId, Prefix, Routes};
 use index::ByIndex;
 
@@ -52,6 +53,8 @@ const HANDSHAKES_MAX: u64 = 10_000;
 const LOAD_PERIOD: Duration = Duration::from_secs(1);
 /// How often indices of sessions that are over are forgotten.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(10);
+/// Packets between asking for a peer's state and needing it: two take as long as memory does.
+const AHEAD: usize = 2;
 /// WireGuard pads to this (whitepaper 5.4.6).
 const PADDING: usize = 16;
 
@@ -322,15 +325,15 @@ impl Machine {
         let Some(peer) = self.peers[id].as_mut() else {
             return Err(CommandError::UnknownPeer);
         };
-        for prefix in std::mem::take(&mut peer.prefixes) {
+        for prefix in std::mem::take(&mut peer.idle.prefixes) {
             self.routes.remove(prefix, id);
         }
         for prefix in &config.prefixes {
             self.routes.insert(*prefix, id);
         }
-        peer.prefixes = config.prefixes;
+        peer.idle.prefixes = config.prefixes;
         peer.tunn.set_preshared_key(config.preshared_key);
-        peer.keepalive = config.keepalive.filter(|seconds| *seconds > 0);
+        peer.idle.keepalive = config.keepalive.filter(|seconds| *seconds > 0);
         if let Some(path) = config.endpoint {
             peer.override_endpoint(path, now);
         }
@@ -346,7 +349,7 @@ impl Machine {
             return Err(CommandError::TooManyPeers);
         }
         // The keepalive waits until an endpoint is known: see `Peer::sync_keepalive`.
-        let tunn = Tunn::new(
+        let mut tunn = Tunn::new(
             self.private_key.clone(),
             PublicKey::from(config.public_key),
             config.preshared_key,
@@ -354,6 +357,8 @@ impl Machine {
             self.indices.clone(),
             Arc::clone(&self.limiter),
         );
+        let keys = [self.public_key.as_bytes(), &config.public_key];
+        tunn.dangerously_set_timer_params(peer::timer_params(keys));
         let peer = Some(Peer::new(config.public_key, tunn));
         let id = if let Some(id) = self.free.pop() {
             self.peers[id] = peer;
@@ -373,10 +378,10 @@ impl Machine {
             .remove(public_key)
             .ok_or(CommandError::UnknownPeer)?;
         if let Some(peer) = self.peers[id].take() {
-            for prefix in peer.prefixes {
+            for prefix in peer.idle.prefixes {
                 self.routes.remove(prefix, id);
             }
-            self.staged -= peer.staged.len();
+            self.staged -= peer.idle.staged.len();
         }
         self.by_index.retain(|_, owner| *owner != id);
         self.free.push(id);
@@ -402,6 +407,15 @@ impl Machine {
         Ok(())
     }
 
+    /// Asks for the state of the peer whose packet comes later; the present one's is there.
+    fn prefetch(&self, present: Option<PeerId>, later: Option<PeerId>) {
+        if later != present
+            && let Some(peer) = later.and_then(|id| self.peers[id].as_ref())
+        {
+            prefetch::peer(peer);
+        }
+    }
+
     fn find(&self, public_key: &[u8; 32]) -> Result<PeerId, CommandError> {
         self.by_key
             .get(public_key)
@@ -417,9 +431,9 @@ impl Machine {
             let Some(peer) = self.peers[id].as_mut() else {
                 continue;
             };
-            let before = peer.staged.len();
+            let before = peer.idle.staged.len();
             let action = peer.handle_timers(now);
-            let lost = before - peer.staged.len();
+            let lost = before - peer.idle.staged.len();
             self.staged -= lost;
             self.counters.add(Counter::DropStagedLost, lost as u64);
             match (action, peer.endpoint) {
@@ -439,11 +453,12 @@ impl Machine {
     /// Counters of each peer.
     pub fn peer_stats(&self, now: Instant) -> Vec<PeerStats> {
         let stats = |peer: &Peer| PeerStats {
-            public_key: peer.public_key,
+            public_key: peer.idle.public_key,
             endpoint: peer.endpoint,
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
             handshake_age: peer
+                .idle
                 .last_handshake
                 .map(|at| now.saturating_duration_since(at)),
         };

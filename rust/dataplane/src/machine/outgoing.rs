@@ -5,29 +5,61 @@ use std::time::Instant;
 use gotatun::packet::Packet;
 
 use super::path_mtu::Fit;
-use super::{CONTROL_PORT, CommandError, MAX_STAGED, Machine, Output, PADDING, push, push_marked};
+use super::{
+    AHEAD, CONTROL_PORT, CommandError, MAX_STAGED, Machine, Output, PADDING, push, push_marked,
+};
 use crate::counters::Counter;
 use crate::ecn;
-use crate::inner;
+use crate::inner::{self, Inner};
 use crate::peer::MAX_STAGED_PER_PEER;
 use crate::routes::PeerId;
 
 impl Machine {
-    /// Takes one packet from the TUN and sends it to the peer that has its destination.
+    /// Takes packets from the TUN, in their order, and sends each to the peer that has its
+    /// destination.
+    pub fn handle_inner_all(&mut self, packets: &mut Vec<Packet>, now: Instant, out: &mut Output) {
+        let routed: Vec<_> = packets.iter().map(|packet| self.route(packet)).collect();
+        let id = |place: usize| routed.get(place)?.map(|(id, _)| id);
+        for (place, packet) in packets.drain(..).enumerate() {
+            self.prefetch(id(place), id(place + AHEAD));
+            if let Some((id, parsed)) = routed[place] {
+                self.send_parsed((id, packet), parsed, now, out);
+            }
+        }
+    }
+
+    /// The same for one.
     pub fn handle_inner(&mut self, packet: Packet, now: Instant, out: &mut Output) {
-        let Some(parsed) = inner::parse(&packet) else {
+        if let Some((id, parsed)) = self.route(&packet) {
+            self.send_parsed((id, packet), parsed, now, out);
+        }
+    }
+
+    /// Finds the peer that has the packet's destination.
+    fn route(&mut self, packet: &[u8]) -> Option<(PeerId, Inner)> {
+        let Some(parsed) = inner::parse(packet) else {
             self.counters.count(Counter::DropBadTunPacket);
-            return;
+            return None;
         };
         // Without an overlay address of ours there is no control port either.
         if parsed.udp_port == Some(CONTROL_PORT) && !self.control_ips.is_empty() {
             self.counters.count(Counter::DropControlFromTun);
-            return;
+            return None;
         }
-        let Some(id) = self.routes.lookup(parsed.destination) else {
+        let id = self.routes.lookup(parsed.destination);
+        if id.is_none() {
             self.counters.count(Counter::DropNoRoute);
-            return;
-        };
+        }
+        id.map(|id| (id, parsed))
+    }
+
+    fn send_parsed(
+        &mut self,
+        (id, packet): (PeerId, Packet),
+        parsed: Inner,
+        now: Instant,
+        out: &mut Output,
+    ) {
         match self.check_size(id, &packet, &parsed, now, out) {
             Fit::Whole => self.send_to(id, packet, now, out),
             Fit::Parts(parts) => {
@@ -79,7 +111,7 @@ impl Machine {
         {
             push(&mut self.by_index, id, init.into(), path, out);
         }
-        if peer.staged.len() >= MAX_STAGED_PER_PEER && peer.staged.pop_front().is_some() {
+        if peer.idle.staged.len() >= MAX_STAGED_PER_PEER && peer.idle.staged.pop_front().is_some() {
             // The newest packets are the ones that somebody still waits for.
             self.staged -= 1;
             self.counters.count(Counter::DropStaged);
@@ -89,7 +121,7 @@ impl Machine {
             return;
         }
         self.staged += 1;
-        peer.staged.push_back((now, packet));
+        peer.idle.staged.push_back((now, packet));
     }
 
     /// Sends what waited for the peer's handshake.
@@ -103,7 +135,7 @@ impl Machine {
         for kind in peer.tunn.get_queued_packets(&mut self.padding_mtu) {
             push(&mut self.by_index, id, kind, path, out);
         }
-        while let Some((at, packet)) = peer.staged.pop_front() {
+        while let Some((at, packet)) = peer.idle.staged.pop_front() {
             self.staged -= 1;
             if now.saturating_duration_since(at) > super::STAGED_LIFETIME {
                 self.counters.count(Counter::DropStagedLost);
@@ -117,7 +149,7 @@ impl Machine {
                 }
                 Err(packet) => {
                     self.staged += 1;
-                    peer.staged.push_front((at, packet));
+                    peer.idle.staged.push_front((at, packet));
                     return;
                 }
             }

@@ -127,7 +127,7 @@ impl Machine {
             };
         }
         self.counters.count(Counter::DropTooBig);
-        if peer.answers.take(now) {
+        if peer.idle.answers.take(now) {
             let told = if is_ipv6 {
                 mtu.max(IPV6_MIN_MTU as u16)
             } else {
