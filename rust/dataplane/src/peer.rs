@@ -24,8 +24,8 @@ const INITIATION_PERIOD: Duration = Duration::from_secs(1);
 /// WireGuard's timers, but with one jitter for all times that a peer does not answer.
 ///
 /// gotatun would draw it anew with each packet that follows one of the peer's, and so touch memory
-/// that nothing else needs. Two nodes that hear each other no longer have different ones, which is
-/// what it is for: that they don't begin at once.
+/// that nothing else needs. It is for the two ends not to begin at once: theirs are different, by the
+/// order of their keys.
 pub(crate) fn timer_params(keys_of_both: [&[u8; 32]; 2]) -> TimerParams {
     let mut hasher = DefaultHasher::new();
     keys_of_both.hash(&mut hasher);
