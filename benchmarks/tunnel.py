@@ -39,6 +39,7 @@ from benchmarks.common import (
     publish,
 )
 from ginnel import __version__
+from ginnel._native import cipher
 from ginnel.lab.networks import Lab, Machine
 from ginnel.lab.scenario import Scenario
 from ginnel.lab.topology import LabTopology, PublicMachine
@@ -441,7 +442,8 @@ def notes(lab: Lab, load_seconds: float, rounds: int, busy: float, buffers: str)
         f"{rounds} rounds of {load_seconds:g} s; MTU {MTU}; veth; all processes on this machine's "
         f"{os.cpu_count()} cores, which others may use: load {busy:.1f} "
         f"before the start, {os.getloadavg()[0]:.1f} at the end",
-        f"offloads of ours: {', '.join(name for name, used in offloads.items() if used)}",
+        f"offloads of ours: {', '.join(name for name, used in offloads.items() if used)}; "
+        f"packets sealed by {cipher()}",
         f"socket buffers: {buffers}",
         "data plane, peak: the largest PSS of the tunnel process under TCP and UDP, less that of "
         "an interpreter with the same imports; the state of discv5, mesh and ICE counts in",

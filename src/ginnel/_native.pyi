@@ -88,6 +88,9 @@ class UdpBatches:
         Raises ValueError for an address that is none.
         """
 
+def cipher() -> str:
+    """Name the code that seals and opens packets on this machine."""
+
 class DataPlane:
     """A running data plane: sockets, TUN and peers on threads of its own.
 

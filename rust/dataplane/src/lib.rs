@@ -32,4 +32,5 @@ mod silence;
 pub use counters::{Counter, Counters};
 pub use gotatun::packet::Packet;
 pub use machine::{Config, Cut, Event, Machine, Output, Path, PeerConfig, PeerStats, Transmit};
+pub use ring::aead::implementation as cipher;
 pub use routes::Prefix;

@@ -18,10 +18,6 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-/// The system's is slow for pieces of the size of packets: its caches end at 1 KiB.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 type Key = [u8; 32];
 /// Data, remote IP and port, local IP.
 type PyDatagram<'py> = (Bound<'py, PyBytes>, String, u16, Option<String>);
@@ -412,10 +408,17 @@ fn borrow<'fd>(fd: RawFd) -> PyResult<BorrowedFd<'fd>> {
 }
 
 /// The parts of Ginnel in Rust.
+/// Names the code that seals and opens packets on this machine.
+#[pyfunction]
+fn cipher() -> &'static str {
+    ginnel_dataplane::cipher()
+}
+
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<DataPlane>()?;
+    module.add_function(wrap_pyfunction!(cipher, module)?)?;
     datagrams::register(module)?;
     discovery::register(module)
 }

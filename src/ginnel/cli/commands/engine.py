@@ -30,6 +30,8 @@ def engine(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
+    from ginnel._native import cipher
+
     networks = {}
     for name in known_networks():
         try:
@@ -40,10 +42,13 @@ def engine(context: click.Context, as_json: bool) -> None:
     if as_json:
         show_json(
             {"schema": SCHEMA, "engine": "embedded", "version": __version__}
-            | {"networks": networks}
+            | {"cipher": cipher(), "networks": networks}
         )
         return
-    click.echo(f"The embedded data plane of Ginnel {__version__} (gotatun's handshake, AWS-LC).")
+    click.echo(
+        f"The embedded data plane of Ginnel {__version__}: gotatun's handshake, "
+        f"packets sealed by {cipher()}."
+    )
     if not networks:
         click.echo("No network of this machine is up.")
     for name, offloads in networks.items():
