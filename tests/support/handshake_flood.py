@@ -34,6 +34,7 @@ NAMES = {64: "cookies", 92: "responses"}  # answers by their size
 STOCK = 600  # initiations that are sent again and again: nobody remembers what is nobody's
 TRAIN = 60  # of one call; Linux takes 64
 MAX_ANSWERS = 500  # read between two bursts
+LOAD_S = 60.0  # seconds until who is flooded surely asks for cookies
 UDP_SEGMENT = 103  # linux/udp.h
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 ETH_P_ALL = 3  # linux/if_ether.h
@@ -52,6 +53,8 @@ def flood(
     source: Machine, address: str, key: str, port: int, rate: int, step_s: float = 0.01
 ) -> Iterator[dict[str, int]]:
     """Flood from a machine until the block ends; then: what was sent, came back and was seen.
+
+    The block begins when the other side asks for cookies, or never seems to.
 
     Args:
         source: where from.
@@ -125,8 +128,8 @@ def main() -> None:
         sock.connect((address, int(port)))
         sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, INITIATION_SIZE)
         sock.setblocking(False)
-        print("ready", flush=True)
         began = time.monotonic()
+        is_ready = False
         while not select.select([sys.stdin], [], [], float(step))[0]:
             due = int((time.monotonic() - began) * int(rate)) - counts["sent"]
             counts["sent"] += send_burst(sock, stock, min(due, int(rate)))
@@ -139,6 +142,9 @@ def main() -> None:
                 name = NAMES.get(len(answer))
                 if name is not None:
                     counts[name] += 1
+            if not is_ready and (counts["cookies"] or time.monotonic() - began > LOAD_S):
+                is_ready = True
+                print("ready", flush=True)
     print(json.dumps(counts), flush=True)
 
 
