@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TypeAlias
@@ -16,6 +16,7 @@ import pytest
 
 from ginnel.lab import Lab, LabTopology, Link, Machine, PublicMachine
 from support import bare_engine, sweep_end
+from support.older_kernel import UDP_GRO, UDP_SEGMENT, older
 
 pytestmark = pytest.mark.netns
 
@@ -40,20 +41,31 @@ SetMtu: TypeAlias = Callable[[int], None]
 
 
 @contextmanager
-def tunnel(left: Machine, right: Machine, headers: tuple[bool, bool], mtu: int) -> Iterator[SetMtu]:
+def tunnel(
+    left: Machine,
+    right: Machine,
+    headers: tuple[bool, bool],
+    mtu: int,
+    lacking: Sequence[int] = (),
+) -> Iterator[SetMtu]:
     """Run an engine on both machines, TUN and socket with offloads as asked for; yield a way to
-    change the MTU of both."""
+    change the MTU of both. The left one's kernel is `lacking` options of UDP sockets."""
     with ExitStack() as stack:
         engines = []
         for number, (machine, other) in enumerate(((left, right), (right, left)), 1):
             wanted = "1" if headers[number - 1] else "0"
             argv = [*PROGRAM, "engine", str(number), other.address, wanted, str(mtu)]
+            if lacking and machine is left:
+                argv = older(lacking, *argv)
             pipe = subprocess.PIPE
             engine = stack.enter_context(machine.popen(argv, stdin=pipe, stdout=pipe))
             engines.append(engine)
-        for engine, wanted_header in zip(engines, headers, strict=True):
+        for engine, wanted_header, lacks in zip(engines, headers, (lacking, ()), strict=True):
             assert engine.stdout is not None
-            assert engine.stdout.readline().split() == ["up", str(wanted_header)]
+            offloads = json.loads(engine.stdout.readline())
+            assert offloads["tun_tcp"] == wanted_header
+            assert offloads["udp_send"] == (UDP_SEGMENT not in lacks)
+            assert offloads["udp_receive"] == (UDP_GRO not in lacks)
 
         def set_mtu(mtu: int) -> None:
             for engine in engines:
@@ -96,6 +108,14 @@ def test_data_arrives_unchanged(lab: Lab, headers: tuple[bool, bool], mtu: int) 
         for address in ("100.64.0.2", "fd00::2"):
             assert transfer(left, right, address), address
         assert transfer(right, left, "100.64.0.1")
+
+
+@pytest.mark.parametrize("lacking", [(UDP_GRO,), (UDP_SEGMENT,), (UDP_GRO, UDP_SEGMENT)])
+def test_a_kernel_without_trains_of_datagrams(lab: Lab, lacking: tuple[int, ...]) -> None:
+    left, right = lab.machine(LEFT), lab.machine(RIGHT)
+    with tunnel(left, right, (True, True), 1420, lacking):
+        assert transfer(left, right, "100.64.0.2")
+        assert transfer(right, left, "fd00::1")
 
 
 @pytest.mark.parametrize("headers", [(True, True), (False, False)])

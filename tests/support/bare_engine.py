@@ -1,7 +1,8 @@
 """An engine with a TUN and nothing else, and transfers whose data is compared: run on lab machines.
 
-python bare_engine.py engine NUMBER OTHER_ADDRESS VNET_HEADER MTU    until its stdin ends; a line
-                                                                     there is a new MTU
+python bare_engine.py engine NUMBER OTHER_ADDRESS VNET_HEADER MTU    prints its offloads; until its
+                                                                     stdin ends; a line there is a
+                                                                     new MTU
 python bare_engine.py receive ADDRESS DATAGRAMS                      prints its port, then a digest
 python bare_engine.py send ADDRESS PORT DATAGRAMS                    prints the digest
 python bare_engine.py receive-flows ADDRESS                          prints its port, then numbers
@@ -75,7 +76,7 @@ def run_engine(number: int, other_address: str, vnet_header: bool, mtu: int) -> 
             f"link set gn-bare mtu {mtu} up",
         ):
             subprocess.run(["ip", *line.split()], check=True)
-        print("up", engine.offloads()["tun_tcp"], flush=True)
+        print(json.dumps(engine.offloads()), flush=True)
         while True:
             readable = select.select([sys.stdin, engine], [], [])[0]
             if sys.stdin in readable:

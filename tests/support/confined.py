@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import pickle
+import platform
 import struct
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -16,6 +19,7 @@ ValueT = TypeVar("ValueT")
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
+SOCKET_OPTION_CALLS = {"x86_64": (54, 55), "aarch64": (208, 209)}  # set, get
 
 
 class ChildError(AssertionError):
@@ -62,7 +66,24 @@ def forbid_calls(errors: Mapping[int, int]) -> None:
     steps = [(0x20, 0, 0, 0)]  # load the call's number
     for number, error in errors.items():
         steps += [(0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | error)]
-    steps.append((0x06, 0, 0, 0x7FFF0000))  # all others pass
+    _filter_calls(steps)
+
+
+def forbid_socket_options(level: int, names: Iterable[int]) -> None:
+    """Let getsockopt and setsockopt of some options say that there is no such option, from now on
+    and in all children, as an older kernel would."""
+    steps = []
+    for call, name in product(SOCKET_OPTION_CALLS[platform.machine()], names):
+        # The call's number, then its second and third argument (their low halves).
+        for offset, wanted, to_next in ((0, call, 5), (24, level, 3), (32, name, 1)):
+            steps += [(0x20, 0, 0, offset), (0x15, 0, to_next, wanted)]
+        steps.append((0x06, 0, 0, 0x50000 | errno.ENOPROTOOPT))
+    _filter_calls(steps)
+
+
+def _filter_calls(steps: Sequence[tuple[int, int, int, int]]) -> None:
+    """Install a program of classic BPF; calls that pass its end are let through."""
+    steps = [*steps, (0x06, 0, 0, 0x7FFF0000)]
     code = b"".join(struct.pack("=HBBI", *step) for step in steps)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
