@@ -231,7 +231,14 @@ impl Receiver {
     /// Moves what was received; true if some of it went to the TUN.
     fn hand_over(&mut self, shared: &Shared, out: &mut Output, trains: &mut Trains) -> bool {
         if !self.wireguard.is_empty() {
-            lock(&shared.machine).handle_all_marked(&mut self.wireguard, clock(), out);
+            let mut machine = lock(&shared.machine);
+            machine.handle_all_marked(&mut self.wireguard, clock(), out);
+            if std::mem::take(&mut out.has_staged) {
+                // While the machine is held, the other thread seals nothing that overtakes it.
+                shared
+                    .sockets
+                    .send_all(&mut out.transmits, false, trains, &shared.counters);
+            }
         }
         out.transmits.append(&mut self.forwarded);
         let has_inner = !out.inner.is_empty();

@@ -165,6 +165,9 @@ pub struct Output {
     pub inner: Vec<Packet>,
     /// Events for the application.
     pub events: Vec<Event>,
+    /// Whether `transmits` has what waited for a handshake. It is to be sent before the machine is
+    /// given the next inner packet, which would overtake it.
+    pub has_staged: bool,
 }
 
 /// What a machine is made of.

@@ -11,7 +11,7 @@ use super::{
 use crate::counters::Counter;
 use crate::ecn;
 use crate::inner::{self, Inner};
-use crate::peer::MAX_STAGED_PER_PEER;
+use crate::peer::{MAX_STAGED_PER_PEER, Peer};
 use crate::routes::PeerId;
 
 impl Machine {
@@ -89,6 +89,11 @@ impl Machine {
     }
 
     fn send_to(&mut self, id: PeerId, mut packet: Packet, now: Instant, out: &mut Output) {
+        let waits = |peer: &Peer| !peer.staged.is_empty();
+        if self.peers[id].as_ref().is_some_and(waits) {
+            // Of a handshake that the peer began gotatun may use the keys already.
+            self.flush_staged(id, now, out);
+        }
         let Some(peer) = self.peers[id].as_mut() else {
             return;
         };
@@ -146,6 +151,7 @@ impl Machine {
                 Ok(data) => {
                     peer.tx_bytes += length as u64;
                     push_marked(&mut self.by_index, id, (data.into(), ecn), path, out);
+                    out.has_staged = true;
                 }
                 Err(packet) => {
                     self.staged += 1;

@@ -23,6 +23,8 @@ pub struct Node {
     pub overlay: IpAddr,
     pub events: Vec<Event>,
     pub inner: Vec<Vec<u8>>,
+    /// Whether what waited for a handshake was ever sent.
+    pub told_staged: bool,
     pub now: Instant,
 }
 
@@ -48,6 +50,7 @@ impl Node {
             overlay,
             events: Vec::new(),
             inner: Vec::new(),
+            told_staged: false,
             now,
         }
     }
@@ -83,6 +86,7 @@ impl Node {
         let mut out = Output::default();
         call(&mut self.machine, self.now, &mut out);
         self.events.append(&mut out.events);
+        self.told_staged |= out.has_staged;
         self.inner
             .extend(out.inner.iter().map(|packet| packet.to_vec()));
         out.transmits
