@@ -165,8 +165,7 @@ pub struct Output {
     pub inner: Vec<Packet>,
     /// Events for the application.
     pub events: Vec<Event>,
-    /// Whether `transmits` has what waited for a handshake. It is to be sent before the machine is
-    /// given the next inner packet, which would overtake it.
+    /// Whether `transmits` has what waited for a handshake: the next inner packet might overtake it.
     pub has_staged: bool,
 }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::counters::Counter;
 use crate::ecn;
 use crate::inner::{self, Inner};
-use crate::peer::{MAX_STAGED_PER_PEER, Peer};
+use crate::peer::MAX_STAGED_PER_PEER;
 use crate::routes::PeerId;
 
 impl Machine {
@@ -89,8 +89,7 @@ impl Machine {
     }
 
     fn send_to(&mut self, id: PeerId, mut packet: Packet, now: Instant, out: &mut Output) {
-        let waits = |peer: &Peer| !peer.staged.is_empty();
-        if self.peers[id].as_ref().is_some_and(waits) {
+        if self.staged > 0 {
             // Of a handshake that the peer began gotatun may use the keys already.
             self.flush_staged(id, now, out);
         }
