@@ -19,10 +19,12 @@ const LINE: usize = 64; // bytes, on all that runs this
 const TIMERS: usize = 608;
 /// Sessions of a [`Tunn`], at its begin; the newest takes the place of the oldest.
 const SESSIONS: usize = 8;
-/// Of one session: keys, counters and the window against replays.
-const SESSION: usize = 1128;
-/// Of these what each packet needs: keys and counters, and the last word.
-const SESSION_HEAD: usize = 72;
+/// What a [`Tunn`] has besides.
+const TUNN_REST: usize = 1536;
+/// Of one session: keys, whose size is the cipher's affair, counters and the window against replays.
+const SESSION: usize = (size_of::<Tunn>() - TUNN_REST) / SESSIONS;
+/// Of these what each packet needs: keys and counters, and the last word, behind the window.
+const SESSION_HEAD: usize = SESSION - 1056;
 
 /// Asks for what a packet to or from the peer will need.
 pub(crate) fn peer(peer: &Peer) {
