@@ -88,8 +88,7 @@ pub mod aead {
     enum Kind {
         #[cfg(has_ipsec_mb)]
         IpsecMb(Zeroizing<[u8; KEY_SIZE]>),
-        // It is large, and a peer has sixteen keys.
-        AwsLc(Box<aws::LessSafeKey>),
+        AwsLc(aws::LessSafeKey),
     }
 
     impl LessSafeKey {
@@ -106,7 +105,7 @@ pub mod aead {
         pub fn with_aws_lc(key: &UnboundKey) -> Self {
             let key = aws::UnboundKey::new(&aws::CHACHA20_POLY1305, &*key.0)
                 .unwrap_or_else(|_| unreachable!("a key of 32 bytes fits"));
-            Self(Kind::AwsLc(Box::new(aws::LessSafeKey::new(key))))
+            Self(Kind::AwsLc(aws::LessSafeKey::new(key)))
         }
 
         /// Seals in place and returns the tag.
