@@ -39,7 +39,6 @@ from benchmarks.common import (
     publish,
 )
 from ginnel import __version__
-from ginnel._native import cipher
 from ginnel.lab.networks import Lab, Machine
 from ginnel.lab.scenario import Scenario
 from ginnel.lab.topology import LabTopology, PublicMachine
@@ -436,14 +435,15 @@ def versions(lab: Lab) -> dict[str, str]:
 
 def notes(lab: Lab, load_seconds: float, rounds: int, busy: float, buffers: str) -> list[str]:
     """Say what was measured with what."""
-    offloads = Scenario(lab, lambda *_: None, NETWORK).status("anna")["offloads"]
+    status = Scenario(lab, lambda *_: None, NETWORK).status("anna")
+    offloads = status["offloads"]
     return [
         "; ".join(f"{name} {version}" for name, version in versions(lab).items()),
         f"{rounds} rounds of {load_seconds:g} s; MTU {MTU}; veth; all processes on this machine's "
         f"{os.cpu_count()} cores, which others may use: load {busy:.1f} "
         f"before the start, {os.getloadavg()[0]:.1f} at the end",
         f"offloads of ours: {', '.join(name for name, used in offloads.items() if used)}; "
-        f"packets sealed by {cipher()}",
+        f"packets sealed by {status['cipher']}",
         f"socket buffers: {buffers}",
         "data plane, peak: the largest PSS of the tunnel process under TCP and UDP, less that of "
         "an interpreter with the same imports; the state of discv5, mesh and ICE counts in",

@@ -5,14 +5,12 @@ use std::ffi::c_int;
 use std::ptr::NonNull;
 use std::sync::LazyLock;
 
-use crate::aead::{KEY_SIZE, NONCE_SIZE, TAG_SIZE};
+use aws_lc_rs::aead as aws;
 
-/// RFC 8439 2.8.2, of 114 bytes the first 16: seen by a library before it is trusted.
-const KNOWN_TEXT: [u8; 16] = *b"Ladies and Gentl";
-const KNOWN_CIPHERTEXT: [u8; 16] = [
-    0xd3, 0x1a, 0x8d, 0x34, 0x64, 0x8e, 0x60, 0xdb, 0x7b, 0x86, 0xaf, 0xbc, 0x53, 0xef, 0x7e, 0xc2,
-];
-const KNOWN_NONCE: [u8; NONCE_SIZE] = [7, 0, 0, 0, 0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x47];
+use crate::aead::{KEY_SIZE, NONCE_SIZE, TAG_SIZE, aws_lc_key};
+
+/// Sizes at which the library must do as AWS-LC does before it is trusted, in bytes.
+const CHECKED_SIZES: [usize; 5] = [0, 16, 114, 1420, 9000];
 
 /// The library's `IMB_MGR`.
 #[repr(C)]
@@ -92,7 +90,8 @@ thread_local! {
     static MANAGER: OnceCell<Option<Manager>> = const { OnceCell::new() };
 }
 
-/// Seals or opens in place and returns the tag that belongs to it; `None` if that was not done.
+/// Seals or opens in place and returns the tag that belongs to it; `None` if there is no memory for
+/// this thread's manager or the thread is ending: `data` is as it was.
 pub(crate) fn run(
     opens: bool,
     key: (&[u8; KEY_SIZE], &[u8; NONCE_SIZE]),
@@ -109,13 +108,25 @@ pub(crate) fn run(
 
 /// Whether the library is there, of use on this processor, and right.
 pub(crate) fn is_usable() -> bool {
-    static IS_USABLE: LazyLock<bool> = LazyLock::new(|| {
-        let key = std::array::from_fn(|place| 0x80 + place as u8);
-        let mut data = KNOWN_TEXT;
-        let sealed = run(false, (&key, &KNOWN_NONCE), &[], &mut data);
-        let is_right = data == KNOWN_CIPHERTEXT;
-        let opened = run(true, (&key, &KNOWN_NONCE), &[], &mut data);
-        is_right && sealed.is_some() && sealed == opened && data == KNOWN_TEXT
-    });
+    static IS_USABLE: LazyLock<bool> =
+        LazyLock::new(|| CHECKED_SIZES.into_iter().all(does_as_aws_lc));
     *IS_USABLE
+}
+
+fn does_as_aws_lc(size: usize) -> bool {
+    let key: [u8; KEY_SIZE] = std::array::from_fn(|place| 0x80 + place as u8);
+    let nonce = [7; NONCE_SIZE];
+    let text: Vec<u8> = (0..size).map(|place| place as u8).collect();
+    let (mut wanted, mut data) = (text.clone(), text.clone());
+    let Ok(tag) = aws_lc_key(&key).seal_in_place_separate_tag(
+        aws::Nonce::assume_unique_for_key(nonce),
+        aws::Aad::from(&key),
+        &mut wanted,
+    ) else {
+        return false;
+    };
+    let sealed = run(false, (&key, &nonce), &key, &mut data);
+    let is_sealed = data == wanted && sealed.is_some_and(|own| own == tag.as_ref());
+    let opened = run(true, (&key, &nonce), &key, &mut data);
+    is_sealed && opened == sealed && data == text
 }

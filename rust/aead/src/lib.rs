@@ -103,15 +103,13 @@ pub mod aead {
 
         /// Takes AWS-LC's.
         pub fn with_aws_lc(key: &UnboundKey) -> Self {
-            let key = aws::UnboundKey::new(&aws::CHACHA20_POLY1305, &*key.0)
-                .unwrap_or_else(|_| unreachable!("a key of 32 bytes fits"));
-            Self(Kind::AwsLc(aws::LessSafeKey::new(key)))
+            Self(Kind::AwsLc(aws_lc_key(&key.0)))
         }
 
         /// Seals in place and returns the tag.
         ///
         /// # Errors
-        /// For more than RFC 8439 allows.
+        /// Where AWS-LC refuses: for more than RFC 8439 allows.
         pub fn seal_in_place_separate_tag<A: AsRef<[u8]>>(
             &self,
             nonce: Nonce,
@@ -121,18 +119,12 @@ pub mod aead {
             match &self.0 {
                 #[cfg(has_ipsec_mb)]
                 Kind::IpsecMb(key) => {
-                    crate::ipsec_mb::run(false, (key, &nonce.0), aad.0.as_ref(), data)
-                        .map(Tag)
-                        .ok_or(Unspecified)
+                    match crate::ipsec_mb::run(false, (key, &nonce.0), aad.0.as_ref(), data) {
+                        Some(tag) => Ok(Tag(tag)),
+                        None => seal_by_aws_lc(&aws_lc_key(key), &nonce, aad.0.as_ref(), data),
+                    }
                 }
-                Kind::AwsLc(key) => {
-                    let nonce = aws::Nonce::assume_unique_for_key(nonce.0);
-                    let aad = aws::Aad::from(aad.0.as_ref());
-                    let tag = key
-                        .seal_in_place_separate_tag(nonce, aad, data)
-                        .map_err(|_| Unspecified)?;
-                    Ok(Tag(tag.as_ref().try_into().map_err(|_| Unspecified)?))
-                }
+                Kind::AwsLc(key) => seal_by_aws_lc(key, &nonce, aad.0.as_ref(), data),
             }
         }
 
@@ -150,22 +142,52 @@ pub mod aead {
                 #[cfg(has_ipsec_mb)]
                 Kind::IpsecMb(key) => {
                     let size = data.len().checked_sub(TAG_SIZE).ok_or(Unspecified)?;
+                    let keys = (&**key, &nonce.0);
+                    let text = &mut data[..size];
+                    let Some(wanted) = crate::ipsec_mb::run(true, keys, aad.0.as_ref(), text)
+                    else {
+                        return open_by_aws_lc(&aws_lc_key(key), &nonce, aad.0.as_ref(), data);
+                    };
                     let (text, tag) = data.split_at_mut(size);
-                    let wanted = crate::ipsec_mb::run(true, (key, &nonce.0), aad.0.as_ref(), text)
-                        .ok_or(Unspecified)?;
                     if verify_slices_are_equal(&wanted, tag).is_err() {
                         text.fill(0); // nobody shall use what nobody vouches for
                         return Err(Unspecified);
                     }
                     Ok(text)
                 }
-                Kind::AwsLc(key) => {
-                    let nonce = aws::Nonce::assume_unique_for_key(nonce.0);
-                    let aad = aws::Aad::from(aad.0.as_ref());
-                    key.open_in_place(nonce, aad, data).map_err(|_| Unspecified)
-                }
+                Kind::AwsLc(key) => open_by_aws_lc(key, &nonce, aad.0.as_ref(), data),
             }
         }
+    }
+
+    pub(crate) fn aws_lc_key(key: &[u8; KEY_SIZE]) -> aws::LessSafeKey {
+        let key = aws::UnboundKey::new(&aws::CHACHA20_POLY1305, key)
+            .unwrap_or_else(|_| unreachable!("a key of 32 bytes fits"));
+        aws::LessSafeKey::new(key)
+    }
+
+    fn seal_by_aws_lc(
+        key: &aws::LessSafeKey,
+        nonce: &Nonce,
+        aad: &[u8],
+        data: &mut [u8],
+    ) -> Result<Tag, Unspecified> {
+        let nonce = aws::Nonce::assume_unique_for_key(nonce.0);
+        let tag = key
+            .seal_in_place_separate_tag(nonce, aws::Aad::from(aad), data)
+            .map_err(|_| Unspecified)?;
+        Ok(Tag(tag.as_ref().try_into().map_err(|_| Unspecified)?))
+    }
+
+    fn open_by_aws_lc<'data>(
+        key: &aws::LessSafeKey,
+        nonce: &Nonce,
+        aad: &[u8],
+        data: &'data mut [u8],
+    ) -> Result<&'data mut [u8], Unspecified> {
+        let nonce = aws::Nonce::assume_unique_for_key(nonce.0);
+        key.open_in_place(nonce, aws::Aad::from(aad), data)
+            .map_err(|_| Unspecified)
     }
 
     /// Names the code that new keys use.

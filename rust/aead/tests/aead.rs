@@ -68,6 +68,15 @@ fn what_is_too_short_or_no_key_is_refused() {
     }
 }
 
+#[cfg(has_ipsec_mb)]
+#[test]
+fn the_quick_code_is_used_where_it_can_be() {
+    let library = std::path::Path::new("/usr/lib/x86_64-linux-gnu/libIPSec_MB.so.1");
+    if library.exists() && std::arch::is_x86_feature_detected!("avx512ifma") {
+        assert_eq!(implementation(), "ipsec-mb, AVX-512");
+    }
+}
+
 #[test]
 fn threads_do_not_share_a_state() {
     let [key, other] = keys(&[7; 32]);
@@ -93,7 +102,7 @@ proptest! {
         key in any::<[u8; 32]>(),
         nonce in any::<[u8; 12]>(),
         aad in vec(any::<u8>(), 0..40),
-        text in vec(any::<u8>(), 0..2100),
+        text in vec(any::<u8>(), 0..9100),
         (place, bit) in (any::<prop::sample::Index>(), 0u8..8),
     ) {
         let [quick, aws_lc] = keys(&key);

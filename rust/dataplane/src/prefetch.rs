@@ -6,7 +6,7 @@
 //!
 //! gotatun's state is private, so that where its busy parts lie was looked up in its layout (`rustc
 //! -Zprint-type-sizes`). If a compiler or a version lays it out otherwise, the wrong lines are asked
-//! for, which costs time and nothing else: `cargo run --release --example packet_cost` shows it.
+//! for, which costs time and nothing more: `cargo run --release --example packet_cost` shows it.
 
 use std::mem::{offset_of, size_of};
 
@@ -22,9 +22,9 @@ const SESSIONS: usize = 8;
 /// What a [`Tunn`] has besides.
 const TUNN_REST: usize = 1536;
 /// Of one session: keys, whose size is the cipher's affair, counters and the window against replays.
-const SESSION: usize = (size_of::<Tunn>() - TUNN_REST) / SESSIONS;
+const SESSION: usize = size_of::<Tunn>().saturating_sub(TUNN_REST) / SESSIONS;
 /// Of these what each packet needs: keys and counters, and the last word, behind the window.
-const SESSION_HEAD: usize = SESSION - 1056;
+const SESSION_HEAD: usize = SESSION.saturating_sub(1056);
 
 /// Asks for what a packet to or from the peer will need.
 pub(crate) fn peer(peer: &Peer) {
@@ -33,8 +33,11 @@ pub(crate) fn peer(peer: &Peer) {
     let newest = peer.handshakes.wrapping_sub(1) % SESSIONS;
     let session = tunn.wrapping_add(newest * SESSION);
     lines(session, SESSION_HEAD);
-    lines(session.wrapping_add(SESSION - size_of::<u64>()), 1);
-    let busy = size_of::<Tunn>() - TIMERS;
+    lines(
+        session.wrapping_add(SESSION.saturating_sub(size_of::<u64>())),
+        1,
+    );
+    let busy = size_of::<Tunn>().saturating_sub(TIMERS);
     lines(
         tunn.wrapping_add(busy),
         offset_of!(Peer, idle) - offset_of!(Peer, tunn) - busy,

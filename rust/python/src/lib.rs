@@ -407,13 +407,13 @@ fn borrow<'fd>(fd: RawFd) -> PyResult<BorrowedFd<'fd>> {
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-/// The parts of Ginnel in Rust.
 /// Names the code that seals and opens packets on this machine.
 #[pyfunction]
 fn cipher() -> &'static str {
     ginnel_dataplane::cipher()
 }
 
+/// The parts of Ginnel in Rust.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from ginnel import __version__
+from ginnel._native import cipher
 from ginnel.base.errors import UsageError
 from ginnel.daemon.control import Handler, Json
 from ginnel.daemon.member_state import MemberState
@@ -80,6 +81,7 @@ class TunnelService:
             "reachable": self._reach.outside.text,
             "separation": self._separation,
             "offloads": dict(self._engine.offloads()),
+            "cipher": cipher(),
             "discovery": {
                 "node_id": core.discovery.node_id.hex(),
                 "nodes": len(self._nodes()),

@@ -32,6 +32,7 @@ def test_status_has_what_people_ask_for(tmp_path: Path) -> None:
         "reachable",
         "separation",
         "offloads",
+        "cipher",
         "discovery",
         "peers",
         "warnings",

@@ -209,8 +209,11 @@ impl Engine {
     /// Sends an inner packet to a peer.
     pub fn send_inner(&self, public_key: &[u8; 32], packet: &[u8]) -> Result<(), CommandError> {
         let mut out = Output::default();
-        lock(&self.shared.machine).send_inner(public_key, packet, clock(), &mut out)?;
-        self.shared.flush(&mut out, &mut Trains::default());
+        let mut trains = Trains::default();
+        let mut machine = lock(&self.shared.machine);
+        machine.send_inner(public_key, packet, clock(), &mut out)?;
+        self.shared.release(machine, &mut out, &mut trains);
+        self.shared.flush(&mut out, &mut trains);
         Ok(())
     }
 
@@ -301,6 +304,16 @@ impl Drop for Engine {
 }
 
 impl Shared {
+    /// Lets the machine go; before, sends what has waited for a handshake, if there is some, so that the
+    /// other thread seals nothing that overtakes it.
+    fn release(&self, machine: MutexGuard<'_, Machine>, out: &mut Output, trains: &mut Trains) {
+        if std::mem::take(&mut out.has_staged) {
+            self.sockets
+                .send_all(&mut out.transmits, false, trains, &self.counters);
+        }
+        drop(machine);
+    }
+
     /// Sends, writes and queues what the machine put out.
     fn flush(&self, out: &mut Output, trains: &mut Trains) {
         self.flush_before(false, out, trains);

@@ -73,13 +73,16 @@ impl Upward {
             }
         }
         let packets = self.batch.len();
+        let waiting = self.out.transmits.len();
         let now = clock();
         if packets > 0 {
             lock(&shared.machine).handle_inner_all(&mut self.batch, now, &mut self.out);
         }
         self.pace.note(reads, packets, now);
         let is_full = packets >= BATCH && !broken;
-        let more = is_full && self.is_own && self.is_bulk();
+        // A train waits for more only while it grows: packets may all be dropped.
+        let grew = self.out.transmits.len() > waiting;
+        let more = is_full && grew && self.is_own && self.is_bulk();
         shared.flush_before(more, &mut self.out, &mut self.trains);
         if broken {
             shared.counters.count(Counter::TunReadError);

@@ -23,6 +23,10 @@ use crate::offload::Trains;
 /// How long they gather: a TUN queues 500 packets, enough for 3 million a second.
 const GATHER_PAUSE: Duration = Duration::from_micros(100);
 
+/// Of full batches of datagrams in a row, those after which the TUN is read: every third. The answers
+/// to a bulk, TCP's acknowledgments, leave in larger trains then and wake the other side less often.
+const ANSWERED_BATCHES: usize = 3;
+
 /// Moves datagrams to the machine, the TUN and the application, and ticks the timers; moves what
 /// comes from the TUN too, while that is little.
 pub(super) fn serve_sockets(shared: &Shared) {
@@ -31,6 +35,7 @@ pub(super) fn serve_sockets(shared: &Shared) {
     let mut out = Output::default();
     let mut trains = Trains::default();
     let mut tick_at = clock() + TICK_INTERVAL;
+    let mut full_batches = 0;
     loop {
         let own_tun = shared.tun.as_ref().filter(|_| shared.lease.is_home());
         let other = own_tun.map_or(shared.lease.returned(), AsFd::as_fd);
@@ -40,6 +45,7 @@ pub(super) fn serve_sockets(shared: &Shared) {
             return;
         };
         let mut reads_tun = ready.take_first();
+        let mut is_full = false;
         for socket in shared.sockets.iter() {
             if !ready.take_first() {
                 continue;
@@ -47,9 +53,12 @@ pub(super) fn serve_sockets(shared: &Shared) {
             if receiver.drain(shared, socket) && wait_for(shared, [], ERROR_PAUSE).is_none() {
                 return;
             }
+            is_full |= receiver.len() >= BATCH;
             // What goes to the kernel may have been answered already.
             reads_tun |= receiver.hand_over(shared, &mut out, &mut trains);
         }
+        full_batches = if is_full { full_batches + 1 } else { 0 };
+        reads_tun &= full_batches % ANSWERED_BATCHES == 0;
         if let Some(tun) = own_tun.filter(|_| reads_tun) {
             let found = upward.move_batch(shared, tun);
             if upward.is_bulk() || matches!(found, Found::Broken) {
@@ -233,12 +242,7 @@ impl Receiver {
         if !self.wireguard.is_empty() {
             let mut machine = lock(&shared.machine);
             machine.handle_all_marked(&mut self.wireguard, clock(), out);
-            if std::mem::take(&mut out.has_staged) {
-                // While the machine is held, the other thread seals nothing that overtakes it.
-                shared
-                    .sockets
-                    .send_all(&mut out.transmits, false, trains, &shared.counters);
-            }
+            shared.release(machine, out, trains);
         }
         out.transmits.append(&mut self.forwarded);
         let has_inner = !out.inner.is_empty();

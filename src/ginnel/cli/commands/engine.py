@@ -32,26 +32,26 @@ def engine(context: click.Context, as_json: bool) -> None:
         return
     from ginnel._native import cipher
 
-    networks = {}
+    networks, ciphers = {}, {}
     for name in known_networks():
         try:
             answer = ask_tunnel(NetworkPaths(name).tunnel_socket, "GET", "/v1/status")
         except NotRunning:
             continue
         networks[name] = answer["offloads"]
+        ciphers[name] = answer.get("cipher", "an older Ginnel")
     if as_json:
         show_json(
             {"schema": SCHEMA, "engine": "embedded", "version": __version__}
-            | {"cipher": cipher(), "networks": networks}
+            | {"cipher": cipher(), "networks": networks, "ciphers": ciphers}
         )
         return
-    click.echo(
-        f"The embedded data plane of Ginnel {__version__}: gotatun's handshake, "
-        f"packets sealed by {cipher()}."
-    )
+    click.echo(f"The embedded data plane of Ginnel {__version__}, gotatun's handshake.")
+    click.echo(f"A tunnel that starts here now: packets sealed by {cipher()}")
     if not networks:
         click.echo("No network of this machine is up.")
     for name, offloads in networks.items():
+        click.echo(f"{name}: packets sealed by {ciphers[name]}")
         for offload, works in offloads.items():
             click.echo(
                 f"{name}: {offload:12} {'in use' if works else 'not offered by this system'}"
