@@ -33,7 +33,7 @@ from ginnel.net.tun import open_tun
 PORT = 51820
 SEED = 7
 TCP_BYTES = 3_000_000
-WAIT_S = 150.0  # seconds without progress; whoever measures here may stop us for two minutes
+WAIT_S = 15.0  # seconds without progress
 FLOWS, ROUNDS, TRAIN, FLOW_SIZE = 4, 3, 5, 400  # what fits in any socket's buffer
 UDP_SEGMENT = 103  # linux/udp.h
 SIOCSIFMTU = 0x8922  # linux/sockios.h

@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 PORT = 5001
 TCP_BYTES = 320_000  # each way: the window opens to trains of 64 kB
-WAIT_S = 300.0  # seconds without progress; whoever measures here may stop us for two minutes
+WAIT_S = 300.0  # seconds without progress: a stream that a lossy line stalls backs off for long
 RECEIVE_BUFFER = 4 << 20
 UDP_SEGMENT = 103  # linux/udp.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
