@@ -107,6 +107,7 @@ class DataPlane:
         private_key: bytes,
         control_ips: Sequence[str],
         mtu: int,
+        big_for: Sequence[str],
     ) -> None: ...
     def fileno(self) -> int: ...
     def receive(self, limit: int) -> list[tuple[bytes, str, int, str | None]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from typing import TypeAlias
 
 import pytest
 
@@ -25,6 +26,8 @@ MTUS = range(1280, 9001, int(os.environ.get("GINNEL_MTU_STEP", "1")))
 SEED = os.environ.get("GINNEL_SEED", "7")
 HEADERS = ((True, True), (True, False), (False, True), (False, False))
 TRIES = 3  # of datagrams: a busy machine may lose some
+BULKS = 40  # streams until one came in a bulk that fills more than 64 KiB
+TAKES_BIG = tuple(map(int, re.findall(r"\d+", platform.release())[:2])) >= (6, 3)
 PROGRESS_STEP = 100  # MTUs from one line of progress to the next
 PROGRAM = (sys.executable, bare_engine.__file__)
 SWEEP = (sys.executable, sweep_end.__file__)
@@ -37,9 +40,6 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-SetMtu: TypeAlias = Callable[[int], None]
-
-
 @contextmanager
 def tunnel(
     left: Machine,
@@ -47,9 +47,10 @@ def tunnel(
     headers: tuple[bool, bool],
     mtu: int,
     lacking: Sequence[int] = (),
-) -> Iterator[SetMtu]:
+) -> Iterator[Callable[[str], list[str]]]:
     """Run an engine on both machines, TUN and socket with offloads as asked for; yield a way to
-    change the MTU of both. The left one's kernel is `lacking` options of UDP sockets."""
+    tell both a line (an MTU, or `stats`) and hear their answers. The left one's kernel is `lacking`
+    options of UDP sockets."""
     with ExitStack() as stack:
         engines = []
         for number, (machine, other) in enumerate(((left, right), (right, left)), 1):
@@ -64,18 +65,21 @@ def tunnel(
             assert engine.stdout is not None
             offloads = json.loads(engine.stdout.readline())
             assert offloads["tun_tcp"] == wanted_header
+            assert offloads["tun_big"] == (wanted_header and TAKES_BIG)
             assert offloads["udp_send"] == (UDP_SEGMENT not in lacks)
             assert offloads["udp_receive"] == (UDP_GRO not in lacks)
 
-        def set_mtu(mtu: int) -> None:
+        def tell(line: str) -> list[str]:
+            answers = []
             for engine in engines:
                 assert engine.stdin is not None
                 assert engine.stdout is not None
-                engine.stdin.write(f"{mtu}\n")
+                engine.stdin.write(f"{line}\n")
                 engine.stdin.flush()
-                assert engine.stdout.readline().split() == ["mtu", str(mtu)]
+                answers.append(engine.stdout.readline())
+            return answers
 
-        yield set_mtu
+        yield tell
         for engine in engines:
             assert engine.stdin is not None
             engine.stdin.close()
@@ -108,6 +112,21 @@ def test_data_arrives_unchanged(lab: Lab, headers: tuple[bool, bool], mtu: int) 
         for address in ("100.64.0.2", "fd00::2"):
             assert transfer(left, right, address), address
         assert transfer(right, left, "100.64.0.1")
+
+
+@pytest.mark.parametrize("headers", [(True, True), (True, False)])
+def test_streams_to_this_host_cross_in_big_packets(lab: Lab, headers: tuple[bool, bool]) -> None:
+    left, right = lab.machine(LEFT), lab.machine(RIGHT)
+    with tunnel(left, right, headers, 1420) as tell:
+        wanted = [header and TAKES_BIG for header in headers]
+        found = [False, False]
+        for _ in range(BULKS):
+            assert transfer(left, right, "100.64.0.2")
+            assert transfer(right, left, "100.64.0.1")
+            found = [json.loads(answer)["tun_tx_big"] > 0 for answer in tell("stats")]
+            if found == wanted:
+                break
+        assert found == wanted
 
 
 @pytest.mark.parametrize("lacking", [(UDP_GRO,), (UDP_SEGMENT,), (UDP_GRO, UDP_SEGMENT)])
@@ -215,10 +234,10 @@ def test_every_mtu(
     name = f"seed {SEED}, TUN headers {headers}, {'lossy' if far else 'quiet'}"
     repeated = []
     began_at = time.monotonic()
-    with tunnel(left, right, headers, mtus[0]) as set_mtu, ExitStack() as stack:
+    with tunnel(left, right, headers, mtus[0]) as tell, ExitStack() as stack:
         ends = stack.enter_context(Ends(left, right, stack))
         for done, mtu in enumerate(mtus):
-            set_mtu(mtu)
+            assert tell(str(mtu)) == [f"mtu {mtu}\n"] * 2
             try:
                 for _ in range(TRIES):
                     wrong = ends.transfer(mtu, ipv6=combination(mtu)[2], lossy=far)

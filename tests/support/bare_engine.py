@@ -2,7 +2,7 @@
 
 python bare_engine.py engine NUMBER OTHER_ADDRESS VNET_HEADER MTU    prints its offloads; until its
                                                                      stdin ends; a line there is a
-                                                                     new MTU
+                                                                     new MTU, or asks for `stats`
 python bare_engine.py receive ADDRESS DATAGRAMS                      prints its port, then a digest
 python bare_engine.py send ADDRESS PORT DATAGRAMS                    prints the digest
 python bare_engine.py receive-flows ADDRESS                          prints its port, then numbers
@@ -22,6 +22,7 @@ import struct
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import asdict
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -60,6 +61,7 @@ def run_engine(number: int, other_address: str, vnet_header: bool, mtu: int) -> 
             tun_fd=device.fd,
             private_key=Secret(private_key(number)),
             control_ips=[f"100.64.0.{number}"],
+            big_for=[f"100.64.0.{number}", f"fd00::{number}"],
             mtu=mtu,
         )
         other = 3 - number
@@ -83,6 +85,9 @@ def run_engine(number: int, other_address: str, vnet_header: bool, mtu: int) -> 
                 line = sys.stdin.readline()
                 if not line:
                     break
+                if line.strip() == "stats":
+                    print(json.dumps(asdict(engine.stats())), flush=True)
+                    continue
                 engine.set_mtu(int(line))
                 fcntl.ioctl(udp, SIOCSIFMTU, IFREQ.pack(b"gn-bare", int(line)))
                 print("mtu", line.strip(), flush=True)

@@ -3,7 +3,9 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey, implementation};
+use ring::aead::{
+    Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey, implementation, seal_instead,
+};
 
 fn keys(bytes: &[u8; 32]) -> [LessSafeKey; 2] {
     let unbound = || UnboundKey::new(&CHACHA20_POLY1305, bytes).unwrap();
@@ -75,6 +77,65 @@ fn the_quick_code_is_used_where_it_can_be() {
     if library.exists() && std::arch::is_x86_feature_detected!("avx512ifma") {
         assert_eq!(implementation(), "ipsec-mb, AVX-512");
     }
+}
+
+/// The first seal of the work takes what was lent; the key, the nonce and the tag are that seal's.
+#[test]
+fn one_seal_takes_what_was_lent_instead() {
+    for key in keys(&[3; 32]) {
+        let mut lent = [9; 1420];
+        let ((stub, next), is_sealed) = seal_instead(&mut lent, || {
+            let stub = seal(&key, [1; 12], &[], &[0]);
+            (stub, seal(&key, [2; 12], &[], b"next"))
+        });
+        assert!(is_sealed);
+        assert_eq!(stub[0], 0); // untouched
+        assert_eq!(
+            [&lent[..], &stub[1..]].concat(),
+            seal(&key, [1; 12], &[], &[9; 1420])
+        );
+        assert_eq!(open(&key, [2; 12], &[], &next).unwrap(), b"next");
+    }
+}
+
+#[test]
+fn what_was_lent_goes_back_with_the_work() {
+    let [key, _] = keys(&[3; 32]);
+    let mut lent = [9; 20];
+    let ((), is_sealed) = seal_instead(&mut lent, || ());
+    assert!(!is_sealed);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        seal_instead(&mut lent, || panic!("injected by a test"))
+    }));
+    assert!(panicked.is_err());
+    let ((), is_sealed) = seal_instead(&mut lent, || {
+        let other = || seal(&key, [1; 12], &[], b"another thread's");
+        std::thread::scope(|scope| scope.spawn(other).join().unwrap());
+    });
+    assert!(!is_sealed);
+    assert_eq!(
+        open(&key, [2; 12], &[], &seal(&key, [2; 12], &[], b"own")).unwrap(),
+        b"own"
+    );
+    assert_eq!(lent, [9; 20]);
+}
+
+/// What one inside takes is not the outer one's.
+#[test]
+fn loans_nest() {
+    let [key, _] = keys(&[3; 32]);
+    let (mut outer, mut inner) = ([8; 20], [9; 20]);
+    let (is_sealed_inside, is_sealed) = seal_instead(&mut outer, || {
+        seal_instead(&mut inner, || seal(&key, [1; 12], &[], &[0])).1
+    });
+    assert_eq!((is_sealed_inside, is_sealed), (true, false));
+    assert_eq!(outer, [8; 20]);
+    let ((), is_sealed) = seal_instead(&mut outer, || {
+        seal_instead(&mut inner, || ());
+        seal(&key, [2; 12], &[], &[0]);
+    });
+    assert!(is_sealed);
+    assert_eq!(outer, seal(&key, [2; 12], &[], &[8; 20])[..20]);
 }
 
 #[test]

@@ -16,8 +16,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use ginnel_dataplane::io::{Descriptors, Engine};
-use ginnel_dataplane::offload::{GSO_TCP4, Merger, NEEDS_CHECKSUM, Trains, VirtioHeader, split};
-use ginnel_dataplane::{Config, Counter, Counters, Machine, Output, Packet, Path, PeerConfig, ecn};
+use ginnel_dataplane::offload::{
+    GSO_TCP4, Merger, NEEDS_CHECKSUM, Trains, VirtioHeader, Written, split,
+};
+use ginnel_dataplane::{
+    Config, Counter, Counters, Frame, Frames, Machine, Output, Packet, Path, PeerConfig, ecn,
+};
 
 const MTU: u16 = 1420;
 const HEADERS: usize = 40; // bytes of IPv4 and TCP
@@ -189,6 +193,7 @@ fn adding_under_load() {
             udp4: Some(udp[usize::from(number)].as_fd()),
             udp6: None,
             tun: tun.map(AsFd::as_fd),
+            big_for: Vec::new(),
         };
         Engine::start(config, &descriptors).unwrap()
     };
@@ -326,7 +331,7 @@ impl Mesh {
             let mut datagrams = Vec::new();
             for (data, path) in batch {
                 let packet = whole_packet([192, 0, 2, 1], inner_ip(*path));
-                packets.push(Packet::copy_from(packet.as_slice()));
+                packets.push(Frame::copy_from(&packet));
                 datagrams.push((Packet::copy_from(data.as_slice()), *path, ecn::NOT_ECT));
             }
             let (mut sending, mut receiving) = (Duration::ZERO, Duration::ZERO);
@@ -355,7 +360,7 @@ impl Mesh {
             self.next += 1;
             let Side { machine, path, out } = &mut self.peers[place];
             let packet = whole_packet(inner_ip(*path), [192, 0, 2, 1]);
-            machine.handle_inner(Packet::copy_from(packet.as_slice()), self.now, out);
+            machine.handle_inner(Frame::copy_from(&packet), self.now, out);
             answers.extend(
                 out.transmits
                     .drain(..)
@@ -389,13 +394,16 @@ fn trains_of_one_flow() {
     left.machine.start_handshake(&key, &mut left.out).unwrap();
     settle(&mut left, &mut right, now);
     let (header, packet) = large_packet();
-    let (mut trains, mut merger) = (Trains::default(), Merger::new(true));
+    let (mut trains, mut merger) = (Trains::default(), Merger::new(true, Vec::new()));
+    let mut frames = Frames::new();
     let mut spent = [Duration::ZERO; STEPS.len()];
     for _ in 0..ROUNDS {
-        let mut batch: Vec<Packet> = Vec::with_capacity(SEGMENTS);
+        let mut batch: Vec<Frame> = Vec::with_capacity(SEGMENTS);
         let mut read = packet.clone();
         timed(&mut spent[0], || {
-            split(header, &mut read, |part| batch.push(part)).unwrap()
+            frames.begin(MTU);
+            assert!(frames.make_room());
+            split(header, &mut read, &mut frames, |part| batch.push(part)).unwrap()
         });
         timed(&mut spent[1], || {
             for part in batch.drain(..) {
@@ -426,6 +434,7 @@ fn trains_of_one_flow() {
         timed(&mut spent[3], || {
             merger.merge(&mut right.out.inner, |parts, count| {
                 black_box((parts, count));
+                Written::Done
             });
             right.out.inner.clear();
         });

@@ -30,6 +30,7 @@ counters! {
     UdpTxBytes = "udp_tx_bytes": "bytes of datagrams sent",
     TunRxPackets = "tun_rx_packets": "packets read from the TUN",
     TunTxPackets = "tun_tx_packets": "packets written to the TUN",
+    TunTxBig = "tun_tx_big": "writes of more than 64 KiB to the TUN: many packets of this host's TCP",
     PassedStun = "passed_stun": "STUN datagrams queued for the application",
     PassedDiscv5 = "passed_discv5": "other datagrams queued for the application",
     InnerReceived = "inner_received": "control port packets queued for the application",

@@ -5,8 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use gotatun::noise::{TimerParams, Tunn};
-use gotatun::packet::{Packet, WgKind};
+use gotatun::packet::WgKind;
 
+use crate::frame::Frame;
 use crate::machine::path_mtu::Answers;
 use crate::machine::{Event, Output, Path};
 use crate::routes::Prefix;
@@ -62,8 +63,8 @@ pub(crate) struct Idle {
     pub(crate) public_key: [u8; 32],
     pub(crate) prefixes: Vec<Prefix>,
     pub(crate) keepalive: Option<u16>,
-    /// Padded inner packets and when they came; they leave when the handshake is done.
-    pub(crate) staged: VecDeque<(Instant, Packet)>,
+    /// Inner packets and when they came; they leave when the handshake is done.
+    pub(crate) staged: VecDeque<(Instant, Frame)>,
     pub(crate) last_handshake: Option<Instant>,
     /// Start of the current period, and the handshakes that the peer started in it.
     initiations: Option<(Instant, u32)>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{Node, carry, connected, ipv4_udp, pair, path, start_of_time};
 use ginnel_dataplane::machine::{CONTROL_PORT, CommandError, MAX_PREFIXES, TICK_INTERVAL};
-use ginnel_dataplane::{Counter, Event, Packet, PeerConfig};
+use ginnel_dataplane::{Counter, Event, Frame, Packet, PeerConfig};
 
 fn moved() -> SocketAddr {
     SocketAddr::from(([198, 51, 100, 9], 4242))
@@ -436,16 +436,16 @@ fn a_batch_is_handled_in_its_order_whoever_its_packets_are_for() {
         carry(&mut hub, other, first);
     }
     let nowhere = IpAddr::from([100, 64, 9, 9]);
-    let mut packets = vec![Packet::copy_from(&b"\xFF not IP"[..])];
+    let mut packets = vec![Frame::copy_from(b"\xFF not IP")];
     let mut expected: Vec<Vec<Vec<u8>>> = vec![Vec::new(); others.len()];
     for turn in 0..20u8 {
         // Once all in turns, once several in a row to the same.
         let place = usize::from(if turn < 10 { turn } else { turn / 3 }) % others.len();
         let packet = ipv4_udp(hub.overlay, others[place].overlay, 80, &[turn]);
-        packets.push(Packet::copy_from(&packet[..]));
+        packets.push(Frame::copy_from(&packet));
         expected[place].push(packet);
         let lost = ipv4_udp(hub.overlay, nowhere, 80, &[turn]);
-        packets.push(Packet::copy_from(&lost[..]));
+        packets.push(Frame::copy_from(&lost));
     }
     let sent = hub.run(|machine, now, out| machine.handle_inner_all(&mut packets, now, out));
     assert!(packets.is_empty());

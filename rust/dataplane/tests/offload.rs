@@ -1,180 +1,19 @@
 //! Splitting and merging against a simple model: what goes in comes out again, in order.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use ginnel_dataplane::Packet;
+#[path = "common/host_packets.rs"]
+mod host_packets;
+
 use ginnel_dataplane::offload::{
-    GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER_SIZE, Malformed, Merger, NEEDS_CHECKSUM,
-    VirtioHeader, internet_checksum, pseudo_header_sum, split,
+    GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER_SIZE, Malformed, NEEDS_CHECKSUM, VirtioHeader,
+    internet_checksum, pseudo_header_sum, split,
+};
+use host_packets::{
+    ACK, CWR, FIN, PSH, Spec, build, flow, flow_key, frames, merge, slow_sum, split_all, train,
+    transport_checksum,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
-
-const ACK: u8 = 0x10;
-const PSH: u8 = 0x08;
-const FIN: u8 = 0x01;
-const CWR: u8 = 0x80;
-
-/// A packet as a host would send it, with right checksums.
-#[derive(Clone, Debug)]
-struct Spec {
-    ipv6: bool,
-    tcp: bool,
-    port: u16,
-    traffic_class: u8,
-    sequence: u32,
-    flags: u8,
-    timestamp: Option<u32>,
-    payload: Vec<u8>,
-}
-
-impl Spec {
-    fn build(&self) -> Vec<u8> {
-        let transport = self.transport();
-        let length = u16::try_from(transport.len()).unwrap();
-        let protocol = if self.tcp { 6 } else { 17 };
-        let mut packet = if self.ipv6 {
-            let mut header = vec![
-                0x60 | self.traffic_class >> 4,
-                self.traffic_class << 4,
-                0,
-                0,
-            ];
-            header.extend(length.to_be_bytes());
-            header.extend([protocol, 64]);
-            header.extend([0xFD; 16]);
-            header.extend([0xFE; 16]);
-            header
-        } else {
-            let mut header = vec![0x45, self.traffic_class];
-            header.extend((length + 20).to_be_bytes());
-            header.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
-            header.extend([100, 64, 0, 1, 100, 64, 0, 2]);
-            let checksum = internet_checksum(&header, 0);
-            header[10..12].copy_from_slice(&checksum.to_be_bytes());
-            header
-        };
-        let start = packet.len();
-        packet.extend(transport);
-        let at = start + if self.tcp { 16 } else { 6 };
-        let checksum = match transport_checksum(&packet) {
-            0 if !self.tcp => 0xFFFF,
-            checksum => checksum,
-        };
-        packet[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
-        packet
-    }
-
-    fn transport(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        bytes.extend(self.port.to_be_bytes());
-        bytes.extend(5201u16.to_be_bytes());
-        if self.tcp {
-            bytes.extend(self.sequence.to_be_bytes());
-            bytes.extend(7u32.to_be_bytes());
-            let words: u8 = if self.timestamp.is_some() { 8 } else { 5 };
-            bytes.extend([words << 4, self.flags, 1, 0, 0, 0, 0, 0]);
-            if let Some(timestamp) = self.timestamp {
-                bytes.extend([1, 1, 8, 10]);
-                bytes.extend(timestamp.to_be_bytes());
-                bytes.extend([0; 4]);
-            }
-        } else {
-            let length = u16::try_from(8 + self.payload.len()).unwrap();
-            bytes.extend(length.to_be_bytes());
-            bytes.extend([0, 0]);
-        }
-        bytes.extend(&self.payload);
-        bytes
-    }
-}
-
-/// RFC 1071 word by word, apart from the crate's.
-fn slow_sum(bytes: &[u8]) -> u16 {
-    let mut sum = 0u32;
-    for pair in bytes.chunks(2) {
-        sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
-        sum = (sum & 0xFFFF) + (sum >> 16);
-    }
-    sum as u16
-}
-
-fn transport_checksum(packet: &[u8]) -> u16 {
-    let (addresses, protocol, start) = if packet[0] >> 4 == 6 {
-        (&packet[8..40], packet[6], 40)
-    } else {
-        (&packet[12..20], packet[9], 20)
-    };
-    let mut covered = addresses.to_vec();
-    covered.extend([0, protocol]);
-    covered.extend(u16::try_from(packet.len() - start).unwrap().to_be_bytes());
-    covered.extend(&packet[start..]);
-    !slow_sum(&covered)
-}
-
-fn merge(packets: &[Vec<u8>], udp: bool) -> Vec<(VirtioHeader, Vec<u8>, usize)> {
-    let mut owned: Vec<Packet> = packets
-        .iter()
-        .map(|packet| Packet::copy_from(packet.as_slice()))
-        .collect();
-    let mut merged = Vec::new();
-    Merger::new(udp).merge(&mut owned, |parts, count| {
-        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-        let (header, packet) = bytes.split_first_chunk::<HEADER_SIZE>().unwrap();
-        merged.push((VirtioHeader::decode(header), packet.to_vec(), count));
-    });
-    merged
-}
-
-fn split_all(merged: &[(VirtioHeader, Vec<u8>, usize)]) -> Vec<Vec<u8>> {
-    let mut packets = Vec::new();
-    for (header, packet, _) in merged {
-        let mut packet = packet.clone();
-        split(*header, &mut packet, |part| packets.push(part.to_vec())).unwrap();
-    }
-    packets
-}
-
-/// The packets of one flow, without what may change: IPv4's identification and header checksum.
-fn flow(packets: &[Vec<u8>], key: &[u8]) -> Vec<Vec<u8>> {
-    let mut found = Vec::new();
-    for packet in packets.iter().filter(|packet| flow_key(packet) == key) {
-        let mut packet = packet.clone();
-        if packet[0] >> 4 == 4 {
-            packet[4..6].fill(0);
-            packet[10..12].fill(0);
-        }
-        found.push(packet);
-    }
-    found
-}
-
-fn flow_key(packet: &[u8]) -> Vec<u8> {
-    let (protocol, start) = if packet[0] >> 4 == 6 {
-        (packet[6], 40)
-    } else {
-        (packet[9], 20)
-    };
-    vec![packet[0] >> 4, protocol, packet[start], packet[start + 1]]
-}
-
-fn train(tcp: bool, ipv6: bool, count: usize, size: usize) -> Vec<Spec> {
-    (0..count)
-        .map(|number| Spec {
-            ipv6,
-            tcp,
-            port: 4000,
-            traffic_class: 0,
-            sequence: (u32::MAX - 6000).wrapping_add(u32::try_from(number * size).unwrap()),
-            flags: ACK,
-            timestamp: Some(9),
-            payload: vec![number as u8; size],
-        })
-        .collect()
-}
-
-fn build(specs: &[Spec]) -> Vec<Vec<u8>> {
-    specs.iter().map(Spec::build).collect()
-}
 
 prop_compose! {
     /// Mostly continuing segments of a few flows, with surprises.
@@ -249,7 +88,7 @@ proptest! {
             ..VirtioHeader::default()
         };
         let mut parts = Vec::new();
-        split(header, &mut packet, |part| parts.push(part.to_vec())).unwrap();
+        split(header, &mut packet, &mut frames(), |part| parts.push(part.to_vec())).unwrap();
         let headers = spec.build().len() - payload.len();
         let mut joined = Vec::<u8>::new();
         for (number, part) in parts.iter().enumerate() {
@@ -283,7 +122,7 @@ proptest! {
     #[test]
     fn nothing_panics(bytes in vec(any::<u8>(), 0..200), header in any::<[u8; HEADER_SIZE]>(), first in any::<u8>()) {
         let mut bytes = bytes;
-        let _ = split(VirtioHeader::decode(&header), &mut bytes, drop);
+        let _ = split(VirtioHeader::decode(&header), &mut bytes, &mut frames(), drop);
         if let Some(byte) = bytes.first_mut() {
             *byte = if first & 1 == 0 { 0x45 } else { 0x60 };
         }
@@ -292,7 +131,7 @@ proptest! {
         }
         let mut kind = header;
         kind[1] = [GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP][usize::from(first >> 6)];
-        let _ = split(VirtioHeader::decode(&kind), &mut bytes.clone(), drop);
+        let _ = split(VirtioHeader::decode(&kind), &mut bytes.clone(), &mut frames(), drop);
         let _ = merge(&[bytes.clone(), bytes], true);
     }
 }
@@ -450,9 +289,15 @@ fn checksum_left_to_us_is_completed() {
         checksum_offset: 16,
         ..VirtioHeader::default()
     };
-    split(header, &mut packet, |part| assert_eq!(part.to_vec(), whole)).unwrap();
+    split(header, &mut packet, &mut frames(), |part| {
+        assert_eq!(part.to_vec(), whole)
+    })
+    .unwrap();
     header.checksum_start = 2000;
-    assert_eq!(split(header, &mut packet, drop), Err(Malformed));
+    assert_eq!(
+        split(header, &mut packet, &mut frames(), drop),
+        Err(Malformed)
+    );
 }
 
 #[test]
@@ -464,7 +309,10 @@ fn headers_that_do_not_fit_are_refused() {
             gso_size,
             ..VirtioHeader::default()
         };
-        assert_eq!(split(header, &mut packet.clone(), drop), Err(Malformed));
+        assert_eq!(
+            split(header, &mut packet.clone(), &mut frames(), drop),
+            Err(Malformed)
+        );
     }
 }
 

@@ -1,17 +1,24 @@
 //! Splitting, merging and trains.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use ginnel_dataplane::offload::{
     GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER_SIZE, Merger, NEEDS_CHECKSUM, Trains,
-    VirtioHeader, split,
+    VirtioHeader, Written, split,
 };
-use ginnel_dataplane::{Cut, Packet, Path, Transmit};
+use ginnel_dataplane::{Cut, Frame, Frames, Packet, Path, Transmit};
 
 use crate::input::{Input, block, packet};
 
 const MAX_PACKETS: usize = 200; // a batch of the threads and its last train
+
+fn frames() -> Frames {
+    let mut frames = Frames::new();
+    frames.begin(1420);
+    assert!(frames.make_room());
+    frames
+}
 
 /// Splits what a TUN could hand out; the input is a virtio header and a packet.
 pub fn split_one(data: &[u8]) {
@@ -21,8 +28,8 @@ pub fn split_one(data: &[u8]) {
     let header = VirtioHeader::decode(head);
     assert_eq!(header.encode(), *head);
     let mut bytes = rest.to_vec();
-    let mut parts: Vec<Packet> = Vec::new();
-    if split(header, &mut bytes, |part| parts.push(part)).is_err() {
+    let mut parts: Vec<Frame> = Vec::new();
+    if split(header, &mut bytes, &mut frames(), |part| parts.push(part)).is_err() {
         assert!(parts.is_empty());
         return;
     }
@@ -76,25 +83,40 @@ pub fn split_seeds() -> Vec<Vec<u8>> {
 /// Merges a batch as it comes from peers; what is split again has every byte in the order it had.
 pub fn merge_all(data: &[u8]) {
     let mut input = Input(data);
-    let merges_udp = input.byte() & 1 == 1;
+    let kind = input.byte();
+    let (merges_udp, is_big, refuses_big) = (kind & 1 == 1, kind & 2 == 2, kind & 4 == 4);
     let mut batch = Vec::new();
     while !input.is_empty() && batch.len() < MAX_PACKETS {
         batch.push(input.block().to_vec());
     }
     let mut owned: Vec<Packet> = batch.iter().map(|p| Packet::copy_from(&p[..])).collect();
     let (mut again, mut members) = (Vec::new(), 0);
-    Merger::new(merges_udp).merge(&mut owned, |parts, count| {
+    let big_for = if is_big {
+        batch
+            .iter()
+            .filter_map(|packet| destination(packet))
+            .collect()
+    } else {
+        Vec::new()
+    };
+    Merger::new(merges_udp, big_for).merge(&mut owned, |parts, count| {
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         let Some((head, whole)) = bytes.split_first_chunk::<HEADER_SIZE>() else {
             panic!("no virtio header");
         };
+        if refuses_big && whole.len() > usize::from(u16::MAX) {
+            return Written::TooBig;
+        }
         let mut whole = whole.to_vec();
         let before = again.len();
         let header = VirtioHeader::decode(head);
-        let result = split(header, &mut whole, |part| again.push(part.to_vec()));
+        let result = split(header, &mut whole, &mut frames(), |part| {
+            again.push(part.to_vec())
+        });
         assert!(result.is_ok());
         assert_eq!(again.len() - before, count);
         members += count;
+        Written::Done
     });
     assert_eq!(members, batch.len());
     // Flows may change places with each other; each keeps its own order.
@@ -104,7 +126,7 @@ pub fn merge_all(data: &[u8]) {
             flows
                 .entry(flow(packet))
                 .or_default()
-                .push(without_id(packet));
+                .push(without_id(packet, is_big));
         }
         flows
     };
@@ -139,12 +161,23 @@ fn flow(packet: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The packet without IPv4's identification and header checksum, which a merge makes anew.
-fn without_id(packet: &[u8]) -> Vec<u8> {
+fn destination(packet: &[u8]) -> Option<Ipv4Addr> {
+    let address: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
+    (packet[0] >> 4 == 4).then_some(address.into())
+}
+
+/// The packet without IPv4's identification and header checksum, which a merge makes anew; without
+/// TCP's push, too, and so its checksum, which a big one keeps for its end.
+fn without_id(packet: &[u8], is_big: bool) -> Vec<u8> {
     let mut bytes = packet.to_vec();
     if bytes.first().is_some_and(|first| first >> 4 == 4) && bytes.len() >= 20 {
         bytes[4..6].fill(0);
         bytes[10..12].fill(0);
+        let start = usize::from(bytes[0] & 0x0F) * 4;
+        if is_big && bytes[9] == 6 && bytes.len() >= start + 20 {
+            bytes[start + 13] &= !8;
+            bytes[start + 16..start + 18].fill(0);
+        }
     }
     bytes
 }
@@ -154,7 +187,7 @@ pub fn merge_seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for ipv6 in [false, true] {
         for tcp in [false, true] {
-            let mut seed = vec![1];
+            let mut seed = vec![1 | u8::from(tcp) << 1];
             for number in 0u32..4 {
                 seed.extend(block(&packet(
                     ipv6,

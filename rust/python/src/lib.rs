@@ -72,7 +72,7 @@ impl DataPlane {
 #[pymethods]
 impl DataPlane {
     #[new]
-    #[pyo3(signature = (*, udp4_fd, udp6_fd, tun_fd, private_key, control_ips, mtu))]
+    #[pyo3(signature = (*, udp4_fd, udp6_fd, tun_fd, private_key, control_ips, mtu, big_for))]
     fn new(
         udp4_fd: Option<RawFd>,
         udp6_fd: Option<RawFd>,
@@ -80,11 +80,16 @@ impl DataPlane {
         private_key: Key,
         control_ips: Vec<String>,
         mtu: u16,
+        big_for: Vec<String>,
     ) -> PyResult<Self> {
-        let control_ips = control_ips
-            .iter()
-            .map(|ip| parse_ip(ip))
-            .collect::<PyResult<_>>()?;
+        let parse_all =
+            |ips: Vec<String>| ips.iter().map(|ip| parse_ip(ip)).collect::<PyResult<_>>();
+        let control_ips = parse_all(control_ips)?;
+        let own: Vec<IpAddr> = parse_all(big_for)?;
+        let big_for = own.into_iter().filter_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
+        });
         let config = Config {
             private_key,
             control_ips,
@@ -94,6 +99,7 @@ impl DataPlane {
             udp4: udp4_fd.map(borrow).transpose()?,
             udp6: udp6_fd.map(borrow).transpose()?,
             tun: tun_fd.map(borrow).transpose()?,
+            big_for: big_for.collect(),
         };
         Ok(Self {
             engine: Some(Engine::start(config, &descriptors)?).into(),
@@ -353,11 +359,12 @@ impl DataPlane {
         })
     }
 
-    fn offloads(&self) -> PyResult<[(&'static str, bool); 4]> {
+    fn offloads(&self) -> PyResult<[(&'static str, bool); 5]> {
         self.with(|engine| {
             let offloads = engine.offloads();
             Ok([
                 ("tun_tcp", offloads.tun_tcp),
+                ("tun_big", offloads.tun_big),
                 ("tun_udp", offloads.tun_udp),
                 ("udp_send", offloads.udp_send),
                 ("udp_receive", offloads.udp_receive),

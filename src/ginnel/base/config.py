@@ -34,7 +34,7 @@ _RANGES = {
     "mtu": (1280, 9000),
     "parallel_connects": (1, 256),
 }
-_SWITCHES = ("relay", "force_relay", "ipv6", "lan", "dns", "default_route", "debug")
+_SWITCHES = ("relay", "force_relay", "ipv6", "lan", "big_packets", "dns", "default_route", "debug")
 _DURATIONS = {  # seconds, lowest and highest
     "ice_keepalive": (0.5, 3600.0),
     "ice_disconnected_timeout": (1.0, 3600.0),
@@ -64,6 +64,10 @@ _HELP = {
     "ice_relay_acceptance_wait": "that a relayed path waits for a direct one",
     "ipv6": "offer IPv6 addresses of this machine",
     "lan": "find nodes of the local networks by multicast, and be found: it tells this node's id",
+    "big_packets": (
+        "TCP over IPv4 to this machine leaves the tunnel in packets of more than 64 KiB, where the "
+        "kernel takes them; off where something on the way to the application can't"
+    ),
     "interfaces": "only addresses of these are offered (patterns); none: of all",
     "interface_blacklist": "addresses of these are never offered (patterns)",
     "nat_1to1": "outer addresses of a NAT that keeps ports (one to one)",
@@ -105,6 +109,7 @@ class Settings:
     ice_relay_acceptance_wait: float = 2.0
     ipv6: bool = True
     lan: bool = True
+    big_packets: bool = True
     interfaces: tuple[str, ...] = ()
     interface_blacklist: tuple[str, ...] = ()
     nat_1to1: tuple[str, ...] = ()

@@ -192,7 +192,8 @@ class _Running:
             udp6_fd=options.udp6_fd,
             tun_fd=start.file_descriptor if start.file_descriptor >= 0 else None,
             private_key=bundle.keys.wireguard,
-            control_ips=overlay_addresses(state.certificate),
+            control_ips=(own := overlay_addresses(state.certificate)),
+            big_for=own if settings.big_packets else (),
             mtu=settings.mtu,
         )
         self._engine = RelayedEngine(plane, port=self._port, send=self._send_relayed)

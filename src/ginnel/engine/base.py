@@ -25,6 +25,7 @@ class EngineStats:
     udp_tx_bytes: int
     tun_rx_packets: int
     tun_tx_packets: int
+    tun_tx_big: int
     passed_stun: int
     passed_discv5: int
     inner_received: int
@@ -67,8 +68,9 @@ class Engine(DatagramSource, Protocol):
     def offloads(self) -> Mapping[str, bool]:
         """Return which offloads of the kernel are in use.
 
-        `tun_tcp` and `tun_udp`: trains of segments cross the TUN; `udp_send` and `udp_receive`:
-        trains of datagrams cross the sockets. All works without them, slower.
+        `tun_tcp` and `tun_udp`: trains of segments cross the TUN; `tun_big`: those of TCP over
+        IPv4 to this host in packets of more than 64 KiB; `udp_send` and `udp_receive`: trains of
+        datagrams cross the sockets. All works without them, slower.
         """
         ...
 

@@ -51,6 +51,7 @@ _TRAFFIC = (
     "udp_tx_bytes",
     "tun_rx_packets",
     "tun_tx_packets",
+    "tun_tx_big",
     "passed_stun",
     "passed_discv5",
     "inner_received",
@@ -71,6 +72,7 @@ class EmbeddedEngine:
         private_key: Secret,
         control_ips: Sequence[str],
         mtu: int,
+        big_for: Sequence[str] = (),
         unix_time: Callable[[], float] = time.time,
     ) -> None:
         """Start the data plane.
@@ -82,6 +84,8 @@ class EmbeddedEngine:
             private_key: WireGuard's private key, 32 bytes.
             control_ips: our own overlay addresses, where the control port is.
             mtu: of the TUN, 576 to 65535 bytes.
+            big_for: addresses of this host; TCP to those of IPv4 crosses the TUN in packets of more
+                than 64 KiB, where the kernel takes them.
             unix_time: wall clock, for `last_handshake_unix`.
 
         Raises:
@@ -99,6 +103,7 @@ class EmbeddedEngine:
                 private_key=private_key.reveal(),
                 control_ips=list(control_ips),
                 mtu=mtu,
+                big_for=list(big_for),
             )
 
     def apply(self, command: EngineCommand) -> None:

@@ -19,9 +19,9 @@ mod upward;
 mod workers;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -48,6 +48,8 @@ pub struct Descriptors<'fd> {
     pub udp6: Option<BorrowedFd<'fd>>,
     /// A TUN device without packet information, with a virtio header (IFF_VNET_HDR) or without.
     pub tun: Option<BorrowedFd<'fd>>,
+    /// Addresses of this host, to which TCP may cross the TUN in packets of more than 64 KiB.
+    pub big_for: Vec<Ipv4Addr>,
 }
 
 /// What the threads and the application share.
@@ -67,6 +69,8 @@ struct Shared {
     /// Readable once the threads are to end.
     stop: Signal,
     failed: AtomicBool,
+    /// Of the TUN.
+    mtu: AtomicU16,
 }
 
 /// Which offloads of the kernel are in use; all work without them, slower.
@@ -74,6 +78,8 @@ struct Shared {
 pub struct Offloads {
     /// TCP crosses the TUN in trains of segments.
     pub tun_tcp: bool,
+    /// TCP to this host is written to the TUN in packets of more than 64 KiB.
+    pub tun_big: bool,
     /// UDP crosses the TUN in trains of datagrams.
     pub tun_udp: bool,
     /// `UDP_SEGMENT`: the sockets send in trains.
@@ -92,8 +98,10 @@ impl Engine {
     /// Starts the threads. Everything that restricts them (Landlock, uid) must be done before.
     pub fn start(config: Config, descriptors: &Descriptors<'_>) -> io::Result<Self> {
         let counters = Arc::new(Counters::new());
-        let overlay_ips = config.control_ips.clone();
+        let (overlay_ips, mtu) = (config.control_ips.clone(), config.mtu);
         let machine = Machine::new(config, Arc::clone(&counters), clock());
+        let take_tun = |fd| Tun::new(fd, &descriptors.big_for);
+        let tun = descriptors.tun.map(take_tun).transpose()?;
         let shared = Arc::new(Shared {
             machine: Mutex::new(machine),
             overlay_ips,
@@ -102,11 +110,12 @@ impl Engine {
             consents: Mutex::new(Consents::default()),
             counters,
             sockets: Sockets::new(descriptors.udp4, descriptors.udp6)?,
-            tun: descriptors.tun.map(Tun::new).transpose()?,
+            tun,
             lease: Lease::new()?,
             waiting: Signal::new()?,
             stop: Signal::new()?,
             failed: AtomicBool::new(false),
+            mtu: AtomicU16::new(mtu),
         });
         let mut engine = Self {
             shared,
@@ -191,6 +200,7 @@ impl Engine {
     /// Follows the MTU of the TUN.
     pub fn set_mtu(&self, mtu: u16) {
         lock(&self.shared.machine).set_mtu(mtu);
+        self.shared.mtu.store(mtu, Ordering::Relaxed);
     }
 
     /// Removes a peer and its keys.
@@ -276,6 +286,7 @@ impl Engine {
         let tun = self.shared.tun.as_ref();
         Offloads {
             tun_tcp: tun.is_some_and(Tun::splits_tcp),
+            tun_big: tun.is_some_and(Tun::takes_big),
             tun_udp: tun.is_some_and(Tun::splits_udp),
             udp_send,
             udp_receive,

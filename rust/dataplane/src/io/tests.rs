@@ -5,17 +5,36 @@
 mod common;
 #[path = "../../tests/common/engine_node.rs"]
 mod engine_node;
+#[path = "../../tests/common/host_packets.rs"]
+mod host_packets;
 
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use engine_node::EngineNode;
+use host_packets::{build, train};
+use nix::sys::socket::{setsockopt, sockopt};
 
-use super::udp::Sockets;
+use super::tun::Tun;
+use super::udp::{Sockets, give_back, take_joined};
 use super::{Shared, lock};
 use crate::offload::Trains;
 use crate::{Counter, Counters, Cut, Packet, Path, Transmit};
+
+/// Sends without checksums from now on: Linux then refuses trains (EINVAL).
+fn send_without_checksums(socket: &UdpSocket) {
+    let (yes, size): (libc::c_int, _) = (1, size_of::<libc::c_int>() as libc::socklen_t);
+    let place = (&raw const yes).cast();
+    // SAFETY: the socket is open, and SO_NO_CHECK reads one int.
+    let result = unsafe {
+        let fd = socket.as_raw_fd();
+        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, place, size)
+    };
+    assert_eq!(result, 0);
+}
 
 fn panics(_: &Shared) {
     panic!("injected by a test");
@@ -57,6 +76,67 @@ fn a_thread_that_ends_by_itself_is_no_failure() {
     assert!(!engine.has_failed());
 }
 
+/// Datagrams in one piece of memory, some of them apart: the same ones arrive, as a train or one by one.
+#[test]
+fn what_lies_together_leaves_as_one_piece() {
+    let [own, other] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+    other
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let path = Path::plain(other.local_addr().unwrap(), None);
+    let sockets = Sockets::new(Some(own.as_fd()), None).unwrap();
+    let (mut trains, counters) = (Trains::default(), Counters::new());
+    let sizes: [usize; 8] = [500, 500, 500, 500, 500, 500, 500, 77];
+    for refused in [false, true] {
+        let mut memory = BytesMut::zeroed(8 * 500);
+        let mut transmits: Vec<Transmit> = Vec::new();
+        for (number, size) in (0u8..).zip(sizes) {
+            let mut data = memory.split_to(500);
+            data.fill(number);
+            if number == 3 {
+                data = BytesMut::from(&data[..]); // apart
+            }
+            data.truncate(size);
+            let data = Packet::from_bytes(data);
+            let (cut, ecn) = (Cut::AsNeeded, 0);
+            transmits.push(Transmit {
+                data,
+                path,
+                cut,
+                ecn,
+            });
+        }
+        let members: Vec<usize> = (0..8).collect();
+        let pieces = take_joined(&mut transmits, &members);
+        let lengths: Vec<usize> = pieces.iter().map(BytesMut::len).collect();
+        assert_eq!(lengths, [1500, 500, 1577]);
+        give_back(pieces, 500, &mut transmits, &members);
+        let inside = Path {
+            channel: Some(0x4000),
+            ..path
+        };
+        transmits
+            .iter_mut()
+            .for_each(|transmit| transmit.path = inside);
+        let pieces = take_joined(&mut transmits, &members);
+        assert_eq!(pieces.len(), 8); // each has a header of its own
+        give_back(pieces, 500, &mut transmits, &members);
+        transmits
+            .iter_mut()
+            .for_each(|transmit| transmit.path = path);
+        if refused {
+            send_without_checksums(&own);
+        }
+        sockets.send_all(&mut transmits, false, &mut trains, &counters);
+        let mut buffer = [0; 1500];
+        for (number, size) in (0u8..).zip(sizes) {
+            assert_eq!(other.recv(&mut buffer).unwrap(), size);
+            assert!(buffer[..size].iter().all(|byte| *byte == number));
+        }
+    }
+    assert_eq!(counters.get(Counter::UdpTxPackets), 16);
+}
+
 #[test]
 fn a_train_that_waits_for_more_leaves_with_them_in_order() {
     let [own, other] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
@@ -85,4 +165,37 @@ fn a_train_that_waits_for_more_leaves_with_them_in_order() {
         assert_eq!(other.recv(&mut buffer).unwrap(), 1000);
         assert_eq!(buffer[0], number);
     }
+}
+
+/// A socket stands for the TUN of a kernel that refuses what is large.
+#[test]
+fn a_kernel_that_refuses_a_big_packet_gets_all_of_it_in_smaller_ones() {
+    let (device, peer) = UnixDatagram::pair().unwrap();
+    setsockopt(&device, sockopt::SndBuf, &40_000).unwrap(); // Linux doubles it
+    peer.set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let own = [[100, 64, 0, 2].into()];
+    let tun = Tun::with(device.into(), true, (true, true), &own);
+    let counters = Counters::new();
+    assert!(tun.takes_big());
+    for _ in 0..2 {
+        let packets = build(&train(true, false, 100, 1368));
+        let mut batch: Vec<Packet> = packets.iter().map(|p| Packet::copy_from(&p[..])).collect();
+        let receive = || {
+            let (mut buffer, mut payload) = (vec![0; 100_000], 0);
+            while payload < 100 * 1368 {
+                let size = peer.recv(&mut buffer).unwrap();
+                assert!(size <= 65_545);
+                payload += size - 62; // both headers
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(receive);
+            tun.write(&mut batch, &counters);
+        });
+        assert!(!tun.takes_big());
+    }
+    assert_eq!(counters.get(Counter::TunTxPackets), 200);
+    assert_eq!(counters.get(Counter::TunTxBig), 0);
+    assert_eq!(counters.get(Counter::TunWriteError), 0);
 }

@@ -4,19 +4,25 @@
 //! anything else that carries packets, moves one at a time.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use gotatun::packet::Packet;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::uio::{readv, writev};
+use nix::sys::utsname::uname;
 
 use crate::counters::{Counter, Counters};
-use crate::offload::{HEADER_SIZE, Merger, VirtioHeader, split};
+use crate::frame::{Frame, Frames};
+use crate::offload::{HEADER_SIZE, Merger, VirtioHeader, Written, split};
 
-/// No packet is larger: an IPv6 header and 16 bits of payload.
+/// No packet that is read is larger: an IPv6 header and 16 bits of payload.
 const BUFFER_SIZE: usize = 40 + 65_535;
+/// What is written is big from here on: more than the length field of an IPv4 header can say.
+const BIG_SIZE: usize = HEADER_SIZE + 65_536;
 
 // linux/if_tun.h
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54D0;
@@ -35,6 +41,8 @@ pub(super) struct Tun {
     /// None where the device splits nothing; only one thread merges for long.
     merger: Option<Mutex<Merger>>,
     splits_udp: bool,
+    /// Whether TCP to this host is written in packets of more than 64 KiB.
+    takes_big: AtomicBool,
 }
 
 /// Where a read goes.
@@ -47,7 +55,8 @@ impl ReadBuffer {
 }
 
 impl Tun {
-    pub(super) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
+    /// Takes a device; for `big_for` see [`Merger::new`].
+    pub(super) fn new(fd: BorrowedFd<'_>, big_for: &[Ipv4Addr]) -> io::Result<Self> {
         let fd = super::duplicate(fd)?;
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
@@ -58,12 +67,29 @@ impl Tun {
         let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
         let splits_udp = has_header && set_offload(&fd, tcp | TUN_F_USO4 | TUN_F_USO6);
         let splits_tcp = splits_udp || has_header && set_offload(&fd, tcp);
-        Ok(Self {
+        let big_for = if kernel_takes_big() { big_for } else { &[] };
+        Ok(Self::with(
             fd,
             has_header,
-            merger: splits_tcp.then(|| Mutex::new(Merger::new(splits_udp))),
+            (splits_tcp, splits_udp),
+            big_for,
+        ))
+    }
+
+    /// Takes a device of which all is known.
+    pub(super) fn with(
+        fd: OwnedFd,
+        has_header: bool,
+        (splits_tcp, splits_udp): (bool, bool),
+        big_for: &[Ipv4Addr],
+    ) -> Self {
+        Self {
+            fd,
+            has_header,
+            merger: splits_tcp.then(|| Mutex::new(Merger::new(splits_udp, big_for.to_vec()))),
             splits_udp,
-        })
+            takes_big: AtomicBool::new(splits_tcp && !big_for.is_empty()),
+        }
     }
 
     /// Whether TCP segments cross in trains.
@@ -76,11 +102,16 @@ impl Tun {
         self.splits_udp
     }
 
+    /// Whether TCP to this host may come in packets of more than 64 KiB.
+    pub(super) fn takes_big(&self) -> bool {
+        self.takes_big.load(Ordering::Relaxed)
+    }
+
     /// Reads once and appends the packets that came; false if there is nothing.
     pub(super) fn read(
         &self,
         buffer: &mut ReadBuffer,
-        packets: &mut Vec<Packet>,
+        (frames, packets): (&mut Frames, &mut Vec<Frame>),
         counters: &Counters,
     ) -> Result<bool, Errno> {
         let mut header = [0; HEADER_SIZE];
@@ -98,7 +129,7 @@ impl Tun {
         let before = packets.len();
         let header = VirtioHeader::decode(&header);
         let emit = |packet| packets.push(packet);
-        if split(header, &mut buffer.0[..size], emit).is_err() {
+        if split(header, &mut buffer.0[..size], frames, emit).is_err() {
             counters.count(Counter::DropBadOffload);
         }
         counters.add(Counter::TunRxPackets, (packets.len() - before) as u64);
@@ -111,27 +142,46 @@ impl Tun {
             Some(merger) if packets.len() > 1 => {
                 let mut merger = merger.lock().unwrap_or_else(PoisonError::into_inner);
                 merger.merge(packets, |parts, count| {
-                    self.write_parts(parts, count, counters);
+                    self.write_parts(parts, count, counters)
                 });
+                if !self.takes_big() {
+                    merger.make_none_big();
+                }
             }
             _ => {
                 let header = VirtioHeader::default().encode();
                 let header: &[u8] = if self.has_header { &header } else { &[] };
                 for packet in packets.iter() {
                     let parts = [IoSlice::new(header), IoSlice::new(packet)];
-                    self.write_parts(&parts, 1, counters);
+                    let _ = self.write_parts(&parts, 1, counters); // one packet is not big
                 }
             }
         }
         packets.clear();
     }
 
-    fn write_parts(&self, parts: &[IoSlice<'_>], count: usize, counters: &Counters) {
-        let counter = match writev(&self.fd, parts) {
-            Ok(_) => Counter::TunTxPackets,
-            Err(_) => Counter::TunWriteError,
-        };
-        counters.add(counter, count as u64);
+    /// Writes one packet or what many were merged to; says whether it was a big one that must go in
+    /// smaller ones.
+    fn write_parts(&self, parts: &[IoSlice<'_>], count: usize, counters: &Counters) -> Written {
+        let size: usize = parts.iter().map(|part| part.len()).sum();
+        let is_big = size >= BIG_SIZE;
+        match writev(&self.fd, parts) {
+            Ok(_) => {
+                counters.add(Counter::TunTxPackets, count as u64);
+                counters.add(Counter::TunTxBig, u64::from(is_big));
+                Written::Done
+            }
+            // It asks the kernel for more memory in one piece than others do.
+            Err(Errno::ENOBUFS | Errno::ENOMEM) if is_big => Written::TooBig,
+            Err(Errno::EINVAL | Errno::EMSGSIZE) if is_big => {
+                self.takes_big.store(false, Ordering::Relaxed);
+                Written::TooBig
+            }
+            Err(_) => {
+                counters.add(Counter::TunWriteError, count as u64);
+                Written::Done
+            }
+        }
     }
 }
 
@@ -139,6 +189,16 @@ impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Says whether the kernel knows IPv4's BIG TCP, by its version: nothing else tells.
+fn kernel_takes_big() -> bool {
+    let Ok(system) = uname() else { return false };
+    let release = system.release().to_string_lossy();
+    let mut numbers = release
+        .split(|letter: char| !letter.is_ascii_digit())
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(3))
 }
 
 /// Asks the device; what is none (a socket in a test) has no header.

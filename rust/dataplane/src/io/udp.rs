@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
+use bytes::BytesMut;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -125,29 +126,33 @@ impl Sockets {
     }
 
     /// Sends a train; false if its datagrams must go one by one.
-    fn send_train(&self, transmits: &[Transmit], members: &[usize], counters: &Counters) -> bool {
+    fn send_train(
+        &self,
+        transmits: &mut [Transmit],
+        members: &[usize],
+        counters: &Counters,
+    ) -> bool {
         let first = &transmits[members[0]];
-        let Some(socket) = self.of(first.path.remote) else {
+        let (path, ecn, length) = (first.path, first.ecn, first.data.len());
+        let sends_trains = |socket: &&Socket| socket.sends_trains.load(Ordering::Relaxed);
+        let Some(socket) = self.of(path.remote).filter(sends_trains) else {
             return false;
         };
-        if !socket.sends_trains.load(Ordering::Relaxed) {
-            return false;
-        }
         let Ok(size) = u16::try_from(first.wire_size()) else {
             return false;
         };
-        let data = members
-            .iter()
-            .map(|number| transmits[*number].data.as_ref());
-        let headers = headers(first.path, data.clone());
+        let pieces = take_joined(transmits, members);
+        let data = pieces.iter().map(|piece| &piece[..]);
+        let headers = headers(path, data.clone());
         let slices = wrap(&headers, data);
-        let _plain = self.plain();
-        let mut result = socket.send(&slices, first.path, Some(size), first.ecn);
+        let plain = self.plain();
+        let mut result = socket.send(&slices, path, Some(size), ecn);
         if matches!(result, Err(Errno::EAGAIN)) {
             counters.count(Counter::SendFull);
             socket.wait_for_room();
-            result = socket.send(&slices, first.path, Some(size), first.ecn);
+            result = socket.send(&slices, path, Some(size), ecn);
         }
+        drop(plain);
         match result {
             Ok(bytes) => {
                 counters.add(Counter::UdpTxPackets, members.len() as u64);
@@ -164,6 +169,7 @@ impl Sockets {
                     socket.sends_trains.store(false, Ordering::Relaxed);
                 }
                 // Else perhaps one is too large for the path: each datagram's own send will tell.
+                give_back(pieces, length, transmits, members);
                 false
             }
         }
@@ -379,6 +385,42 @@ fn enlarge_buffers(fd: &OwnedFd) {
         && size < USUAL_BUFFER
     {
         let _ = setsockopt(fd, sockopt::SndBuf, &SOCKET_BUFFER);
+    }
+}
+
+/// Takes the bytes of a train. Those that lie one behind the other become one piece, of which the
+/// kernel makes less work; in a channel each is a piece, for its header.
+pub(super) fn take_joined(transmits: &mut [Transmit], members: &[usize]) -> Vec<BytesMut> {
+    let mut pieces: Vec<BytesMut> = Vec::with_capacity(members.len());
+    for number in members {
+        let transmit = &mut transmits[*number];
+        let is_plain = transmit.path.channel.is_none();
+        let data = std::mem::take(transmit.data.buf_mut());
+        match pieces.last_mut() {
+            Some(last) if is_plain && last.as_ptr_range().end == data.as_ptr() => {
+                last.unsplit(data)
+            }
+            _ => pieces.push(data),
+        }
+    }
+    pieces
+}
+
+/// Gives a train's datagrams their bytes back, `length` each but the last.
+pub(super) fn give_back(
+    pieces: Vec<BytesMut>,
+    length: usize,
+    transmits: &mut [Transmit],
+    members: &[usize],
+) {
+    let mut numbers = members.iter();
+    for mut piece in pieces {
+        while !piece.is_empty()
+            && let Some(number) = numbers.next()
+        {
+            let data = piece.split_to(length.min(piece.len()));
+            *transmits[*number].data.buf_mut() = data;
+        }
     }
 }
 

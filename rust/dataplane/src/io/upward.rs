@@ -1,17 +1,17 @@
 //! Packets of the TUN, on their way to the machine and the sockets.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-use gotatun::packet::Packet;
 
 use super::tun::{ReadBuffer, Tun};
 use super::{Shared, clock, lock};
 use crate::counters::Counter;
+use crate::frame::{Frame, Frames};
 use crate::machine::Output;
 use crate::offload::Trains;
 
-/// Packets after which a batch ends: few enough that the first of them does not wait long, and that
-/// a batch with the last train that it took has at most 400 KiB.
+/// Packets after which a batch ends: few enough that the first of them does not wait long. Larger ones
+/// end it earlier ([`Frames::make_room`]).
 pub(super) const BATCH: usize = 128;
 /// Packets a second that come one by one from which on they gather: no exchange of questions and
 /// answers, whose delay would matter, is as fast, and a bulk of TCP comes in trains.
@@ -24,7 +24,8 @@ pub(super) const PACE_PERIOD: Duration = Duration::from_millis(5);
 /// Reads batches, seals and sends them.
 pub(super) struct Upward {
     buffer: ReadBuffer,
-    batch: Vec<Packet>,
+    frames: Frames,
+    batch: Vec<Frame>,
     out: Output,
     trains: Trains,
     pace: Pace,
@@ -44,6 +45,7 @@ impl Upward {
     pub(super) fn new() -> Self {
         Self {
             buffer: ReadBuffer::new(),
+            frames: Frames::new(),
             batch: Vec::with_capacity(BATCH),
             out: Output::default(),
             trains: Trains::default(),
@@ -61,13 +63,18 @@ impl Upward {
 
     /// Moves what waits, a batch at most.
     pub(super) fn move_batch(&mut self, shared: &Shared, tun: &Tun) -> Found {
-        let (mut broken, mut reads) = (false, 0);
-        while self.batch.len() < BATCH {
-            match tun.read(&mut self.buffer, &mut self.batch, &shared.counters) {
+        let (mut broken, mut is_full, mut reads) = (false, true, 0);
+        self.frames.begin(shared.mtu.load(Ordering::Relaxed));
+        while self.batch.len() < BATCH && self.frames.make_room() {
+            let places = (&mut self.frames, &mut self.batch);
+            match tun.read(&mut self.buffer, places, &shared.counters) {
                 Ok(true) => reads += 1,
-                Ok(false) => break,
+                Ok(false) => {
+                    is_full = false;
+                    break;
+                }
                 Err(_) => {
-                    broken = true;
+                    (broken, is_full) = (true, false);
                     break;
                 }
             }
@@ -79,7 +86,6 @@ impl Upward {
             lock(&shared.machine).handle_inner_all(&mut self.batch, now, &mut self.out);
         }
         self.pace.note(reads, packets, now);
-        let is_full = packets >= BATCH && !broken;
         // A train waits for more only while it grows: packets may all be dropped.
         let grew = self.out.transmits.len() > waiting;
         let more = is_full && grew && self.is_own && self.is_bulk();

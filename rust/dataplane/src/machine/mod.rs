@@ -55,8 +55,6 @@ const LOAD_PERIOD: Duration = Duration::from_secs(1);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(10);
 /// Packets between asking for a peer's state and needing it: two take as long as memory does.
 const AHEAD: usize = 2;
-/// WireGuard pads to this (whitepaper 5.4.6).
-const PADDING: usize = 16;
 
 /// Where a datagram comes from or goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -475,17 +473,6 @@ impl Machine {
 
 /// Puts out a WireGuard message and notes the session index that answers to it will carry.
 fn push(by_index: &mut ByIndex, id: PeerId, kind: WgKind, path: Path, out: &mut Output) {
-    push_marked(by_index, id, (kind, ecn::NOT_ECT), path, out);
-}
-
-/// The same with a congestion mark.
-fn push_marked(
-    by_index: &mut ByIndex,
-    id: PeerId,
-    (kind, ecn): (WgKind, u8),
-    path: Path,
-    out: &mut Output,
-) {
     match &kind {
         WgKind::HandshakeInit(init) => by_index.insert(init.sender_idx.get(), id),
         WgKind::HandshakeResp(response) => by_index.insert(response.sender_idx.get(), id),
@@ -495,6 +482,6 @@ fn push_marked(
         data: kind.into(),
         path,
         cut: Cut::AsNeeded,
-        ecn,
+        ecn: ecn::NOT_ECT,
     });
 }

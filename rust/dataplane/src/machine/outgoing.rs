@@ -6,18 +6,19 @@ use gotatun::packet::Packet;
 
 use super::path_mtu::Fit;
 use super::{
-    AHEAD, CONTROL_PORT, CommandError, MAX_STAGED, Machine, Output, PADDING, push, push_marked,
+    AHEAD, CONTROL_PORT, CommandError, Cut, MAX_STAGED, Machine, Output, Path, Transmit, push,
 };
 use crate::counters::Counter;
 use crate::ecn;
+use crate::frame::{Frame, OVERHEAD};
 use crate::inner::{self, Inner};
-use crate::peer::MAX_STAGED_PER_PEER;
+use crate::peer::{MAX_STAGED_PER_PEER, Peer};
 use crate::routes::PeerId;
 
 impl Machine {
     /// Takes packets from the TUN, in their order, and sends each to the peer that has its
     /// destination.
-    pub fn handle_inner_all(&mut self, packets: &mut Vec<Packet>, now: Instant, out: &mut Output) {
+    pub fn handle_inner_all(&mut self, packets: &mut Vec<Frame>, now: Instant, out: &mut Output) {
         let routed: Vec<_> = packets.iter().map(|packet| self.route(packet)).collect();
         let id = |place: usize| routed.get(place)?.map(|(id, _)| id);
         for (place, packet) in packets.drain(..).enumerate() {
@@ -29,7 +30,7 @@ impl Machine {
     }
 
     /// The same for one.
-    pub fn handle_inner(&mut self, packet: Packet, now: Instant, out: &mut Output) {
+    pub fn handle_inner(&mut self, packet: Frame, now: Instant, out: &mut Output) {
         if let Some((id, parsed)) = self.route(&packet) {
             self.send_parsed((id, packet), parsed, now, out);
         }
@@ -55,7 +56,7 @@ impl Machine {
 
     fn send_parsed(
         &mut self,
-        (id, packet): (PeerId, Packet),
+        (id, packet): (PeerId, Frame),
         parsed: Inner,
         now: Instant,
         out: &mut Output,
@@ -84,11 +85,11 @@ impl Machine {
         if !whole || packet.len() > usize::from(self.mtu) {
             return Err(CommandError::BadPacket);
         }
-        self.send_to(id, Packet::copy_from(packet), now, out);
+        self.send_to(id, Frame::copy_from(packet), now, out);
         Ok(())
     }
 
-    fn send_to(&mut self, id: PeerId, mut packet: Packet, now: Instant, out: &mut Output) {
+    fn send_to(&mut self, id: PeerId, packet: Frame, now: Instant, out: &mut Output) {
         if self.staged > 0 {
             // Of a handshake that the peer began gotatun may use the keys already.
             self.flush_staged(id, now, out);
@@ -96,15 +97,12 @@ impl Machine {
         let Some(peer) = self.peers[id].as_mut() else {
             return;
         };
-        let room = peer.path_mtu.map_or(self.mtu, |mtu| mtu.min(self.mtu));
-        pad(&mut packet, usize::from(room));
-        let (length, ecn) = (packet.len(), ecn::of(&packet));
-        let Err(packet) = peer.tunn.encapsulate_with_session(packet).map(|data| {
-            peer.tx_bytes += length as u64;
+        let path = peer.endpoint;
+        let Err(packet) = seal(peer, packet, self.mtu).map(|sealed| {
             peer.silence.on_sent(now);
             peer.tell_silence(now, out); // at once, not with the next tick
-            match peer.endpoint {
-                Some(path) => push_marked(&mut self.by_index, id, (data.into(), ecn), path, out),
+            match path {
+                Some(path) => out.transmits.push(sealed.to(path)),
                 None => self.counters.count(Counter::DropNoEndpoint),
             }
         }) else {
@@ -125,6 +123,8 @@ impl Machine {
             return;
         }
         self.staged += 1;
+        // A copy: the batch's memory is wanted again.
+        let packet = Frame::copy_from(&packet);
         peer.idle.staged.push_back((now, packet));
     }
 
@@ -145,11 +145,9 @@ impl Machine {
                 self.counters.count(Counter::DropStagedLost);
                 continue;
             }
-            let (length, ecn) = (packet.len(), ecn::of(&packet));
-            match peer.tunn.encapsulate_with_session(packet) {
-                Ok(data) => {
-                    peer.tx_bytes += length as u64;
-                    push_marked(&mut self.by_index, id, (data.into(), ecn), path, out);
+            match seal(peer, packet, self.mtu) {
+                Ok(sealed) => {
+                    out.transmits.push(sealed.to(path));
                     out.has_staged = true;
                 }
                 Err(packet) => {
@@ -162,9 +160,26 @@ impl Machine {
     }
 }
 
-/// Pads to 16 bytes, but not beyond the MTU, as wireguard-go does.
-fn pad(packet: &mut Packet, mtu: usize) {
-    let length = packet.len();
-    let padded = length.next_multiple_of(PADDING).min(mtu).max(length);
-    packet.buf_mut().resize(padded, 0);
+/// A datagram with its congestion mark.
+struct Sealed(Packet, u8);
+
+impl Sealed {
+    fn to(self, path: Path) -> Transmit {
+        let (data, cut, ecn) = (self.0, Cut::AsNeeded, self.1);
+        Transmit {
+            data,
+            path,
+            cut,
+            ecn,
+        }
+    }
+}
+
+/// Seals a packet in the peer's session and counts it; gives it back where there is none.
+fn seal(peer: &mut Peer, packet: Frame, mtu: u16) -> Result<Sealed, Frame> {
+    let room = usize::from(peer.path_mtu.map_or(mtu, |known| known.min(mtu)));
+    let ecn = ecn::of(&packet);
+    let data = packet.seal(&mut peer.tunn, room)?;
+    peer.tx_bytes += (data.len() - OVERHEAD) as u64;
+    Ok(Sealed(data, ecn))
 }

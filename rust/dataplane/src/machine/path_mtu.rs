@@ -12,6 +12,7 @@ use super::{CommandError, Cut, Machine, Output};
 use crate::counters::Counter;
 use crate::ecn;
 use crate::fragment;
+use crate::frame::Frame;
 use crate::icmp;
 use crate::inner::{self, Inner};
 use crate::routes::PeerId;
@@ -28,7 +29,7 @@ pub(super) enum Fit {
     /// It is sent as it is.
     Whole,
     /// It is sent in fragments.
-    Parts(Vec<Packet>),
+    Parts(Vec<Frame>),
     /// It is not sent.
     Not,
 }
@@ -82,13 +83,10 @@ impl Machine {
             return Err(CommandError::NoEndpoint);
         };
         // Without a session there is nothing to probe: the packet is dropped, as on a lossy path.
-        if let Ok(data) = peer
-            .tunn
-            .encapsulate_with_session(Packet::copy_from(packet))
-        {
+        if let Ok(data) = Frame::copy_from(packet).seal(&mut peer.tunn, packet.len()) {
             peer.tx_bytes += packet.len() as u64;
             out.transmits.push(super::Transmit {
-                data: data.into(),
+                data,
                 path,
                 cut: Cut::Never,
                 ecn: ecn::NOT_ECT,
@@ -101,7 +99,7 @@ impl Machine {
     pub(super) fn check_size(
         &mut self,
         id: PeerId,
-        packet: &Packet,
+        packet: &[u8],
         parsed: &Inner,
         now: Instant,
         out: &mut Output,
@@ -120,9 +118,7 @@ impl Machine {
             self.fragmented = self.fragmented.wrapping_add(1);
             let packet = &packet[..parsed.length];
             return match fragment::ipv6(packet, usize::from(mtu), self.fragmented) {
-                Some(parts) => {
-                    Fit::Parts(parts.iter().map(|p| Packet::copy_from(&p[..])).collect())
-                }
+                Some(parts) => Fit::Parts(parts.iter().map(|p| Frame::copy_from(p)).collect()),
                 None => Fit::Whole, // perhaps it gets there in outer fragments
             };
         }

@@ -1,6 +1,7 @@
 //! Packets of one flow that follow each other become one large packet for the TUN.
 
 use std::io::IoSlice;
+use std::net::Ipv4Addr;
 
 use gotatun::packet::Packet;
 
@@ -11,15 +12,31 @@ use super::{GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER_SIZE, NEEDS_CHECKSUM, VirtioHead
 
 /// Packets in one large one; Linux splits no UDP train of more.
 const MAX_MEMBERS: usize = 64;
+/// Bytes of a large packet: what the length field of its IP header can say.
+const MAX_BYTES: usize = u16::MAX as usize;
+/// Bytes where it need not say that: a batch, within what Linux takes (`GRO_MAX_SIZE`, 512 KiB).
+const MAX_BIG_BYTES: usize = 4 * MAX_BYTES;
+/// Packets in one of those: with the virtio header, what one `writev` takes (`UIO_MAXIOV`).
+const MAX_BIG_MEMBERS: usize = 1023;
 /// Groups that are looked at for a packet's flow, latest first: more flows merge less.
 const MAX_LOOK_BACK: usize = 32;
 /// Don't fragment (RFC 791 3.1), the only fragment bit of a packet that is merged: its
 /// identification has no meaning then (RFC 6864 4.1).
 const DONT_FRAGMENT: u16 = 0x4000;
 
+/// What became of one result of a merge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It was written, or is lost.
+    Done,
+    /// It is larger than 64 KiB, and was refused for that.
+    TooBig,
+}
+
 /// Merges batches; keeps its memory between them.
 pub struct Merger {
     merges_udp: bool,
+    big_for: Vec<Ipv4Addr>,
     groups: Vec<Group>,
     used: usize,
 }
@@ -34,6 +51,8 @@ struct Group {
     size: usize,
     /// Bytes of the whole packet.
     total: usize,
+    /// Whether it may be larger than [`MAX_BYTES`].
+    is_big: bool,
     is_open: bool,
     /// Whether the first's checksums are known to be right.
     is_verified: bool,
@@ -41,37 +60,62 @@ struct Group {
 
 impl Merger {
     /// Makes a merger; UDP is merged only where the kernel can split it.
-    pub fn new(merges_udp: bool) -> Self {
+    ///
+    /// TCP to an address in `big_for` becomes packets of more than 64 KiB, whose length field says zero
+    /// (BIG TCP; Linux takes them from 6.3 on). The addresses should be this host's own: where a packet
+    /// goes on to elsewhere all the same, the kernel splits it without a device's help.
+    pub fn new(merges_udp: bool, big_for: Vec<Ipv4Addr>) -> Self {
         Self {
             merges_udp,
+            big_for,
             groups: Vec::new(),
             used: 0,
         }
     }
 
+    /// Merges to 64 KiB at most from now on, wherever it goes.
+    pub fn make_none_big(&mut self) {
+        self.big_for.clear();
+    }
+
     /// Merges packets without padding and hands each result on as `(header and parts, packets)`.
     ///
     /// `packets` is changed: the first of each group gets the headers of the whole.
-    pub fn merge(&mut self, packets: &mut [Packet], mut emit: impl FnMut(&[IoSlice<'_>], usize)) {
+    pub fn merge(
+        &mut self,
+        packets: &mut [Packet],
+        mut emit: impl FnMut(&[IoSlice<'_>], usize) -> Written,
+    ) {
         self.used = 0;
         for number in 0..packets.len() {
             self.place(packets, number);
         }
         for group in &self.groups[..self.used] {
-            let header = group.finish(packets).encode();
-            let mut parts = Vec::with_capacity(group.members.len() + 1);
-            parts.push(IoSlice::new(&header));
-            let skip = group.layout.map_or(0, |layout| layout.headers);
-            for (place, number) in group.members.iter().enumerate() {
-                let packet = &packets[*number];
-                parts.push(IoSlice::new(if place == 0 {
-                    packet
-                } else {
-                    &packet[skip..]
-                }));
+            if !group.is_big {
+                group.hand_on(packets, &mut emit);
+                continue;
             }
-            debug_assert_eq!(header.len(), HEADER_SIZE);
-            emit(&parts, group.members.len());
+            let skip = group.layout.map_or(0, |layout| layout.headers);
+            let before = packets[group.members[0]][..skip].to_vec();
+            if let Written::TooBig = group.hand_on(packets, &mut emit) {
+                packets[group.members[0]].buf_mut()[..skip].copy_from_slice(&before);
+                Self::merge_small(packets, &group.members, &mut emit);
+            }
+        }
+    }
+
+    /// Merges some of the packets, and none to more than 64 KiB.
+    fn merge_small(
+        packets: &mut [Packet],
+        members: &[usize],
+        emit: &mut impl FnMut(&[IoSlice<'_>], usize) -> Written,
+    ) {
+        let mut small = Self::new(false, Vec::new());
+        for number in members {
+            small.place(packets, *number);
+        }
+        for group in &small.groups[..small.used] {
+            group.hand_on(packets, emit);
         }
     }
 
@@ -102,8 +146,17 @@ impl Merger {
         if self.used == self.groups.len() {
             self.groups.push(Group::default());
         }
-        self.groups[self.used].start(layout, number, packet);
+        let is_big = layout.is_some_and(|layout| self.may_be_big(&layout, packet));
+        self.groups[self.used].start(layout, number, packet, is_big);
         self.used += 1;
+    }
+
+    /// Says whether what a packet's flow becomes may be larger than its length field can say.
+    fn may_be_big(&self, layout: &Layout, packet: &[u8]) -> bool {
+        let (_, destination) = layout.addresses(packet).split_at(4);
+        layout.protocol == TCP
+            && !layout.is_ipv6
+            && self.big_for.iter().any(|ip| ip.octets() == destination)
     }
 
     /// Says whether a packet's headers allow to merge it, whatever its flow.
@@ -125,17 +178,25 @@ impl Merger {
 }
 
 impl Group {
-    fn start(&mut self, layout: Option<Layout>, number: usize, packet: &[u8]) {
+    fn start(&mut self, layout: Option<Layout>, number: usize, packet: &[u8], is_big: bool) {
         self.members.clear();
         self.members.push(number);
         self.layout = layout;
         self.total = packet.len();
         self.size = layout.map_or(0, |layout| packet.len() - layout.headers);
         self.is_verified = false;
+        self.is_big = is_big;
         self.is_open = self.size > 0
             && layout.is_some_and(|layout| {
-                layout.protocol == UDP || packet[layout.transport + TCP_FLAGS] == FLAG_ACK
+                let flags = || packet[layout.transport + TCP_FLAGS];
+                layout.protocol == UDP || flags() & !FLAG_PSH == FLAG_ACK && !self.ends_at(flags())
             });
+    }
+
+    /// Says whether a segment with these flags is the last of a group. That one's push goes with the
+    /// whole; only a big one, for this host itself, goes on behind it.
+    fn ends_at(&self, flags: u8) -> bool {
+        flags & FLAG_PSH != 0 && !self.is_big
     }
 
     fn has_flow(&self, packets: &[Packet], layout: &Layout, packet: &[u8]) -> bool {
@@ -163,10 +224,11 @@ impl Group {
         }
         let packet = &packets[number];
         let length = packet.len() - layout.headers;
-        let pushed = layout.protocol == TCP && packet[layout.transport + TCP_FLAGS] != FLAG_ACK;
+        let is_last = layout.protocol == TCP && self.ends_at(packet[layout.transport + TCP_FLAGS]);
+        let (_, most) = self.limits();
         self.members.push(number);
         self.total += length;
-        self.is_open = length == self.size && !pushed && self.members.len() < MAX_MEMBERS;
+        self.is_open = length == self.size && !is_last && self.members.len() < most;
         true
     }
 
@@ -175,7 +237,7 @@ impl Group {
         let length = packet.len() - layout.headers;
         let fits = self.layout == Some(*layout)
             && (1..=self.size).contains(&length)
-            && self.total + length <= usize::from(u16::MAX)
+            && self.total + length <= self.limits().0
             && has_same_ip(layout, first, packet)
             && (layout.protocol == UDP
                 || continues_tcp(layout, first, packet, self.total - layout.headers));
@@ -184,6 +246,37 @@ impl Group {
         }
         self.is_verified = self.is_verified || layout.verify(first);
         self.is_verified
+    }
+
+    /// Most bytes, and most packets.
+    fn limits(&self) -> (usize, usize) {
+        if self.is_big {
+            (MAX_BIG_BYTES, MAX_BIG_MEMBERS)
+        } else {
+            (MAX_BYTES, MAX_MEMBERS)
+        }
+    }
+
+    /// Hands on what the group is merged to.
+    fn hand_on(
+        &self,
+        packets: &mut [Packet],
+        emit: &mut impl FnMut(&[IoSlice<'_>], usize) -> Written,
+    ) -> Written {
+        let header = self.finish(packets).encode();
+        debug_assert_eq!(header.len(), HEADER_SIZE);
+        let mut parts = Vec::with_capacity(self.members.len() + 1);
+        parts.push(IoSlice::new(&header));
+        let skip = self.layout.map_or(0, |layout| layout.headers);
+        for (place, number) in self.members.iter().enumerate() {
+            let packet = &packets[*number];
+            parts.push(IoSlice::new(if place == 0 {
+                packet
+            } else {
+                &packet[skip..]
+            }));
+        }
+        emit(&parts, self.members.len())
     }
 
     /// Gives the first packet the headers of the whole, and says how to split it again.
@@ -195,13 +288,12 @@ impl Group {
         let flags_at = layout.transport + TCP_FLAGS;
         let pushed = is_tcp && packets[*last][flags_at] & FLAG_PSH != 0;
         let bytes: &mut [u8] = packets[*first].buf_mut();
-        // `continues` kept the whole within 16 bits.
-        let total = self.total as u16;
-        layout.set_lengths(bytes, total);
+        // What is too large for the field says zero, and is as long as the whole.
+        layout.set_lengths(bytes, u16::try_from(self.total).unwrap_or(0));
         if pushed {
             bytes[flags_at] |= FLAG_PSH;
         }
-        let pseudo = layout.pseudo_sum(bytes, total - layout.transport as u16);
+        let pseudo = layout.pseudo_sum(bytes, folded(self.total - layout.transport));
         put(bytes, layout.transport + layout.checksum_offset(), pseudo);
         VirtioHeader {
             flags: NEEDS_CHECKSUM,
@@ -216,6 +308,12 @@ impl Group {
             checksum_offset: layout.checksum_offset() as u16,
         }
     }
+}
+
+/// Returns a length as the pseudo header's sum counts it, which knows 32 bits (RFC 8200 8.1).
+fn folded(length: usize) -> u16 {
+    let sum = (length & 0xFFFF) + (length >> 16);
+    ((sum & 0xFFFF) + (sum >> 16)) as u16
 }
 
 /// Compares what both IP headers must share: ECN, DSCP, flow label, hop limit.

@@ -16,7 +16,7 @@ mod trains;
 mod transport;
 
 pub use checksum::{internet_checksum, pseudo_header_sum};
-pub use merge::Merger;
+pub use merge::{Merger, Written};
 pub use split::{Malformed, split};
 pub use trains::Trains;
 

@@ -1,35 +1,32 @@
 //! One large packet of the TUN becomes the packets that it stands for.
 
-use bytes::BytesMut;
-use gotatun::packet::Packet;
-
 use super::checksum::internet_checksum;
 use super::transport::{
     FLAG_CWR, FLAG_FIN, FLAG_PSH, Layout, TCP, TCP_FLAGS, UDP, long, put, short,
 };
 use super::{GSO_ECN, GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, NEEDS_CHECKSUM, VirtioHeader};
-
-/// Room behind a packet, so that padding it moves nothing.
-const PADDING_ROOM: usize = 16;
+use crate::frame::{Frame, Frames};
 
 /// A header that does not fit its packet; a kernel never says that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Splits a packet as its header says and hands each part on, in order, with right checksums.
+/// Splits a packet as its header says and hands each part on, in order, with right checksums; they
+/// are placed in `frames`.
 ///
 /// # Errors
 /// Nothing was handed on then.
 pub fn split(
     header: VirtioHeader,
     packet: &mut [u8],
-    mut emit: impl FnMut(Packet),
+    frames: &mut Frames,
+    mut emit: impl FnMut(Frame),
 ) -> Result<(), Malformed> {
     if header.gso_type == GSO_NONE {
         if header.flags & NEEDS_CHECKSUM != 0 {
             complete_checksum(header, packet)?;
         }
-        emit(joined(packet, &[]));
+        emit(frames.place(packet));
         return Ok(());
     }
     let layout = Layout::of(packet).ok_or(Malformed)?;
@@ -50,7 +47,9 @@ pub fn split(
     for number in 0..count {
         let part = &payload[number * size..payload.len().min((number + 1) * size)];
         first.adapt(&layout, headers, (number, count), (size, part.len()));
-        emit(seal_checksum(&layout, joined(headers, part)));
+        let mut part = frames.place_parts([headers, part]);
+        fill_checksum(&layout, &mut part);
+        emit(part);
     }
     Ok(())
 }
@@ -104,16 +103,18 @@ impl First {
 }
 
 /// Computes the transport's checksum, whose field is zero.
-fn seal_checksum(layout: &Layout, mut packet: Packet) -> Packet {
+fn fill_checksum(layout: &Layout, packet: &mut [u8]) {
     let length = (packet.len() - layout.transport) as u16;
-    let pseudo = layout.pseudo_sum(&packet, length);
-    let bytes: &mut [u8] = packet.buf_mut();
-    let checksum = match internet_checksum(&bytes[layout.transport..], pseudo) {
+    let pseudo = layout.pseudo_sum(packet, length);
+    let checksum = match internet_checksum(&packet[layout.transport..], pseudo) {
         0 if layout.protocol == UDP => 0xFFFF, // RFC 768: zero means none
         checksum => checksum,
     };
-    put(bytes, layout.transport + layout.checksum_offset(), checksum);
-    packet
+    put(
+        packet,
+        layout.transport + layout.checksum_offset(),
+        checksum,
+    );
 }
 
 /// Completes a checksum whose field holds the pseudo header's sum.
@@ -129,11 +130,4 @@ fn complete_checksum(header: VirtioHeader, packet: &mut [u8]) -> Result<(), Malf
     };
     put(packet, at, checksum);
     Ok(())
-}
-
-fn joined(head: &[u8], tail: &[u8]) -> Packet {
-    let mut bytes = BytesMut::with_capacity(head.len() + tail.len() + PADDING_ROOM);
-    bytes.extend_from_slice(head);
-    bytes.extend_from_slice(tail);
-    Packet::from_bytes(bytes)
 }

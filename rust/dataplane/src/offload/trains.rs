@@ -33,7 +33,11 @@ impl Trains {
     ///
     /// All of a train have the size of the first, but the last may be smaller. If `more` datagrams
     /// follow at once, the last train waits for them while it has room: see [`Self::left`].
-    pub fn plan(&mut self, transmits: &[Transmit], more: bool) -> impl Iterator<Item = &[usize]> {
+    pub fn plan<'plan>(
+        &'plan mut self,
+        transmits: &[Transmit],
+        more: bool,
+    ) -> impl Iterator<Item = &'plan [usize]> + use<'plan> {
         self.used = 0;
         for (number, transmit) in transmits.iter().enumerate() {
             let start = self.used.saturating_sub(MAX_LOOK_BACK);

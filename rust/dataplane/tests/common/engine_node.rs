@@ -33,6 +33,7 @@ impl EngineNode {
             udp4: Some(socket.as_fd()),
             udp6: None,
             tun: None,
+            big_for: Vec::new(),
         };
         let engine = Engine::start(config, &descriptors).unwrap();
         Self {

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use ginnel_dataplane::demux::{Kind, classify};
 use ginnel_dataplane::{
-    Config, Counter, Counters, Event, Machine, Output, Packet, Path, PeerConfig, Transmit,
+    Config, Counter, Counters, Event, Frame, Machine, Output, Packet, Path, PeerConfig, Transmit,
 };
 
 pub const MTU: u16 = 1420;
@@ -106,7 +106,7 @@ impl Node {
     }
 
     pub fn read_tun(&mut self, packet: &[u8]) -> Vec<Transmit> {
-        let packet = Packet::copy_from(packet);
+        let packet = Frame::copy_from(packet);
         self.run(|machine, now, out| machine.handle_inner(packet, now, out))
     }
 
