@@ -26,9 +26,11 @@ pub(crate) const OVERHEAD: usize = HEADER_SIZE + TAG_SIZE;
 const PADDING: usize = 16; // bytes
 /// What stands for a packet: not nothing, which would be a keepalive.
 const STUB: [u8; 1] = [0];
+/// Headers that each packet of a train repeats: IPv6, and TCP with a timestamp.
+const INNER_HEADERS: usize = 72; // bytes
 /// What one read of the TUN takes: 64 KiB, and what is added to 64 packets of it. More of them, as small
 /// ones, go to memory of their own.
-const ROOM_OF_A_READ: usize = 65_536 + 64 * (HEADER_SIZE + PADDING + TAG_SIZE + 72);
+const ROOM_OF_A_READ: usize = 65_536 + 64 * (OVERHEAD + PADDING + INNER_HEADERS);
 /// Bytes of a chunk: two such reads, or many small ones.
 const CHUNK: usize = 2 * ROOM_OF_A_READ;
 /// Chunks of a batch: a full one at an MTU of 1500 has two; larger packets end it earlier.
@@ -48,7 +50,7 @@ impl Frame {
     /// Copies a packet to memory of its own.
     pub fn copy_from(packet: &[u8]) -> Self {
         let padded = packet.len().next_multiple_of(PADDING);
-        let mut memory = BytesMut::with_capacity(HEADER_SIZE + padded + TAG_SIZE);
+        let mut memory = BytesMut::with_capacity(padded + OVERHEAD);
         Self::write(&mut memory, [packet, &[]], padded)
     }
 
@@ -72,7 +74,7 @@ impl Frame {
     /// # Panics
     /// If gotatun gives out a message that the cipher has not sealed: nothing leaves then.
     pub(crate) fn seal(mut self, tunn: &mut Tunn, mtu: usize) -> Result<Packet, Self> {
-        let room = self.bytes.len() - HEADER_SIZE - TAG_SIZE;
+        let room = self.bytes.len() - OVERHEAD;
         let end = HEADER_SIZE + padded(self.length, mtu).min(room);
         let text = &mut self.bytes[HEADER_SIZE..end];
         let (message, is_sealed) = seal_instead(text, || {
@@ -176,7 +178,7 @@ impl Frames {
     /// The same for a packet in two parts.
     pub(crate) fn place_parts(&mut self, parts: [&[u8]; 2]) -> Frame {
         let padded = padded(parts[0].len() + parts[1].len(), self.mtu);
-        let size = HEADER_SIZE + padded + TAG_SIZE;
+        let size = padded + OVERHEAD;
         match self.chunks.front_mut() {
             Some(chunk) if self.begun > 0 && chunk.capacity() >= size => {
                 Frame::write(chunk, parts, padded)
