@@ -433,6 +433,12 @@ def versions(lab: Lab) -> dict[str, str]:
     }
 
 
+def congestion_control(lab: Lab) -> str:
+    """Return the one that iperf3's sockets have."""
+    argv = ["cat", "/proc/sys/net/ipv4/tcp_congestion_control"]
+    return lab.machine("anna").run(argv).stdout.strip()
+
+
 def notes(lab: Lab, load_seconds: float, rounds: int, busy: float, buffers: str) -> list[str]:
     """Say what was measured with what."""
     status = Scenario(lab, lambda *_: None, NETWORK).status("anna")
@@ -442,6 +448,7 @@ def notes(lab: Lab, load_seconds: float, rounds: int, busy: float, buffers: str)
         f"{rounds} rounds of {load_seconds:g} s; MTU {MTU}; veth; all processes on this machine's "
         f"{os.cpu_count()} cores, which others may use: load {busy:.1f} "
         f"before the start, {os.getloadavg()[0]:.1f} at the end",
+        f"TCP's congestion control: {congestion_control(lab)}, this machine's",
         f"offloads of ours: {', '.join(name for name, used in offloads.items() if used)}; "
         f"packets sealed by {status['cipher']}",
         f"socket buffers: {buffers}",
@@ -482,6 +489,7 @@ def main() -> None:
             "rounds": options.rounds,
             "seconds": options.seconds,
             "socket_buffers": buffers,
+            "congestion_control": congestion_control(lab),
         }
         title = "Tunnel: Ginnel beside wireguard-go, gotatun and boringtun"
         publish("tunnel", title, rows, text, options.print, setup)
