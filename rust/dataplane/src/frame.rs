@@ -5,7 +5,7 @@
 //! that gotatun meant for it; header and tag are then copied to the packet's ends. Sessions, counters
 //! and timers stay gotatun's.
 //!
-//! Frames of a batch lie one behind the other, so that a train of them goes to the kernel as one piece.
+//! Frames of a batch lie one behind the other, so that most trains go to the kernel as one piece.
 //!
 //! Source: WireGuard whitepaper 5.4.6.
 

@@ -187,12 +187,13 @@ class _Running:
         )
         self._port = _port_of(options.udp4_fd)
         advertised = parse_advertised(settings.advertise, self._port)
+        own = overlay_addresses(state.certificate)
         plane = EmbeddedEngine(
             udp4_fd=options.udp4_fd,
             udp6_fd=options.udp6_fd,
             tun_fd=start.file_descriptor if start.file_descriptor >= 0 else None,
             private_key=bundle.keys.wireguard,
-            control_ips=(own := overlay_addresses(state.certificate)),
+            control_ips=own,
             big_for=own if settings.big_packets else (),
             mtu=settings.mtu,
         )

@@ -24,6 +24,16 @@ use super::{Shared, lock};
 use crate::offload::Trains;
 use crate::{Counter, Counters, Cut, Packet, Path, Transmit};
 
+/// Two sockets, and the path to the second.
+fn line() -> (UdpSocket, UdpSocket, Path) {
+    let [own, other] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+    other
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let path = Path::plain(other.local_addr().unwrap(), None);
+    (own, other, path)
+}
+
 /// Sends without checksums from now on: Linux then refuses trains (EINVAL).
 fn send_without_checksums(socket: &UdpSocket) {
     let (yes, size): (libc::c_int, _) = (1, size_of::<libc::c_int>() as libc::socklen_t);
@@ -79,11 +89,7 @@ fn a_thread_that_ends_by_itself_is_no_failure() {
 /// Datagrams in one piece of memory, some of them apart: the same ones arrive, as a train or one by one.
 #[test]
 fn what_lies_together_leaves_as_one_piece() {
-    let [own, other] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
-    other
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    let path = Path::plain(other.local_addr().unwrap(), None);
+    let (own, other, path) = line();
     let sockets = Sockets::new(Some(own.as_fd()), None).unwrap();
     let (mut trains, counters) = (Trains::default(), Counters::new());
     let sizes: [usize; 8] = [500, 500, 500, 500, 500, 500, 500, 77];
@@ -139,11 +145,7 @@ fn what_lies_together_leaves_as_one_piece() {
 
 #[test]
 fn a_train_that_waits_for_more_leaves_with_them_in_order() {
-    let [own, other] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
-    other
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    let path = Path::plain(other.local_addr().unwrap(), None);
+    let (own, other, path) = line();
     let datagram = |number: u8| Transmit {
         data: Packet::copy_from(&[number; 1000][..]),
         path,
