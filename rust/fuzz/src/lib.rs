@@ -61,6 +61,11 @@ pub const TARGETS: &[Target] = &[
         seeds: offload::merge_seeds,
     },
     Target {
+        name: "streams",
+        run: offload::streams,
+        seeds: offload::streams_seeds,
+    },
+    Target {
         name: "trains",
         run: offload::trains,
         seeds: offload::trains_seeds,
