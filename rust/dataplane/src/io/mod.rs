@@ -9,6 +9,7 @@
 mod arena;
 mod control;
 mod fragments;
+mod held;
 mod lease;
 mod signal;
 #[cfg(all(test, not(miri)))] // Miri has no sockets
@@ -35,6 +36,7 @@ use crate::ecn;
 use crate::inbox::{Inbox, Passed};
 use crate::machine::{CommandError, Config, Event, Machine, Output, Path, PeerConfig, PeerStats};
 use crate::offload::Trains;
+use held::Held;
 use lease::Lease;
 use signal::Signal;
 use tun::Tun;
@@ -54,7 +56,7 @@ pub struct Descriptors<'fd> {
 
 /// What the threads and the application share.
 struct Shared {
-    machine: Mutex<Machine>,
+    machine: Held,
     /// Our own overlay addresses: what arrives there came through the tunnel itself.
     overlay_ips: Vec<IpAddr>,
     inbox: Mutex<Inbox>,
@@ -103,7 +105,7 @@ impl Engine {
         let take_tun = |fd| Tun::new(fd, &descriptors.big_for);
         let tun = descriptors.tun.map(take_tun).transpose()?;
         let shared = Arc::new(Shared {
-            machine: Mutex::new(machine),
+            machine: Held::new(machine),
             overlay_ips,
             inbox: Mutex::new(Inbox::default()),
             channels: Mutex::new(Channels::default()),
@@ -150,7 +152,7 @@ impl Engine {
 
     /// Our own public key.
     pub fn public_key(&self) -> [u8; 32] {
-        lock(&self.shared.machine).public_key()
+        self.shared.machine.lock().public_key()
     }
 
     /// Says whether a thread ended by a panic; the engine is of no use then.
@@ -194,24 +196,27 @@ impl Engine {
 
     /// Adds a peer or changes it as a whole.
     pub fn set_peer(&self, config: PeerConfig) -> Result<(), CommandError> {
-        lock(&self.shared.machine).set_peer(config, clock())
+        self.shared.machine.set_peer(config)
     }
 
     /// Follows the MTU of the TUN.
     pub fn set_mtu(&self, mtu: u16) {
-        lock(&self.shared.machine).set_mtu(mtu);
+        self.shared.machine.lock().set_mtu(mtu);
         self.shared.mtu.store(mtu, Ordering::Relaxed);
     }
 
     /// Removes a peer and its keys.
     pub fn remove_peer(&self, public_key: &[u8; 32]) -> Result<(), CommandError> {
-        lock(&self.shared.machine).remove_peer(public_key)
+        self.shared.machine.remove_peer(public_key)
     }
 
     /// Starts a handshake now.
     pub fn start_handshake(&self, public_key: &[u8; 32]) -> Result<(), CommandError> {
         let mut out = Output::default();
-        lock(&self.shared.machine).start_handshake(public_key, &mut out)?;
+        self.shared
+            .machine
+            .lock()
+            .start_handshake(public_key, &mut out)?;
         self.shared.flush(&mut out, &mut Trains::default());
         Ok(())
     }
@@ -220,7 +225,7 @@ impl Engine {
     pub fn send_inner(&self, public_key: &[u8; 32], packet: &[u8]) -> Result<(), CommandError> {
         let mut out = Output::default();
         let mut trains = Trains::default();
-        let mut machine = lock(&self.shared.machine);
+        let mut machine = self.shared.machine.lock();
         machine.send_inner(public_key, packet, clock(), &mut out)?;
         self.shared.release(machine, &mut out, &mut trains);
         self.shared.flush(&mut out, &mut trains);
@@ -229,13 +234,16 @@ impl Engine {
 
     /// Tells the largest inner packet that a peer's path takes.
     pub fn set_path_mtu(&self, key: &[u8; 32], mtu: Option<u16>) -> Result<(), CommandError> {
-        lock(&self.shared.machine).set_path_mtu(key, mtu)
+        self.shared.machine.lock().set_path_mtu(key, mtu)
     }
 
     /// Sends an inner packet to a peer, never in fragments.
     pub fn send_probe(&self, public_key: &[u8; 32], packet: &[u8]) -> Result<(), CommandError> {
         let mut out = Output::default();
-        lock(&self.shared.machine).send_probe(public_key, packet, &mut out)?;
+        self.shared
+            .machine
+            .lock()
+            .send_probe(public_key, packet, &mut out)?;
         self.shared.flush(&mut out, &mut Trains::default());
         Ok(())
     }
@@ -272,12 +280,12 @@ impl Engine {
 
     /// Counters of each peer.
     pub fn peer_stats(&self) -> Vec<PeerStats> {
-        lock(&self.shared.machine).peer_stats(clock())
+        self.shared.machine.lock().peer_stats(clock())
     }
 
     /// How many peers there are.
     pub fn peer_count(&self) -> usize {
-        lock(&self.shared.machine).peer_count()
+        self.shared.machine.lock().peer_count()
     }
 
     /// Which offloads are in use just now.

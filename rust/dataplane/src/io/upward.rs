@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::tun::{ReadBuffer, Tun};
-use super::{Shared, clock, lock};
+use super::{Shared, clock};
 use crate::counters::Counter;
 use crate::frame::{Frame, Frames};
 use crate::machine::Output;
@@ -83,7 +83,10 @@ impl Upward {
         let waiting = self.out.transmits.len();
         let now = clock();
         if packets > 0 {
-            lock(&shared.machine).handle_inner_all(&mut self.batch, now, &mut self.out);
+            shared
+                .machine
+                .lock()
+                .handle_inner_all(&mut self.batch, now, &mut self.out);
         }
         self.pace.note(reads, packets, now);
         // A train waits for more only while it grows: packets may all be dropped.

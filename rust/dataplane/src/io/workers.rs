@@ -68,7 +68,7 @@ pub(super) fn serve_sockets(shared: &Shared) {
         let now = clock();
         if now >= tick_at {
             tick_at = now + TICK_INTERVAL;
-            lock(&shared.machine).handle_timers(now, &mut out);
+            shared.machine.lock().handle_timers(now, &mut out);
             shared.flush(&mut out, &mut trains);
             let mut consented = Consented::default();
             lock(&shared.consents).tick(now, &mut consented);
@@ -240,7 +240,7 @@ impl Receiver {
     /// Moves what was received; true if some of it went to the TUN.
     fn hand_over(&mut self, shared: &Shared, out: &mut Output, trains: &mut Trains) -> bool {
         if !self.wireguard.is_empty() {
-            let mut machine = lock(&shared.machine);
+            let mut machine = shared.machine.lock();
             machine.handle_all_marked(&mut self.wireguard, clock(), out);
             shared.release(machine, out, trains);
         }

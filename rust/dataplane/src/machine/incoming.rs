@@ -82,7 +82,7 @@ impl Machine {
                 seen: 0,
                 verified: 0,
             };
-            self.limiter.try_reset_count();
+            self.maker.limiter.try_reset_count();
             self.strict_limiter.try_reset_count();
         }
         self.load.seen += 1;
@@ -93,7 +93,7 @@ impl Machine {
         let limiter = if self.load.verified >= HANDSHAKES_UNDER_LOAD {
             &self.strict_limiter
         } else {
-            &self.limiter
+            &self.maker.limiter
         };
         match limiter.verify_packet(path.remote, data) {
             Ok(kind) => {
@@ -125,7 +125,8 @@ impl Machine {
         now: Instant,
         out: &mut Output,
     ) {
-        let Ok(half) = parse_handshake_anon(&self.private_key, &self.public_key, &init) else {
+        let Ok(half) = parse_handshake_anon(&self.maker.private_key, &self.maker.public_key, &init)
+        else {
             self.counters.count(Counter::DropBadHandshake);
             return;
         };

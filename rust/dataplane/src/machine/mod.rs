@@ -7,6 +7,7 @@
 
 mod incoming;
 mod index;
+mod joining;
 mod outgoing;
 pub(crate) mod path_mtu;
 
@@ -15,7 +16,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gotatun::noise::Tunn;
 use gotatun::noise::index_table::IndexTable;
 use gotatun::noise::rate_limiter::RateLimiter;
 use gotatun::packet::{Packet, WgKind};
@@ -25,10 +25,11 @@ use gotatun::x25519::{PublicKey, StaticSecret};
 use crate::channels;
 use crate::counters::{Counter, Counters};
 use crate::ecn;
-use crate::peer::{self, Peer};
+use crate::peer::Peer;
 use crate::prefetch;
 use crate::routes::{PeerId, Prefix, Routes};
 use index::ByIndex;
+pub(crate) use joining::{Maker, Prepared};
 
 /// The port of the control protocol on a node's own overlay addresses.
 pub const CONTROL_PORT: u16 = 41641;
@@ -250,8 +251,7 @@ struct Load {
 
 /// All peers of one node.
 pub struct Machine {
-    private_key: StaticSecret,
-    public_key: PublicKey,
+    maker: Maker,
     control_ips: Vec<IpAddr>,
     mtu: u16,
     padding_mtu: MtuWatcher,
@@ -260,8 +260,6 @@ pub struct Machine {
     by_key: HashMap<[u8; 32], PeerId>,
     by_index: ByIndex,
     routes: Routes,
-    indices: IndexTable,
-    limiter: Arc<RateLimiter>,
     strict_limiter: Arc<RateLimiter>,
     load: Load,
     prune_at: Instant,
@@ -277,10 +275,13 @@ impl Machine {
         let private_key = StaticSecret::from(config.private_key);
         let public_key = PublicKey::from(&private_key);
         Self {
-            limiter: Arc::new(RateLimiter::new(&public_key, HANDSHAKES_PER_SOURCE)),
             strict_limiter: Arc::new(RateLimiter::new(&public_key, 0)),
-            private_key,
-            public_key,
+            maker: Maker {
+                private_key,
+                public_key,
+                indices: IndexTable::from_os_rng(),
+                limiter: Arc::new(RateLimiter::new(&public_key, HANDSHAKES_PER_SOURCE)),
+            },
             control_ips: config.control_ips,
             mtu: config.mtu,
             padding_mtu: MtuWatcher::new(config.mtu),
@@ -289,7 +290,6 @@ impl Machine {
             by_key: HashMap::new(),
             by_index: ByIndex::default(),
             routes: Routes::new(),
-            indices: IndexTable::from_os_rng(),
             load: Load {
                 since: now,
                 seen: 0,
@@ -304,88 +304,13 @@ impl Machine {
 
     /// Our own public key.
     pub fn public_key(&self) -> [u8; 32] {
-        self.public_key.to_bytes()
+        self.maker.public_key.to_bytes()
     }
 
     /// Changes the largest inner packet: padding stays below it.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.mtu = mtu;
         self.padding_mtu = MtuWatcher::new(mtu);
-    }
-
-    /// Adds a peer or changes it as a whole.
-    pub fn set_peer(&mut self, config: PeerConfig, now: Instant) -> Result<(), CommandError> {
-        if config.public_key == self.public_key.to_bytes() {
-            return Err(CommandError::OwnKey);
-        }
-        if config.prefixes.len() > MAX_PREFIXES {
-            return Err(CommandError::TooManyPrefixes);
-        }
-        let id = self.find_or_add(&config)?;
-        let Some(peer) = self.peers[id].as_mut() else {
-            return Err(CommandError::UnknownPeer);
-        };
-        for prefix in std::mem::take(&mut peer.idle.prefixes) {
-            self.routes.remove(prefix, id);
-        }
-        for prefix in &config.prefixes {
-            self.routes.insert(*prefix, id);
-        }
-        peer.idle.prefixes = config.prefixes;
-        peer.tunn.set_preshared_key(config.preshared_key);
-        peer.idle.keepalive = config.keepalive.filter(|seconds| *seconds > 0);
-        if let Some(path) = config.endpoint {
-            peer.override_endpoint(path, now);
-        }
-        peer.sync_keepalive();
-        Ok(())
-    }
-
-    fn find_or_add(&mut self, config: &PeerConfig) -> Result<PeerId, CommandError> {
-        if let Some(id) = self.by_key.get(&config.public_key) {
-            return Ok(*id);
-        }
-        if self.by_key.len() >= MAX_PEERS {
-            return Err(CommandError::TooManyPeers);
-        }
-        // The keepalive waits until an endpoint is known: see `Peer::sync_keepalive`.
-        let mut tunn = Tunn::new(
-            self.private_key.clone(),
-            PublicKey::from(config.public_key),
-            config.preshared_key,
-            None,
-            self.indices.clone(),
-            Arc::clone(&self.limiter),
-        );
-        let keys = [self.public_key.as_bytes(), &config.public_key];
-        tunn.dangerously_set_timer_params(peer::timer_params(keys));
-        let peer = Some(Peer::new(config.public_key, tunn));
-        let id = if let Some(id) = self.free.pop() {
-            self.peers[id] = peer;
-            id
-        } else {
-            self.peers.push(peer);
-            self.peers.len() - 1
-        };
-        self.by_key.insert(config.public_key, id);
-        Ok(id)
-    }
-
-    /// Removes a peer and its keys.
-    pub fn remove_peer(&mut self, public_key: &[u8; 32]) -> Result<(), CommandError> {
-        let id = self
-            .by_key
-            .remove(public_key)
-            .ok_or(CommandError::UnknownPeer)?;
-        if let Some(peer) = self.peers[id].take() {
-            for prefix in peer.idle.prefixes {
-                self.routes.remove(prefix, id);
-            }
-            self.staged -= peer.idle.staged.len();
-        }
-        self.by_index.retain(|_, owner| *owner != id);
-        self.free.push(id);
-        Ok(())
     }
 
     /// Starts a handshake now, also while another one is under way.
@@ -425,7 +350,7 @@ impl Machine {
 
     /// Does what WireGuard's timers want; a late or repeated call is harmless.
     pub fn handle_timers(&mut self, now: Instant, out: &mut Output) {
-        self.limiter.try_reset_count();
+        self.maker.limiter.try_reset_count();
         self.strict_limiter.try_reset_count();
         for id in 0..self.peers.len() {
             let Some(peer) = self.peers[id].as_mut() else {
@@ -445,7 +370,7 @@ impl Machine {
         }
         if now >= self.prune_at {
             self.prune_at = now + PRUNE_INTERVAL;
-            let indices = &self.indices;
+            let indices = &self.maker.indices;
             self.by_index.retain(|index, _| indices.in_use(*index));
         }
     }
