@@ -194,7 +194,7 @@ impl Engine {
         }
     }
 
-    /// Adds a peer or changes it as a whole.
+    /// Adds a peer or changes it as a whole, from the next batch on; waits for none.
     pub fn set_peer(&self, config: PeerConfig) -> Result<(), CommandError> {
         self.shared.machine.set_peer(config)
     }

@@ -21,9 +21,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::tun::Tun;
 use super::udp::{Sockets, give_back, take_joined};
 use super::{Shared, lock};
-use crate::machine::{CommandError, MAX_PEERS};
 use crate::offload::Trains;
-use crate::{Counter, Counters, Cut, Packet, Path, PeerConfig, Transmit};
+use crate::{Counter, Counters, Cut, Packet, Path, Transmit};
 
 /// Two sockets, and the path to the second.
 fn line() -> (UdpSocket, UdpSocket, Path) {
@@ -85,70 +84,6 @@ fn a_thread_that_ends_by_itself_is_no_failure() {
     engine.spawn("wg-done", |_| {}).unwrap();
     engine.close();
     assert!(!engine.has_failed());
-}
-
-/// The thread that holds the machine may have been stopped in the middle of a batch.
-#[test]
-fn setting_a_peer_waits_for_no_batch_and_holds_for_all_that_follows() {
-    let engine = EngineNode::start(1).engine;
-    let peer = |number: u8, prefix: &str| PeerConfig {
-        public_key: [number; 32],
-        prefixes: vec![prefix.parse().unwrap()],
-        endpoint: None,
-        keepalive: None,
-        preshared_key: None,
-    };
-    let machine = &engine.shared.machine;
-    let held = machine.lock();
-    for (number, prefix) in [(7, "10.0.0.7/32"), (8, "10.0.0.8/32"), (7, "10.0.0.9/32")] {
-        engine.set_peer(peer(number, prefix)).unwrap(); // would hang
-    }
-    let own = peer(0, "10.0.0.1/32");
-    let own = PeerConfig {
-        public_key: held.public_key(),
-        ..own
-    };
-    assert_eq!(engine.set_peer(own), Err(CommandError::OwnKey));
-    assert_eq!(held.peer_count(), 0);
-    drop(held);
-    assert_eq!(engine.peer_count(), 2);
-    // One that waits is removed as any other, and may come again.
-    let held = machine.lock();
-    engine.set_peer(peer(9, "10.0.0.9/32")).unwrap();
-    drop(held);
-    engine.remove_peer(&[9; 32]).unwrap();
-    let unknown = Err(CommandError::UnknownPeer);
-    assert_eq!(engine.remove_peer(&[9; 32]), unknown);
-    engine.set_peer(peer(9, "10.0.0.9/32")).unwrap();
-    assert_eq!(engine.peer_count(), 3);
-}
-
-#[test]
-fn peers_that_wait_count_towards_the_most() {
-    let engine = EngineNode::start(1).engine;
-    let peer = |number: usize| {
-        let mut public_key = [9; 32];
-        public_key[..8].copy_from_slice(&number.to_le_bytes());
-        PeerConfig {
-            public_key,
-            prefixes: Vec::new(),
-            endpoint: None,
-            keepalive: None,
-            preshared_key: None,
-        }
-    };
-    let held = engine.shared.machine.lock();
-    for number in 0..MAX_PEERS {
-        engine.set_peer(peer(number)).unwrap();
-    }
-    let refused = Err(CommandError::TooManyPeers);
-    assert_eq!(engine.set_peer(peer(MAX_PEERS)), refused);
-    engine.set_peer(peer(3)).unwrap(); // a change
-    drop(held);
-    assert_eq!(engine.peer_count(), MAX_PEERS);
-    assert_eq!(engine.set_peer(peer(MAX_PEERS)), refused);
-    engine.remove_peer(&peer(3).public_key).unwrap();
-    engine.set_peer(peer(MAX_PEERS)).unwrap();
 }
 
 /// Datagrams in one piece of memory, some of them apart: the same ones arrive, as a train or one by one.
