@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tomllib
-from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -36,20 +36,23 @@ def _is_expected(test: str, reason: str) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SKIPS] = []
+    config.pluginmanager.register(Skips(config))
     # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if report.skipped and not hasattr(report, "wasxfail"):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        item.config.stash[_SKIPS].append((item.nodeid, reason))
-    return report
+@dataclass(frozen=True)
+class Skips:
+    """Collects the skips; with several workers, in the process that hears of all tests."""
+
+    config: pytest.Config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a skip, but not a test that is expected to fail."""
+        if report.skipped and not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+            self.config.stash[_SKIPS].append((report.nodeid, str(reason)))
 
 
 def pytest_terminal_summary(
@@ -71,6 +74,8 @@ def _append_to_list(skips: list[tuple[str, str]]) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):
+        return  # a worker of pytest-xdist: the main process has its skips too
     _append_to_list(session.config.stash[_SKIPS])
     unexpected = [skip for skip in session.config.stash[_SKIPS] if not _is_expected(*skip)]
     if unexpected and session.exitstatus == pytest.ExitCode.OK:
