@@ -145,6 +145,7 @@ def main() -> None:
             if not is_ready and (counts["cookies"] or time.monotonic() - began > LOAD_S):
                 is_ready = True
                 print("ready", flush=True)
+        counts["retries"] += count_retries(lookout)  # the one that ended it may be among the last
     print(json.dumps(counts), flush=True)
 
 
