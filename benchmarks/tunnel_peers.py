@@ -70,7 +70,6 @@ class Round:
     peak_mib: float  # while all talk
     sent: int
     received: int
-    heard: int  # peers
     added: list[Added]
 
     def adding_us(self, percentile: int, *, is_whole: bool = False) -> float:
@@ -268,7 +267,7 @@ def measure(count: int, seconds: float) -> Round:
             raise RuntimeError(f"only {heard} of {count} peers were heard")
         if len(added) < FEWEST_ADDED:
             raise RuntimeError(f"only {len(added)} peers were added under load: more --seconds")
-        return Round(quiet, peak, sent, received, heard, [Added(*one) for one in added])
+        return Round(quiet, peak, sent, received, [Added(*one) for one in added])
 
 
 def main() -> None:

@@ -194,7 +194,8 @@ impl Engine {
         }
     }
 
-    /// Adds a peer or changes it as a whole, from the next batch on; waits for none.
+    /// Adds a peer or changes it as a whole, from the next batch on. It waits for none, but where very
+    /// many are set at once.
     pub fn set_peer(&self, config: PeerConfig) -> Result<(), CommandError> {
         self.shared.machine.set_peer(config)
     }
