@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -78,7 +79,8 @@ MTU = 1420  # bytes; what a path of 1500 takes: WireGuard's usual one
 UDP_PAYLOAD = 1372  # bytes; fills the MTU over IPv4
 UDP_BUFFER = "4M"  # of iperf3's sockets: so that it is the tunnel that is measured
 CONNECT_LIMIT_S = 60.0  # seconds until both sides are connected
-PINGS = 500  # echo requests of one measurement, 4 ms apart
+PINGS = 100  # echo requests of one turn, 4 ms apart: short, for hosts change within seconds
+PING_TURNS = 10  # of one measurement
 TCP_FORMS: dict[str, tuple[str, ...]] = {  # options of iperf3
     "TCP, 1 stream": (),
     "TCP, 4 streams": ("-P", "4"),
@@ -279,12 +281,12 @@ class Load:
         return float(received["bits_per_second"]) / 8 / UDP_PAYLOAD
 
     def ping(self, side: Side) -> list[float]:
-        """Return the round trips in microseconds, sorted."""
+        """Return the round trips in microseconds."""
         argv = ["ping", "-n", "-c", str(PINGS), "-i", "0.004", side.address]
         lines = self._anna.run(argv).stdout.splitlines()
-        return sorted(
+        return [
             float(line.split("time=")[1].split()[0]) * 1000 for line in lines if "time=" in line
-        )
+        ]
 
 
 def measure(load: Load, sides: tuple[Side, ...], rounds: int) -> list[Row]:
@@ -327,16 +329,17 @@ def beside(
 
 def ping_rows(load: Load, sides: tuple[Side, ...], rounds: int) -> list[Row]:
     """Compare round trips; the target is against the best of the others."""
-    trips: dict[str, list[list[float]]] = {side.name: [] for side in sides}
+    trips: dict[str, list[float]] = {side.name: [] for side in sides}
 
     async def ping(side: Side) -> float:
-        trips[side.name].append(load.ping(side))
+        trips[side.name] += load.ping(side)
         return 0.0
 
-    run(rounds, sides, ping)
+    run(rounds * PING_TURNS, sides, ping)
+    samples = [split(trips[side.name], rounds) for side in sides]
     rows = []
     for name, share in (("ping, median", 0.5), ("ping, p99", 0.99)):
-        found = [[sample[int(len(sample) * share)] for sample in trips[x.name]] for x in sides]
+        found = [[sample[int(len(sample) * share)] for sample in side] for side in samples]
         best = min(statistics.median(values) for values in found[1:])
         for side, values in zip(sides[1:], found[1:], strict=True):
             limit = best / (best * 1.05 + PING_SLACK_US)
@@ -346,6 +349,12 @@ def ping_rows(load: Load, sides: tuple[Side, ...], rounds: int) -> list[Row]:
                 compare(name, "us", found[0], side.name, values, target=target, less_is_better=True)
             )
     return rows
+
+
+def split(trips: list[float], rounds: int) -> list[list[float]]:
+    """Return the round trips of each round, sorted; those of a lost answer are missing."""
+    ends = [len(trips) * number // rounds for number in range(rounds + 1)]
+    return [sorted(trips[start:end]) for start, end in pairwise(ends)]
 
 
 def peak_of_ours(load: Load, side: Side) -> float:

@@ -7,7 +7,9 @@ has N data planes, one for each peer, each at a loopback address of its own. All
 all talk both ways at once, packets of a whole MTU, as fast as it goes. The peak of the first
 process's memory (PSS) counts, less that of the same interpreter with the same imports and no
 engine. Peers that are added meanwhile are timed: the call, after which the peer is there for all
-that follows. From some calls the kernel takes the core, having more busy threads than cores.
+that follows. A node's peers are other machines, so the third process has half of the cores here
+and the node with its programs the other half. The same with all on all cores is printed beside it,
+without a target: the kernel takes the core from some calls then, for threads of the peers.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from ipaddress import IPv4Address
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from benchmarks.common import below, proportional_mb, publish
+from benchmarks.common import Row, below, compare, proportional_mb, publish
 from ginnel.base.dataplane import Endpoint, HandshakeCompleted, SendInner, SetPeer
 from ginnel.base.types import Address, Secret
 from ginnel.engine.embedded import EmbeddedEngine
@@ -72,10 +74,32 @@ class Round:
     received: int
     added: list[Added]
 
-    def adding_us(self, percentile: int, *, is_whole: bool = False) -> float:
-        """How long adding a peer took; `is_whole`: of those never interrupted."""
-        times = sorted(one.took_us for one in self.added if not (is_whole and one.interruptions))
+    def adding_us(self, percentile: int) -> float:
+        """How long adding a peer took."""
+        times = sorted(one.took_us for one in self.added)
         return times[len(times) * percentile // 100]
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Which ones the node with its programs has, and which ones its peers."""
+
+    node: tuple[str, ...]
+    peers: tuple[str, ...]
+
+    @classmethod
+    def half(cls) -> Cores:
+        """Return half of this machine's each."""
+        cores = [str(number) for number in sorted(os.sched_getaffinity(0))]
+        if len(cores) < 2:
+            raise RuntimeError("a node and its peers need a core each, and there is only one")
+        return cls(tuple(cores[: len(cores) // 2]), tuple(cores[len(cores) // 2 :]))
+
+    @classmethod
+    def shared(cls) -> Cores:
+        """Return all of them for both."""
+        cores = tuple(str(number) for number in sorted(os.sched_getaffinity(0)))
+        return cls(cores, cores)
 
 
 def key_of(number: int) -> bytes:
@@ -206,8 +230,9 @@ def run_idle() -> None:
 class Child:
     """This program in another role."""
 
-    def __init__(self, *role: str, fds: Sequence[int] = ()) -> None:
-        command = [sys.executable, "-m", "benchmarks.tunnel_peers", "--role", *role]
+    def __init__(self, cores: Sequence[str], *role: str, fds: Sequence[int] = ()) -> None:
+        program = [sys.executable, "-m", "benchmarks.tunnel_peers"]
+        command = [*program, "--cores", *cores, "--role", *role]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, pass_fds=fds)
 
@@ -230,9 +255,9 @@ class Child:
 
 
 @contextmanager
-def child(*role: str, fds: Sequence[int] = ()) -> Iterator[Child]:
+def child(cores: Sequence[str], *role: str, fds: Sequence[int] = ()) -> Iterator[Child]:
     """Run a role until the block ends."""
-    started = Child(*role, fds=fds)
+    started = Child(cores, *role, fds=fds)
     with started.process:
         try:
             yield started
@@ -240,19 +265,24 @@ def child(*role: str, fds: Sequence[int] = ()) -> Iterator[Child]:
             started.process.terminate()
 
 
-def measure(count: int, seconds: float) -> Round:
+def measure(cores: Cores, count: int, seconds: float) -> Round:
     """Return what one round gives."""
     end, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     own, peers = ["--fd", str(tun.fileno())], ["--peers", str(count)]
-    with end, tun, child("idle") as idle, child("hub", *own, fds=[tun.fileno()]) as hub:
+    with (
+        end,
+        tun,
+        child(cores.node, "idle") as idle,
+        child(cores.node, "hub", *own, fds=[tun.fileno()]) as hub,
+    ):
         idle.ask()
-        with child("far", *peers, "--port", str(hub.ask())) as far:
+        with child(cores.peers, "far", *peers, "--port", str(hub.ask())) as far:
             missing = hub.ask(far.ask())
             if missing:
                 raise RuntimeError(f"{missing} of {count} peers did not shake hands")
             quiet = peak = hub.memory_mib - idle.memory_mib
             end_fd = end.fileno()
-            with child("apps", *peers, "--fd", str(end_fd), fds=[end_fd]) as apps:
+            with child(cores.node, "apps", *peers, "--fd", str(end_fd), fds=[end_fd]) as apps:
                 apps.ask()
                 for talker in (far, apps):
                     talker.tell("talk")
@@ -270,6 +300,35 @@ def measure(count: int, seconds: float) -> Round:
         return Round(quiet, peak, sent, received, [Added(*one) for one in added])
 
 
+def adding_rows(name: str, rounds: list[Round], *, target: float | None) -> list[Row]:
+    """Compare how long adding a peer took with its limit."""
+    rows = []
+    for figure, percentile in (("median", 50), ("p99", 99)):
+        us = [one.adding_us(percentile) for one in rounds]
+        limits = [ADDING_LIMIT_US] * len(us)
+        rows.append(
+            compare(
+                f"{name}, {figure}",
+                "us",
+                us,
+                "our limit",
+                limits,
+                target=target,
+                less_is_better=True,
+            )
+        )
+    return rows
+
+
+def counted(rounds: list[Round]) -> str:
+    """Say how often something else ran meanwhile."""
+    added = [one for result in rounds for one in result.added]
+    return (
+        f"of {len(added)} calls {sum(one.waits > 0 for one in added)} waited for another thread, "
+        f"{sum(one.interruptions > 0 for one in added)} were interrupted by the kernel's scheduler"
+    )
+
+
 def main() -> None:
     """Run the benchmark, or be one of its processes."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -278,9 +337,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--print", action="store_true", dest="only_print")
     parser.add_argument("--role", help=argparse.SUPPRESS)
+    parser.add_argument("--cores", type=int, nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.cores:
+        os.sched_setaffinity(0, options.cores)
     match options.role:
         case "hub":
             return run_hub(options.fd)
@@ -291,29 +353,23 @@ def main() -> None:
         case "idle":
             return run_idle()
     count, busy = options.peers, os.getloadavg()[0]
-    rounds = [measure(count, options.seconds) for _ in range(options.rounds)]
-    added = [one for result in rounds for one in result.added]
+    apart, shared = list[Round](), list[Round]()
+    for _ in range(options.rounds):
+        apart.append(measure(Cores.half(), count, options.seconds))
+        shared.append(measure(Cores.shared(), count, options.seconds))
+    rounds = apart + shared
     figures = {
         f"{count} peers after their handshakes": [one.quiet_mib for one in rounds],
         f"{count} peers, all talking: peak": [one.peak_mib for one in rounds],
     }
-    times = {
-        "median": [one.adding_us(50) for one in rounds],
-        "p99": [one.adding_us(99) for one in rounds],
-    }
-    whole = [one.adding_us(99, is_whole=True) for one in rounds]
     rows = [below(name, "MiB", mib, LIMIT_MIB, "our limit") for name, mib in figures.items()]
-    rows += [
-        below(f"adding a peer meanwhile, {name}", "us", us, ADDING_LIMIT_US, "our limit")
-        for name, us in times.items()
-    ]
+    rows += adding_rows("adding a peer meanwhile", apart, target=1.0)
+    rows += adding_rows("the same, cores shared", shared, target=None)
     notes = [
         f"{options.seconds:g} s of talk: {sum(one.sent for one in rounds)} packets of {MTU} bytes "
         f"sent in all, {sum(one.received for one in rounds)} received; PSS less that of the "
         f"interpreter with the same imports; load before the start {busy:.1f}",
-        f"of {len(added)} peers added, {sum(one.waits > 0 for one in added)} waited for another "
-        f"thread, {sum(one.interruptions > 0 for one in added)} were interrupted by the kernel's "
-        f"scheduler; p99 of the others: {', '.join(f'{us:.0f}' for us in whole)} us",
+        f"adding: {counted(apart)}; cores shared: {counted(shared)}",
         f"Linux {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores",
     ]
     title = "Tunnel: memory of the data plane with many peers"

@@ -119,9 +119,14 @@ class Guard:
     def filter_text(self) -> str:
         """Return the nftables table as `nft -f` reads it."""
         # The switches alone don't stop IPv4 redirects: `conf/all` may allow them for every device.
-        lines = [
-            f'iifname "{self.device}" icmp type redirect counter drop',
-            f'iifname "{self.device}" icmpv6 type {{ nd-redirect, nd-router-advert }} counter drop',
+        inside = [
+            "icmp type redirect counter drop",
+            "icmpv6 type { nd-redirect, nd-router-advert } counter drop",
+        ]
+        # Packets from the device leave for their own chain at once: each rule costs every packet.
+        guard = [
+            "type filter hook prerouting priority -350; policy accept;",
+            f'iifname "{self.device}" goto inside',
         ]
         for family, version in (("ip", 4), ("ip6", 6)):
             prefixes = [str(p) for p in self.allowance.prefixes if p.version == version]
@@ -129,17 +134,15 @@ class Guard:
             allowed = f"{family} saddr != {{ {', '.join(prefixes)} }} " if prefixes else ""
             if self.allowance.default_route:
                 allowed += f'fib saddr oifname != "{self.device}" '
-            lines.append(f'iifname "{self.device}" meta nfproto ipv{version} {allowed}counter drop')
+            inside.append(f"meta nfproto ipv{version} {allowed}counter drop")
             if own:
                 ours = f"{{ {', '.join(own)} }}"
-                lines.append(f'iifname "{self.device}" {family} saddr {ours} counter drop')
-                elsewhere = f'iifname != {{ "{self.device}", "lo" }}'
-                lines.append(f"{elsewhere} {family} daddr {ours} counter drop")
-        rules = "".join(f"    {line}\n" for line in lines)
+                inside.append(f"{family} saddr {ours} counter drop")
+                guard.append(f'iifname != "lo" {family} daddr {ours} counter drop')
         return (
             f"add table inet {self._name}\ndelete table inet {self._name}\n"
-            f"table inet {self._name} {{\n  chain guard {{\n"
-            f"    type filter hook prerouting priority -350; policy accept;\n{rules}  }}\n}}\n"
+            f"table inet {self._name} {{\n"
+            f"{_chain('inside', inside)}{_chain('guard', guard)}}}\n"
         )
 
     @property
@@ -183,6 +186,10 @@ def _do_all(*steps: Callable[[], None]) -> None:
             errors.append(str(error))
     if errors:
         raise SystemFailure("; ".join(errors))
+
+
+def _chain(name: str, lines: list[str]) -> str:
+    return f"  chain {name} {{\n" + "".join(f"    {line}\n" for line in lines) + "  }\n"
 
 
 def _run_nft(text: str) -> None:

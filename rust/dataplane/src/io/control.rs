@@ -90,7 +90,8 @@ impl Outgoing {
         }
     }
 
-    pub(super) fn messages(&self) -> Vec<ControlMessage<'_>> {
+    /// Returns the messages and how many there are; the rest is of no use.
+    pub(super) fn messages(&self) -> ([ControlMessage<'_>; 3], usize) {
         let source = if self.is_ipv6 {
             self.info6.as_ref().map(ControlMessage::Ipv6PacketInfo)
         } else {
@@ -102,7 +103,11 @@ impl Outgoing {
             (_, false) => Some(ControlMessage::Ipv4Tos(&self.tos)),
         };
         let segment = self.segment.as_ref().map(ControlMessage::UdpGsoSegments);
-        [source, mark, segment].into_iter().flatten().collect()
+        let mut messages = [ControlMessage::Ipv4Tos(&self.tos); 3];
+        let wanted = [source, mark, segment].into_iter().flatten();
+        let placed = messages.iter_mut().zip(wanted);
+        let count = placed.map(|(place, message)| *place = message).count();
+        (messages, count)
     }
 }
 

@@ -106,16 +106,18 @@ impl Sockets {
         trains: &mut Trains,
         counters: &Counters,
     ) {
+        if let [alone] = &transmits[..]
+            && !more
+        {
+            self.send_alone(alone, counters);
+            return transmits.clear();
+        }
         for members in trains.plan(transmits, more) {
             if members.len() > 1 && self.send_train(transmits, members, counters) {
                 continue;
             }
             for number in members {
-                let transmit = &transmits[*number];
-                match transmit.cut {
-                    Cut::AsNeeded => self.send_patiently(transmit, counters),
-                    Cut::Never => self.send_whole(&transmit.data, transmit.path, counters),
-                }
+                self.send_alone(&transmits[*number], counters);
             }
         }
         let mut number = 0..;
@@ -244,8 +246,11 @@ impl Sockets {
     }
 
     /// Sends, waiting a moment for room.
-    fn send_patiently(&self, transmit: &Transmit, counters: &Counters) {
+    fn send_alone(&self, transmit: &Transmit, counters: &Counters) {
         let Transmit { path, ecn, .. } = *transmit;
+        if transmit.cut == Cut::Never {
+            return self.send_whole(&transmit.data, path, counters);
+        }
         if self.send(&transmit.data, path, ecn, counters) == Err(SendError::Full) {
             if let Some(socket) = self.of(path.remote) {
                 socket.wait_for_room();
@@ -315,9 +320,11 @@ impl Socket {
 
     /// Sends; an earlier datagram's error, or a source address that is gone, earns a second try.
     fn send_retrying(&self, data: &[u8], path: Path, ecn: u8) -> Result<usize, Errno> {
-        let data = std::iter::once(data);
-        let headers = headers(path, data.clone());
-        let slices = wrap(&headers, data);
+        let header = path
+            .channel
+            .map(|number| channels::header(number, data.len()));
+        let header = header.as_ref().map_or(&[][..], |header| header);
+        let slices = [IoSlice::new(header), IoSlice::new(data)];
         match self.send(&slices, path, None, ecn) {
             Err(Errno::ECONNREFUSED | Errno::EINTR) => self.send(&slices, path, None, ecn),
             Err(Errno::EINVAL | Errno::EADDRNOTAVAIL) if path.local.is_some() => {
@@ -339,18 +346,15 @@ impl Socket {
         let fd = self.fd.as_raw_fd();
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let control = Outgoing::new(path, segment, ecn);
-        let control = control.messages();
+        let (messages, count) = control.messages();
+        let control = &messages[..count];
         match path.remote {
             SocketAddr::V4(remote) => {
-                sendmsg(fd, slices, &control, flags, Some(&SockaddrIn::from(remote)))
+                sendmsg(fd, slices, control, flags, Some(&SockaddrIn::from(remote)))
             }
-            SocketAddr::V6(remote) => sendmsg(
-                fd,
-                slices,
-                &control,
-                flags,
-                Some(&SockaddrIn6::from(remote)),
-            ),
+            SocketAddr::V6(remote) => {
+                sendmsg(fd, slices, control, flags, Some(&SockaddrIn6::from(remote)))
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::arena::Arena;
 use super::control::ControlBuffer;
 use super::udp::{Received, Socket};
-use super::upward::{BATCH, Found, Next, PACE_PERIOD, Upward};
+use super::upward::{BATCH, Found, Next, PACE_PERIOD, Rest, Upward};
 use super::{ERROR_PAUSE, Shared, clock, lock};
 use crate::channels::{self, Route};
 use crate::consent::Consented;
@@ -115,6 +115,7 @@ struct Receiver {
     /// What a relay passes on.
     forwarded: Vec<Transmit>,
     passed: Vec<(Kind, Passed)>,
+    rest: Rest,
 }
 
 impl Receiver {
@@ -125,11 +126,13 @@ impl Receiver {
             wireguard: Vec::with_capacity(BATCH),
             forwarded: Vec::new(),
             passed: Vec::with_capacity(BATCH),
+            rest: Rest::new(clock()),
         }
     }
 
     /// Takes what waits in a socket, a batch at most; true if errors came in a row.
     fn drain(&mut self, shared: &Shared, socket: &Socket) -> bool {
+        let has_rested = self.rest.is_over(clock());
         for _ in 0..BATCH {
             if self.len() >= BATCH {
                 return false;
@@ -138,7 +141,12 @@ impl Receiver {
                 return false;
             };
             match socket.receive(room, &mut self.control) {
-                Ok(Some(received)) => self.sort_all(shared, &received),
+                Ok(Some(received)) => {
+                    self.sort_all(shared, &received);
+                    if has_rested && self.len() <= 1 {
+                        return false;
+                    }
+                }
                 Ok(None) => return false,
                 Err(_) => {
                     // The error of an earlier send (RFC 1122 4.1.3.3); the next call is new.
@@ -277,6 +285,9 @@ impl Receiver {
     }
 }
 
+/// The TUN or the lease of it, and the sockets.
+const MAX_SOURCES: usize = 3;
+
 /// Which sources are readable or broken, in their order.
 struct Ready(u32);
 
@@ -295,17 +306,19 @@ fn wait_for<'source>(
     sources: impl IntoIterator<Item = BorrowedFd<'source>>,
     wait: Duration,
 ) -> Option<Ready> {
-    let mut wanted = vec![PollFd::new(shared.stop.as_fd(), PollFlags::POLLIN)];
-    wanted.extend(
-        sources
-            .into_iter()
-            .map(|source| PollFd::new(source, PollFlags::POLLIN)),
-    );
+    let stop = PollFd::new(shared.stop.as_fd(), PollFlags::POLLIN);
+    let mut wanted: [PollFd<'_>; 1 + MAX_SOURCES] = std::array::from_fn(|_| stop.clone());
+    let sources = sources
+        .into_iter()
+        .map(|source| PollFd::new(source, PollFlags::POLLIN));
+    let placed = wanted[1..].iter_mut().zip(sources);
+    let count = placed.map(|(place, source)| *place = source).count();
+    let wanted = &mut wanted[..=count];
     // Rounded up, so that a rest below a millisecond does not spin.
     let wait = wait.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
     let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
     // An error here is EINTR or lack of memory; the next round tries again.
-    let _ = poll(&mut wanted, wait);
+    let _ = poll(wanted, wait);
     let bits = wanted.iter().rev().fold(0, |bits, source| {
         bits << 1 | u32::from(source.any().unwrap_or(false))
     });

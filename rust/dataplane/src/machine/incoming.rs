@@ -32,6 +32,11 @@ impl Machine {
         now: Instant,
         out: &mut Output,
     ) {
+        if datagrams.len() == 1
+            && let Some((data, path, ecn)) = datagrams.pop()
+        {
+            return self.handle_marked(data, path, ecn, now, out);
+        }
         let owners = datagrams.iter().map(|(data, ..)| self.owner_of_data(data));
         let owners: Vec<Option<PeerId>> = owners.collect();
         for (place, (data, path, ecn)) in datagrams.drain(..).enumerate() {

@@ -19,6 +19,11 @@ impl Machine {
     /// Takes packets from the TUN, in their order, and sends each to the peer that has its
     /// destination.
     pub fn handle_inner_all(&mut self, packets: &mut Vec<Frame>, now: Instant, out: &mut Output) {
+        if packets.len() == 1
+            && let Some(packet) = packets.pop()
+        {
+            return self.handle_inner(packet, now, out);
+        }
         let routed: Vec<_> = packets.iter().map(|packet| self.route(packet)).collect();
         let id = |place: usize| routed.get(place)?.map(|(id, _)| id);
         for (place, packet) in packets.drain(..).enumerate() {
