@@ -73,9 +73,17 @@ def compare(
     )
 
 
-def below(name: str, unit: str, ours: Sequence[float], limit: float, what: str) -> Row:
+def below(
+    name: str,
+    unit: str,
+    ours: Sequence[float],
+    limit: float,
+    what: str,
+    *,
+    target: float | None = 1.0,
+) -> Row:
     """Make a row of a figure that must stay below a limit of our own."""
-    return compare(name, unit, ours, what, [limit] * len(ours), target=1.0, less_is_better=True)
+    return compare(name, unit, ours, what, [limit] * len(ours), target=target, less_is_better=True)
 
 
 async def in_turns(

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -329,14 +329,14 @@ def beside(
 
 def ping_rows(load: Load, sides: tuple[Side, ...], rounds: int) -> list[Row]:
     """Compare round trips; the target is against the best of the others."""
-    trips: dict[str, list[float]] = {side.name: [] for side in sides}
+    turns: dict[str, list[list[float]]] = {side.name: [] for side in sides}
 
     async def ping(side: Side) -> float:
-        trips[side.name] += load.ping(side)
+        turns[side.name].append(load.ping(side)[1:])  # the first wakes what has slept meanwhile
         return 0.0
 
     run(rounds * PING_TURNS, sides, ping)
-    samples = [split(trips[side.name], rounds) for side in sides]
+    samples = [joined(turns[side.name]) for side in sides]
     rows = []
     for name, share in (("ping, median", 0.5), ("ping, p99", 0.99)):
         found = [[sample[int(len(sample) * share)] for sample in side] for side in samples]
@@ -351,10 +351,10 @@ def ping_rows(load: Load, sides: tuple[Side, ...], rounds: int) -> list[Row]:
     return rows
 
 
-def split(trips: list[float], rounds: int) -> list[list[float]]:
+def joined(turns: list[list[float]]) -> list[list[float]]:
     """Return the round trips of each round, sorted; those of a lost answer are missing."""
-    ends = [len(trips) * number // rounds for number in range(rounds + 1)]
-    return [sorted(trips[start:end]) for start, end in pairwise(ends)]
+    rounds = [turns[start : start + PING_TURNS] for start in range(0, len(turns), PING_TURNS)]
+    return [sorted(chain.from_iterable(one)) for one in rounds]
 
 
 def peak_of_ours(load: Load, side: Side) -> float:

@@ -93,7 +93,8 @@ fn a_tunnel_copies_the_mark_out_and_brings_it_in() {
         assert_eq!(sent.len(), 1);
         assert_eq!(sent[0].ecn, inner);
         let (data, path) = (Packet::copy_from(&sent[0].data[..]), left.path());
-        right.run(|machine, now, out| machine.handle_marked(data, path, outer, now, out));
+        let mut batch = vec![(data, path, outer)];
+        right.run(|machine, now, out| machine.handle_all_marked(&mut batch, now, out));
         assert_eq!(right.inner.first().map(|packet| of(packet)), wanted);
         let lost = u64::from(wanted.is_none());
         assert_eq!(right.count(Counter::DropCongestion), lost);

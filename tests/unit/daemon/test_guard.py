@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +21,8 @@ from ginnel.net.tun import TunDevice, open_tun
 from support.confined import can_enter_namespaces, enter_namespaces, in_child
 
 DEVICE = "gn-test"
+HARDWARE = "02:00:00:00:00:01"
+PATIENCE_S = 10.0
 GUARD = Guard(
     DEVICE, 64_191, Allowance.of(["100.64.0.0/16", "fd12::/48"], ["100.64.0.1", "fd12::1"])
 )
@@ -196,5 +199,72 @@ def test_only_members_may_speak_from_the_device() -> None:
             assert heard.recvfrom(100) == (b"x", ("100.64.0.2", 5353))
             with pytest.raises(BlockingIOError):
                 heard.recvfrom(100)
+
+    in_room(body)
+
+
+def test_from_elsewhere_nobody_speaks_to_our_addresses() -> None:
+    """But the host itself, over lo; of two addresses of a family each counts."""
+    ours = ["100.64.0.1", "100.64.7.1", "fd12::1", "fd12::7"]
+    guard = replace(GUARD, allowance=Allowance.of(["100.64.0.0/16", "fd12::/48"], ours))
+
+    def body(_: TunDevice) -> None:
+        dropped = list[str]()
+        guard.install()
+        lan = f"link add lan0 address {HARDWARE} type veth peer name lan1\n"
+        lan += "link set lan0 up\nlink set lan1 up\n"
+        subprocess.run(["ip", "-batch", "-"], input=lan, text=True, check=True)
+        with Netlink() as netlink:
+            netlink.set_up(DEVICE)
+            netlink.set_up("lo")
+        for address in ours:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            length = 128 if ":" in address else 32
+            add = ["ip", "address", "add", f"{address}/{length}", "dev", DEVICE]
+            subprocess.run([*add, *["nodad"] * (family == socket.AF_INET6)], check=True)
+            with socket.socket(family, socket.SOCK_DGRAM) as heard:
+                heard.bind((address, 7777))
+                heard.settimeout(PATIENCE_S)
+                heard.sendto(b"own", heard.getsockname())
+                assert heard.recvfrom(100)[0] == b"own"
+                send_over_wire("lan1", address)
+                dropped.append(f"{'ip6' if family == socket.AF_INET6 else 'ip'} daddr")
+                until = time.monotonic() + PATIENCE_S  # another core may be at it
+                while packets_of(dropped[-1]) < dropped.count(dropped[-1]):
+                    assert time.monotonic() < until, address
+                heard.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    heard.recvfrom(100)
+
+    in_room(body)
+
+
+def send_over_wire(device: str, address: str) -> None:
+    """Send a packet for an address of ours from a machine at the other end of a veth."""
+    if ":" in address:
+        ends = (socket.inet_pton(socket.AF_INET6, text) for text in ("fd99::9", address))
+        body = (
+            b"\x60\0\0\0\0\x09\x11\x40" + b"".join(ends) + packet("0.0.0.0", "0.0.0.0", 7777)[20:]
+        )
+        kind = 0x86DD
+    else:
+        body, kind = packet("192.0.2.9", address, 7777), 0x0800
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind((device, 0))
+        wire.send(
+            bytes.fromhex(HARDWARE.replace(":", "")) + bytes(6) + kind.to_bytes(2, "big") + body
+        )
+
+
+def test_without_a_prefix_of_its_family_nothing_comes_from_the_device() -> None:
+    guard = replace(GUARD, allowance=Allowance.of(["100.64.0.0/16"], ["100.64.0.1"]))
+
+    def body(device: TunDevice) -> None:
+        guard.install()
+        with Netlink() as netlink:
+            netlink.set_up(DEVICE)
+        os.write(device.fd, icmp(128, 6))
+        assert packets_of("meta nfproto ipv6") == 1
+        assert packets_of("ip saddr !=") == 0
 
     in_room(body)

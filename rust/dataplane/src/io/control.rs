@@ -105,8 +105,11 @@ impl Outgoing {
         let segment = self.segment.as_ref().map(ControlMessage::UdpGsoSegments);
         let mut messages = [ControlMessage::Ipv4Tos(&self.tos); 3];
         let wanted = [source, mark, segment].into_iter().flatten();
-        let placed = messages.iter_mut().zip(wanted);
-        let count = placed.map(|(place, message)| *place = message).count();
+        let mut count = 0;
+        for message in wanted {
+            messages[count] = message;
+            count += 1;
+        }
         (messages, count)
     }
 }

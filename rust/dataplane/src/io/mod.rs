@@ -3,7 +3,7 @@
 //! One waits for the sockets, drains them in batches, and ticks the timers; the other does the same
 //! for the TUN while a bulk comes from it ([`lease`]). Both hold the machine for a batch only, never
 //! during a system call.
-//! Each drains what waits and flushes at the end of a batch, so that segmentation offloads have
+//! Each drains what waits (after a rest: moves what came first) and flushes at the end of a batch, so that segmentation offloads have
 //! something to join.
 
 mod arena;
@@ -99,26 +99,7 @@ pub struct Engine {
 impl Engine {
     /// Starts the threads. Everything that restricts them (Landlock, uid) must be done before.
     pub fn start(config: Config, descriptors: &Descriptors<'_>) -> io::Result<Self> {
-        let counters = Arc::new(Counters::new());
-        let (overlay_ips, mtu) = (config.control_ips.clone(), config.mtu);
-        let machine = Machine::new(config, Arc::clone(&counters), clock());
-        let take_tun = |fd| Tun::new(fd, &descriptors.big_for);
-        let tun = descriptors.tun.map(take_tun).transpose()?;
-        let shared = Arc::new(Shared {
-            machine: Held::new(machine),
-            overlay_ips,
-            inbox: Mutex::new(Inbox::default()),
-            channels: Mutex::new(Channels::default()),
-            consents: Mutex::new(Consents::default()),
-            counters,
-            sockets: Sockets::new(descriptors.udp4, descriptors.udp6)?,
-            tun,
-            lease: Lease::new()?,
-            waiting: Signal::new()?,
-            stop: Signal::new()?,
-            failed: AtomicBool::new(false),
-            mtu: AtomicU16::new(mtu),
-        });
+        let shared = Arc::new(Shared::new(config, descriptors)?);
         let mut engine = Self {
             shared,
             threads: Vec::new(),
@@ -324,6 +305,29 @@ impl Drop for Engine {
 }
 
 impl Shared {
+    fn new(config: Config, descriptors: &Descriptors<'_>) -> io::Result<Self> {
+        let counters = Arc::new(Counters::new());
+        let (overlay_ips, mtu) = (config.control_ips.clone(), config.mtu);
+        let machine = Machine::new(config, Arc::clone(&counters), clock());
+        let take_tun = |fd| Tun::new(fd, &descriptors.big_for);
+        let tun = descriptors.tun.map(take_tun).transpose()?;
+        Ok(Self {
+            machine: Held::new(machine),
+            overlay_ips,
+            inbox: Mutex::new(Inbox::default()),
+            channels: Mutex::new(Channels::default()),
+            consents: Mutex::new(Consents::default()),
+            counters,
+            sockets: Sockets::new(descriptors.udp4, descriptors.udp6)?,
+            tun,
+            lease: Lease::new()?,
+            waiting: Signal::new()?,
+            stop: Signal::new()?,
+            failed: AtomicBool::new(false),
+            mtu: AtomicU16::new(mtu),
+        })
+    }
+
     /// Lets the machine go; before, sends what has waited for a handshake, if there is some, so that the
     /// other thread seals nothing that overtakes it.
     fn release(&self, machine: MutexGuard<'_, Machine>, out: &mut Output, trains: &mut Trains) {

@@ -245,7 +245,7 @@ impl Sockets {
         }
     }
 
-    /// Sends, waiting a moment for room.
+    /// Sends one datagram, waiting a moment for room if it may be cut.
     fn send_alone(&self, transmit: &Transmit, counters: &Counters) {
         let Transmit { path, ecn, .. } = *transmit;
         if transmit.cut == Cut::Never {
@@ -323,13 +323,16 @@ impl Socket {
         let header = path
             .channel
             .map(|number| channels::header(number, data.len()));
-        let header = header.as_ref().map_or(&[][..], |header| header);
-        let slices = [IoSlice::new(header), IoSlice::new(data)];
-        match self.send(&slices, path, None, ecn) {
-            Err(Errno::ECONNREFUSED | Errno::EINTR) => self.send(&slices, path, None, ecn),
+        let in_channel = header
+            .as_ref()
+            .map(|h| [IoSlice::new(h), IoSlice::new(data)]);
+        let plain = [IoSlice::new(data)];
+        let slices = in_channel.as_ref().map_or(&plain[..], |slices| slices);
+        match self.send(slices, path, None, ecn) {
+            Err(Errno::ECONNREFUSED | Errno::EINTR) => self.send(slices, path, None, ecn),
             Err(Errno::EINVAL | Errno::EADDRNOTAVAIL) if path.local.is_some() => {
                 let local = None;
-                self.send(&slices, Path { local, ..path }, None, ecn)
+                self.send(slices, Path { local, ..path }, None, ecn)
             }
             result => result,
         }

@@ -20,8 +20,6 @@ const FAST_READS: f64 = 25_000.0;
 const BULK_PACKETS: f64 = 25_000.0;
 /// Over which this is counted.
 pub(super) const PACE_PERIOD: Duration = Duration::from_millis(5);
-/// Of silence, after which the next packet most likely comes alone: no bulk pauses for so long.
-const REST_PERIOD: Duration = Duration::from_millis(1);
 
 /// Reads batches, seals and sends them.
 pub(super) struct Upward {
@@ -31,14 +29,13 @@ pub(super) struct Upward {
     out: Output,
     trains: Trains,
     pace: Pace,
-    rest: Rest,
     /// Whether the TUN is a thread's own: what it leaves unsent it comes back for.
     is_own: bool,
 }
 
 /// What was found.
 pub(super) enum Found {
-    /// All that waited, or a batch of it.
+    /// All that waited, a batch of it, or what came first.
     Packets(Next),
     /// The device is down or gone.
     Broken,
@@ -53,7 +50,6 @@ impl Upward {
             out: Output::default(),
             trains: Trains::default(),
             pace: Pace::new(clock()),
-            rest: Rest::new(clock()),
             is_own: false,
         }
     }
@@ -65,10 +61,9 @@ impl Upward {
         self.is_own = true;
     }
 
-    /// Moves what waits, a batch at most.
-    pub(super) fn move_batch(&mut self, shared: &Shared, tun: &Tun) -> Found {
+    /// Moves what waits, a batch at most; after a rest a packet that comes alone, or the first.
+    pub(super) fn move_batch(&mut self, shared: &Shared, tun: &Tun, has_rested: bool) -> Found {
         let (mut broken, mut is_full, mut reads) = (false, true, 0);
-        let has_rested = self.rest.is_over(clock());
         self.frames.begin(shared.mtu.load(Ordering::Relaxed));
         while self.batch.len() < BATCH && self.frames.make_room() {
             let places = (&mut self.frames, &mut self.batch);
@@ -123,22 +118,6 @@ impl Upward {
     }
 }
 
-/// Finds out whether a packet most likely comes alone. Such a one is moved before others are looked
-/// for, which would delay it; if there are some after all, they follow at once.
-pub(super) struct Rest(Instant);
-
-impl Rest {
-    pub(super) fn new(now: Instant) -> Self {
-        Self(now)
-    }
-
-    /// Says whether nothing was looked for until now, for long.
-    pub(super) fn is_over(&mut self, now: Instant) -> bool {
-        let before = std::mem::replace(&mut self.0, now);
-        now.saturating_duration_since(before) >= REST_PERIOD
-    }
-}
-
 /// When to look again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -184,21 +163,5 @@ impl Pace {
             self.is_bulk = exceeds(self.packets, BULK_PACKETS);
             (self.since, self.reads, self.packets) = (now, 0, 0);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{REST_PERIOD, Rest, clock};
-
-    #[test]
-    fn a_rest_is_counted_from_the_last_look() {
-        let start = clock();
-        let mut rest = Rest::new(start);
-        let nearly = REST_PERIOD - REST_PERIOD / 10;
-        assert!(!rest.is_over(start + nearly));
-        assert!(!rest.is_over(start + nearly * 2));
-        assert!(rest.is_over(start + nearly * 2 + REST_PERIOD));
-        assert!(!rest.is_over(start + nearly * 2 + REST_PERIOD));
     }
 }

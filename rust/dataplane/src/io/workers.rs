@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::arena::Arena;
 use super::control::ControlBuffer;
 use super::udp::{Received, Socket};
-use super::upward::{BATCH, Found, Next, PACE_PERIOD, Rest, Upward};
+use super::upward::{BATCH, Found, Next, PACE_PERIOD, Upward};
 use super::{ERROR_PAUSE, Shared, clock, lock};
 use crate::channels::{self, Route};
 use crate::consent::Consented;
@@ -27,6 +27,10 @@ const GATHER_PAUSE: Duration = Duration::from_micros(100);
 /// to a bulk, TCP's acknowledgments, leave in larger trains then and wake the other side less often.
 const ANSWERED_BATCHES: usize = 3;
 
+/// Of silence, after which the next packet most likely comes alone: it is moved before others are
+/// looked for, which would delay it. Where that is wrong, it only leaves without them.
+const REST_PERIOD: Duration = Duration::from_millis(1);
+
 /// Moves datagrams to the machine, the TUN and the application, and ticks the timers; moves what
 /// comes from the TUN too, while that is little.
 pub(super) fn serve_sockets(shared: &Shared) {
@@ -40,17 +44,21 @@ pub(super) fn serve_sockets(shared: &Shared) {
         let own_tun = shared.tun.as_ref().filter(|_| shared.lease.is_home());
         let other = own_tun.map_or(shared.lease.returned(), AsFd::as_fd);
         let sources = std::iter::once(other).chain(shared.sockets.iter().map(AsFd::as_fd));
-        let wait = tick_at.saturating_duration_since(clock());
+        let asked = clock();
+        let wait = tick_at.saturating_duration_since(asked);
         let Some(mut ready) = wait_for(shared, sources, wait) else {
             return;
         };
+        let has_rested = clock().saturating_duration_since(asked) >= REST_PERIOD;
         let mut reads_tun = ready.take_first();
         let mut is_full = false;
         for socket in shared.sockets.iter() {
             if !ready.take_first() {
                 continue;
             }
-            if receiver.drain(shared, socket) && wait_for(shared, [], ERROR_PAUSE).is_none() {
+            if receiver.drain(shared, socket, has_rested)
+                && wait_for(shared, [], ERROR_PAUSE).is_none()
+            {
                 return;
             }
             is_full |= receiver.len() >= BATCH;
@@ -60,7 +68,7 @@ pub(super) fn serve_sockets(shared: &Shared) {
         full_batches = if is_full { full_batches + 1 } else { 0 };
         reads_tun &= full_batches % ANSWERED_BATCHES == 0;
         if let Some(tun) = own_tun.filter(|_| reads_tun) {
-            let found = upward.move_batch(shared, tun);
+            let found = upward.move_batch(shared, tun, has_rested);
             if upward.is_bulk() || matches!(found, Found::Broken) {
                 shared.lease.lend();
             }
@@ -87,7 +95,7 @@ pub(super) fn serve_tun(shared: &Shared) {
         }
         upward.expect_bulk();
         loop {
-            let ended = match upward.move_batch(shared, tun) {
+            let ended = match upward.move_batch(shared, tun, false) {
                 Found::Broken => wait_for(shared, [], ERROR_PAUSE).is_none(),
                 Found::Packets(Next::Now) => wait_for(shared, [], Duration::ZERO).is_none(),
                 Found::Packets(_) if !upward.is_bulk() => break,
@@ -115,7 +123,6 @@ struct Receiver {
     /// What a relay passes on.
     forwarded: Vec<Transmit>,
     passed: Vec<(Kind, Passed)>,
-    rest: Rest,
 }
 
 impl Receiver {
@@ -126,13 +133,12 @@ impl Receiver {
             wireguard: Vec::with_capacity(BATCH),
             forwarded: Vec::new(),
             passed: Vec::with_capacity(BATCH),
-            rest: Rest::new(clock()),
         }
     }
 
-    /// Takes what waits in a socket, a batch at most; true if errors came in a row.
-    fn drain(&mut self, shared: &Shared, socket: &Socket) -> bool {
-        let has_rested = self.rest.is_over(clock());
+    /// Takes what waits in a socket, a batch at most; after a rest a datagram that comes alone, or the
+    /// first. True if errors came in a row.
+    fn drain(&mut self, shared: &Shared, socket: &Socket, has_rested: bool) -> bool {
         for _ in 0..BATCH {
             if self.len() >= BATCH {
                 return false;
@@ -308,12 +314,12 @@ fn wait_for<'source>(
 ) -> Option<Ready> {
     let stop = PollFd::new(shared.stop.as_fd(), PollFlags::POLLIN);
     let mut wanted: [PollFd<'_>; 1 + MAX_SOURCES] = std::array::from_fn(|_| stop.clone());
-    let sources = sources
-        .into_iter()
-        .map(|source| PollFd::new(source, PollFlags::POLLIN));
-    let placed = wanted[1..].iter_mut().zip(sources);
-    let count = placed.map(|(place, source)| *place = source).count();
-    let wanted = &mut wanted[..=count];
+    let mut count = 1;
+    for source in sources {
+        wanted[count] = PollFd::new(source, PollFlags::POLLIN);
+        count += 1;
+    }
+    let wanted = &mut wanted[..count];
     // Rounded up, so that a rest below a millisecond does not spin.
     let wait = wait.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
     let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
@@ -324,4 +330,83 @@ fn wait_for<'source>(
     });
     let mut ready = Ready(bits);
     (!ready.take_first()).then_some(ready)
+}
+
+#[cfg(all(test, not(miri)))] // Miri has no sockets
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::unix::net::UnixDatagram;
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
+
+    use super::super::{Descriptors, Shared};
+    use super::{Receiver, Upward};
+    use crate::{Config, Counter};
+
+    fn shared(udp: &UdpSocket, tun: Option<&UnixDatagram>) -> Shared {
+        let config = Config {
+            private_key: [1; 32],
+            control_ips: Vec::new(),
+            mtu: 1420,
+        };
+        let descriptors = Descriptors {
+            udp4: Some(udp.as_fd()),
+            udp6: None,
+            tun: tun.map(AsFd::as_fd),
+            big_for: Vec::new(),
+        };
+        Shared::new(config, &descriptors).expect("sockets of this host")
+    }
+
+    fn bind() -> UdpSocket {
+        UdpSocket::bind("127.0.0.1:0").expect("a loopback")
+    }
+
+    #[test]
+    fn after_a_rest_a_datagram_goes_alone_and_a_train_does_not() {
+        let (own, other) = (bind(), bind());
+        let shared = shared(&own, None);
+        let place = own.local_addr().expect("bound");
+        let socket = shared.sockets.iter().next().expect("one socket");
+        let mut receiver = Receiver::new();
+        for number in 0..3 {
+            other.send_to(&[number; 100], place).expect("room");
+        }
+        assert!(!receiver.drain(&shared, socket, true));
+        assert_eq!(receiver.len(), 1);
+        receiver.passed.clear();
+        assert!(!receiver.drain(&shared, socket, false));
+        assert_eq!(receiver.len(), 2);
+        receiver.passed.clear();
+        if shared.sockets.carries_trains() != (true, true) {
+            return; // an old kernel
+        }
+        let train = [std::io::IoSlice::new(&[7; 300])];
+        let control = [ControlMessage::UdpGsoSegments(&100)];
+        let (fd, flags) = (other.as_raw_fd(), MsgFlags::empty());
+        let std::net::SocketAddr::V4(v4) = place else {
+            unreachable!("bound to IPv4")
+        };
+        let sent = sendmsg(fd, &train, &control, flags, Some(&SockaddrIn::from(v4)));
+        assert_eq!(sent, Ok(300));
+        other.send_to(&[8; 100], place).expect("room");
+        assert!(!receiver.drain(&shared, socket, true));
+        assert_eq!(receiver.len(), 4);
+    }
+
+    #[test]
+    fn after_a_rest_a_packet_of_the_tun_goes_alone() {
+        let (tun, host) = UnixDatagram::pair().expect("sockets");
+        let shared = shared(&bind(), Some(&tun));
+        let device = shared.tun.as_ref().expect("given");
+        for _ in 0..3 {
+            host.send(&[0x45; 60]).expect("room");
+        }
+        let mut upward = Upward::new();
+        for (has_rested, wanted) in [(true, 1), (false, 3)] {
+            upward.move_batch(&shared, device, has_rested);
+            assert_eq!(shared.counters.get(Counter::TunRxPackets), wanted);
+        }
+    }
 }

@@ -106,8 +106,8 @@ impl Node {
     }
 
     pub fn read_tun(&mut self, packet: &[u8]) -> Vec<Transmit> {
-        let packet = Frame::copy_from(packet);
-        self.run(|machine, now, out| machine.handle_inner(packet, now, out))
+        let mut batch = vec![Frame::copy_from(packet)];
+        self.run(|machine, now, out| machine.handle_inner_all(&mut batch, now, out))
     }
 
     pub fn start_handshake(&mut self, to: [u8; 32]) -> Vec<Transmit> {
