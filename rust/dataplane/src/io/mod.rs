@@ -3,8 +3,8 @@
 //! One waits for the sockets, drains them in batches, and ticks the timers; the other does the same
 //! for the TUN while a bulk comes from it ([`lease`]). Both hold the machine for a batch only, never
 //! during a system call.
-//! Each drains what waits (after a rest: moves what came first) and flushes at the end of a batch, so that segmentation offloads have
-//! something to join.
+//! Each drains what waits and flushes at the end of a batch, so that segmentation offloads have
+//! something to join; after a rest it moves first what came first.
 
 mod arena;
 mod control;

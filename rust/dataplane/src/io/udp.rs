@@ -320,19 +320,14 @@ impl Socket {
 
     /// Sends; an earlier datagram's error, or a source address that is gone, earns a second try.
     fn send_retrying(&self, data: &[u8], path: Path, ecn: u8) -> Result<usize, Errno> {
-        let header = path
-            .channel
-            .map(|number| channels::header(number, data.len()));
-        let in_channel = header
-            .as_ref()
-            .map(|h| [IoSlice::new(h), IoSlice::new(data)]);
-        let plain = [IoSlice::new(data)];
-        let slices = in_channel.as_ref().map_or(&plain[..], |slices| slices);
-        match self.send(slices, path, None, ecn) {
-            Err(Errno::ECONNREFUSED | Errno::EINTR) => self.send(slices, path, None, ecn),
+        let data = std::iter::once(data);
+        let headers = headers(path, data.clone());
+        let slices = wrap(&headers, data);
+        match self.send(&slices, path, None, ecn) {
+            Err(Errno::ECONNREFUSED | Errno::EINTR) => self.send(&slices, path, None, ecn),
             Err(Errno::EINVAL | Errno::EADDRNOTAVAIL) if path.local.is_some() => {
                 let local = None;
-                self.send(slices, Path { local, ..path }, None, ecn)
+                self.send(&slices, Path { local, ..path }, None, ecn)
             }
             result => result,
         }
