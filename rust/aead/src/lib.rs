@@ -6,6 +6,7 @@
 
 #[cfg(has_ipsec_mb)]
 mod ipsec_mb;
+mod loan;
 
 /// Errors.
 pub mod error {
@@ -24,15 +25,13 @@ pub mod error {
 
 /// Ciphers that authenticate.
 pub mod aead {
-    use std::cell::Cell;
-    use std::ptr::NonNull;
-
     use aws_lc_rs::aead as aws;
     #[cfg(has_ipsec_mb)]
     use aws_lc_rs::constant_time::verify_slices_are_equal;
     use zeroize::Zeroizing;
 
     use crate::error::Unspecified;
+    pub use crate::loan::seal_instead;
 
     pub(crate) const KEY_SIZE: usize = 32; // bytes
     pub(crate) const NONCE_SIZE: usize = 12; // bytes
@@ -86,36 +85,6 @@ pub mod aead {
         }
     }
 
-    thread_local! {
-        /// What the next seal of this thread is lent.
-        static INSTEAD: Cell<Option<NonNull<[u8]>>> = const { Cell::new(None) };
-        /// Whether what was lent last is sealed.
-        static IS_SEALED: Cell<bool> = const { Cell::new(false) };
-    }
-
-    /// Puts back what was lent before, also if the work panics.
-    struct Before(Option<NonNull<[u8]>>, bool);
-
-    impl Drop for Before {
-        fn drop(&mut self) {
-            INSTEAD.set(self.0);
-            IS_SEALED.set(self.1);
-        }
-    }
-
-    /// Runs `work`, whose first seal on this thread seals `data` instead of what it is given, with the
-    /// key and the nonce that it is given; returns also whether `data` is sealed now.
-    ///
-    /// So a library that knows keys and counters, but copies what it seals, needs to copy a stub only.
-    pub fn seal_instead<R>(data: &mut [u8], work: impl FnOnce() -> R) -> (R, bool) {
-        let data = INSTEAD.replace(Some(NonNull::from(data)));
-        let before = Before(data, IS_SEALED.replace(false));
-        let result = work();
-        let is_sealed = IS_SEALED.get();
-        drop(before);
-        (result, is_sealed)
-    }
-
     /// A key whose nonces the caller chooses.
     pub struct LessSafeKey(Kind);
 
@@ -150,14 +119,7 @@ pub mod aead {
             aad: Aad<A>,
             data: &mut [u8],
         ) -> Result<Tag, Unspecified> {
-            let Some(mut lent) = INSTEAD.take() else {
-                return self.seal(&nonce, aad.0.as_ref(), data);
-            };
-            // SAFETY: `seal_instead` holds the only reference, unused, until its work is over, and leaves
-            // nothing here then.
-            let tag = self.seal(&nonce, aad.0.as_ref(), unsafe { lent.as_mut() })?;
-            IS_SEALED.set(true);
-            Ok(tag)
+            crate::loan::take(data, |data| self.seal(&nonce, aad.0.as_ref(), data))
         }
 
         fn seal(&self, nonce: &Nonce, aad: &[u8], data: &mut [u8]) -> Result<Tag, Unspecified> {
