@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. All else is for developers.
-.PHONY: help setup demo test soak fuzz miri sanitize interop interop-kernel bench bench-discv5 bench-codervpn bench-tunnel bench-connect bench-idle matrix lock proto clean
+.PHONY: help setup demo test soak fuzz miri loom sanitize interop interop-kernel bench bench-discv5 bench-codervpn bench-tunnel bench-connect bench-idle matrix lock proto clean
 
 help:
 	@echo "make demo    set everything up, then show machines behind NATs finding each other (about a minute)"
@@ -11,6 +11,7 @@ help:
 	@echo "make soak    the long runs of random networks, hours"
 	@echo "make fuzz    each parser of the data plane under libFuzzer, MINUTES=10 each"
 	@echo "make miri    the data plane's unit tests under Miri, with a nightly toolchain"
+	@echo "make loom    models of what the data plane's threads share, in every order"
 	@echo "make sanitize  the data plane's tests under AddressSanitizer, with a nightly toolchain"
 	@echo "make interop-kernel  Debian's kernel with its WireGuard in qemu, against ours"
 	@echo "make lock    write requirements/*.txt anew from pyproject.toml"
@@ -65,6 +66,9 @@ fuzz: setup
 
 miri:
 	@scripts/miri
+
+loom:
+	@scripts/loom
 
 sanitize:
 	@scripts/sanitize

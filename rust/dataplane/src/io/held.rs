@@ -6,14 +6,19 @@
 //! commands wait for the machine.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::Ordering;
 
-use super::{clock, lock};
+use super::clock;
+use super::sync::{AtomicBool, Mutex, MutexGuard, lock};
 use crate::machine::{CommandError, MAX_PEERS, Machine, Maker, PeerConfig, Prepared};
 
 /// Peers that may wait: a thread takes the machine within a tick, so many come in a flood of them only.
-const MAX_WAITING: usize = 1024;
+/// In a model one may wait, so that there are more.
+const MAX_WAITING: usize = if cfg!(all(test, feature = "loom")) {
+    1
+} else {
+    1024
+};
 
 /// A machine behind its lock, and the peers that are to join it.
 pub(super) struct Held {
@@ -38,7 +43,7 @@ impl Held {
         Self {
             maker: machine.maker(),
             machine: Mutex::new(machine),
-            joining: Mutex::default(),
+            joining: Mutex::new(Joining::default()),
             has_joining: AtomicBool::new(false),
         }
     }
@@ -108,6 +113,9 @@ fn take_in(machine: &mut Machine, waiting: Vec<Prepared>) {
     }
 }
 
+#[cfg(all(test, feature = "loom"))]
+mod models;
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -122,7 +130,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
     const TURNS: u16 = if cfg!(miri) { 3 } else { 1_000 };
 
-    fn held() -> Held {
+    pub(super) fn held() -> Held {
         let config = Config {
             private_key: [1; 32],
             control_ips: Vec::new(),
@@ -136,7 +144,7 @@ mod tests {
     }
 
     /// A peer at a port.
-    fn peer(number: usize, port: u16) -> PeerConfig {
+    pub(super) fn peer(number: usize, port: u16) -> PeerConfig {
         let mut public_key = [9; 32];
         public_key[..8].copy_from_slice(&number.to_le_bytes());
         PeerConfig {
@@ -148,7 +156,7 @@ mod tests {
         }
     }
 
-    fn stats_of(held: &Held, number: usize) -> Option<PeerStats> {
+    pub(super) fn stats_of(held: &Held, number: usize) -> Option<PeerStats> {
         let key = peer(number, 0).public_key;
         let stats = held.lock().peer_stats(clock());
         stats.into_iter().find(|stats| stats.public_key == key)

@@ -6,9 +6,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::signal::Signal;
+use super::sync::AtomicBool;
 
 /// The right to read the TUN; the sockets' thread has it first.
 pub(super) struct Lease {
@@ -113,5 +114,51 @@ mod tests {
             }
         });
         assert!(!lease.lent.is_readable());
+    }
+}
+
+#[cfg(all(test, feature = "loom"))]
+mod models {
+    use std::sync::Arc;
+
+    use loom::sync::atomic::{AtomicUsize, Ordering};
+    use loom::thread;
+
+    use super::Lease;
+
+    /// One has it at a time, sees what the other did with it, and is told.
+    #[test]
+    fn the_threads_take_turns() {
+        loom::model(|| {
+            let lease = Arc::new(Lease::new().expect("eventfds"));
+            // Without an order of its own: only the lease can tell of a turn.
+            let turns = Arc::new(AtomicUsize::new(0));
+            let work = |turns: &AtomicUsize, turn| {
+                assert_eq!(turns.load(Ordering::Relaxed), turn);
+                turns.store(turn + 1, Ordering::Relaxed);
+            };
+            let (borrows, their_turns) = (Arc::clone(&lease), Arc::clone(&turns));
+            let borrows = thread::spawn(move || {
+                for turn in [1, 3] {
+                    while !borrows.lent.is_readable() {
+                        thread::yield_now();
+                    }
+                    work(&their_turns, turn);
+                    borrows.give_back();
+                }
+            });
+            assert!(lease.is_home());
+            for (turn, waits) in [(0, true), (2, false)] {
+                work(&turns, turn);
+                lease.lend();
+                while !((lease.returned.is_readable() || !waits) && lease.is_home()) {
+                    thread::yield_now();
+                }
+                assert!(!lease.returned.is_readable());
+            }
+            work(&turns, 4);
+            assert!(!lease.lent.is_readable());
+            borrows.join().expect("no panic");
+        });
     }
 }

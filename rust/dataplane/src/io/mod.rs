@@ -11,7 +11,10 @@ mod control;
 mod fragments;
 mod held;
 mod lease;
+#[cfg(all(test, feature = "loom"))]
+mod models;
 mod signal;
+mod sync;
 #[cfg(all(test, not(miri)))] // Miri has no sockets
 mod tests;
 mod tun;
@@ -22,8 +25,8 @@ mod workers;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -39,6 +42,7 @@ use crate::offload::Trains;
 use held::Held;
 use lease::Lease;
 use signal::Signal;
+use sync::{AtomicBool, AtomicU16, Mutex, MutexGuard, lock};
 use tun::Tun;
 use udp::{SendError, Sockets};
 
@@ -400,11 +404,6 @@ impl Drop for FailureGuard<'_> {
         self.0.failed.store(true, Ordering::Release);
         self.0.waiting.raise();
     }
-}
-
-/// Locks; a panic elsewhere is reported by [`FailureGuard`], so its poison adds nothing.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The monotonic clock of the data plane.

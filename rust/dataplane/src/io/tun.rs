@@ -7,7 +7,6 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use gotatun::packet::Packet;
 use nix::errno::Errno;
@@ -15,6 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::uio::{readv, writev};
 use nix::sys::utsname::uname;
 
+use super::sync::{Mutex, lock};
 use crate::counters::{Counter, Counters};
 use crate::frame::{Frame, Frames};
 use crate::offload::{HEADER_SIZE, Merger, VirtioHeader, Written, split};
@@ -140,7 +140,7 @@ impl Tun {
     pub(super) fn write(&self, packets: &mut Vec<Packet>, counters: &Counters) {
         match &self.merger {
             Some(merger) if packets.len() > 1 => {
-                let mut merger = merger.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut merger = lock(merger);
                 merger.merge(packets, |parts, count| {
                     self.write_parts(parts, count, counters)
                 });
