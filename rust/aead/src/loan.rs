@@ -44,7 +44,8 @@ pub(crate) fn take<T, E>(
         return seal(own);
     };
     // SAFETY: `seal_instead` holds the only reference, unused, until its work is over, and leaves
-    // nothing here then.
+    // nothing here then. A seal within this one finds nothing here, and `seal` takes a reference of any
+    // lifetime, so that it can't keep it.
     let sealed = seal(unsafe { lent.as_mut() })?;
     IS_SEALED.set(true);
     Ok(sealed)
@@ -98,6 +99,22 @@ mod tests {
         });
         assert!(is_sealed_inside && is_sealed);
         assert_eq!((outer, inner, own), ([6; 20], [5; 10], [4; 3]));
+    }
+
+    #[test]
+    fn a_loan_within_a_loan_ends_before_it_however_it_ends() {
+        let (mut outer, mut inner) = ([0; 20], [0; 10]);
+        let (size, is_sealed) = seal_instead(&mut outer, || {
+            let ((), is_sealed) = seal_instead(&mut inner, || ());
+            assert!(!is_sealed);
+            let panicked = catch_unwind(AssertUnwindSafe(|| {
+                seal_instead(&mut inner, || panic!("injected by a test"))
+            }));
+            assert!(panicked.is_err());
+            seal(&mut [], 7)
+        });
+        assert_eq!((size, is_sealed), (20, true));
+        assert_eq!((outer, inner), ([7; 20], [0; 10]));
     }
 
     #[test]

@@ -99,46 +99,6 @@ fn one_seal_takes_what_was_lent_instead() {
 }
 
 #[test]
-fn what_was_lent_goes_back_with_the_work() {
-    let [key, _] = keys(&[3; 32]);
-    let mut lent = [9; 20];
-    let ((), is_sealed) = seal_instead(&mut lent, || ());
-    assert!(!is_sealed);
-    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        seal_instead(&mut lent, || panic!("injected by a test"))
-    }));
-    assert!(panicked.is_err());
-    let ((), is_sealed) = seal_instead(&mut lent, || {
-        let other = || seal(&key, [1; 12], &[], b"another thread's");
-        std::thread::scope(|scope| scope.spawn(other).join().unwrap());
-    });
-    assert!(!is_sealed);
-    assert_eq!(
-        open(&key, [2; 12], &[], &seal(&key, [2; 12], &[], b"own")).unwrap(),
-        b"own"
-    );
-    assert_eq!(lent, [9; 20]);
-}
-
-/// What one inside takes is not the outer one's.
-#[test]
-fn loans_nest() {
-    let [key, _] = keys(&[3; 32]);
-    let (mut outer, mut inner) = ([8; 20], [9; 20]);
-    let (is_sealed_inside, is_sealed) = seal_instead(&mut outer, || {
-        seal_instead(&mut inner, || seal(&key, [1; 12], &[], &[0])).1
-    });
-    assert_eq!((is_sealed_inside, is_sealed), (true, false));
-    assert_eq!(outer, [8; 20]);
-    let ((), is_sealed) = seal_instead(&mut outer, || {
-        seal_instead(&mut inner, || ());
-        seal(&key, [2; 12], &[], &[0]);
-    });
-    assert!(is_sealed);
-    assert_eq!(outer, seal(&key, [2; 12], &[], &[8; 20])[..20]);
-}
-
-#[test]
 fn threads_do_not_share_a_state() {
     let [key, other] = keys(&[7; 32]);
     let wanted: Vec<Vec<u8>> = (0..64)

@@ -6,10 +6,35 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use super::sync::{RwLock, read, write};
 use crate::machine::Cut;
 
 const DONT: libc::c_int = libc::IP_PMTUDISC_DONT; // routers may fragment; the same for IPv6
 const PROBE: libc::c_int = libc::IP_PMTUDISC_PROBE; // never in fragments, whatever is known
+
+/// Keeps apart what may be cut and what may not, so that neither goes out as the other.
+pub(super) struct Cutting(RwLock<()>);
+
+impl Cutting {
+    pub(super) fn new() -> Self {
+        Self(RwLock::new(()))
+    }
+
+    /// Sends what may be cut, beside others of its kind.
+    pub(super) fn as_needed<T>(&self, send: impl FnOnce() -> T) -> T {
+        let _plain = read(&self.0);
+        send()
+    }
+
+    /// Sends what may not, while nobody else sends; `set` changes the socket.
+    pub(super) fn never<T>(&self, set: impl Fn(Cut), send: impl FnOnce() -> T) -> T {
+        let _alone = write(&self.0);
+        set(Cut::Never);
+        let sent = send();
+        set(Cut::AsNeeded);
+        sent
+    }
+}
 
 /// Sets the options; best effort: without them a datagram is sent as before.
 pub(super) fn set(fd: &OwnedFd, is_ipv6: bool, cut: Cut) {
@@ -27,4 +52,35 @@ fn set_option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::
     let size = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the descriptor is open, and the kernel reads `size` bytes of `value` at most.
     unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+}
+
+#[cfg(all(test, feature = "loom"))]
+mod models {
+    use std::sync::Arc;
+
+    use loom::sync::atomic::{AtomicBool, Ordering};
+    use loom::thread;
+
+    use super::Cutting;
+    use crate::machine::Cut;
+
+    #[test]
+    fn neither_goes_out_as_the_other() {
+        loom::model(|| {
+            let (cutting, is_whole) = (
+                Arc::new(Cutting::new()),
+                Arc::new(AtomicBool::new(false)), // the socket's option
+            );
+            let sends = || {
+                let (cutting, is_whole) = (Arc::clone(&cutting), Arc::clone(&is_whole));
+                move || cutting.as_needed(|| is_whole.load(Ordering::Relaxed))
+            };
+            let others = [thread::spawn(sends()), thread::spawn(sends())];
+            let set = |cut| is_whole.store(cut == Cut::Never, Ordering::Relaxed);
+            assert!(cutting.never(set, || is_whole.load(Ordering::Relaxed)));
+            for other in others {
+                assert!(!other.join().expect("no panic"));
+            }
+        });
+    }
 }

@@ -10,15 +10,10 @@ use std::sync::atomic::Ordering;
 
 use super::clock;
 use super::sync::{AtomicBool, Mutex, MutexGuard, lock};
-use crate::machine::{CommandError, MAX_PEERS, Machine, Maker, PeerConfig, Prepared};
+use crate::machine::{CommandError, IN_MODELS, MAX_PEERS, Machine, Maker, PeerConfig, Prepared};
 
 /// Peers that may wait: a thread takes the machine within a tick, so many come in a flood of them only.
-/// In a model one may wait, so that there are more.
-const MAX_WAITING: usize = if cfg!(all(test, feature = "loom")) {
-    1
-} else {
-    1024
-};
+const MAX_WAITING: usize = if IN_MODELS { 1 } else { 1024 };
 
 /// A machine behind its lock, and the peers that are to join it.
 pub(super) struct Held {

@@ -126,7 +126,8 @@ mod models {
 
     use super::Lease;
 
-    /// One has it at a time, sees what the other did with it, and is told.
+    /// One has it at a time, sees what the other did with it, and is told. This finds a wrong order of
+    /// what is done; that `is_lent` has an order at all it can't ask for: the signals have one too.
     #[test]
     fn the_threads_take_turns() {
         loom::model(|| {

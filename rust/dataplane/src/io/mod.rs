@@ -187,7 +187,9 @@ impl Engine {
 
     /// Follows the MTU of the TUN.
     pub fn set_mtu(&self, mtu: u16) {
-        self.shared.machine.lock().set_mtu(mtu);
+        let mut machine = self.shared.machine.lock();
+        machine.set_mtu(mtu);
+        // With the machine held: of two that change it, one comes last at both places.
         self.shared.mtu.store(mtu, Ordering::Relaxed);
     }
 

@@ -4,20 +4,20 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
-use super::sync::{AtomicBool, Event};
+use super::sync::{AtomicBool, Readable};
 
 /// Callers of `raise` and `lower` that may meet hold one lock, or a late `lower` could take back a
 /// `raise` that found it raised. A signal that is never lowered needs none.
 pub(super) struct Signal {
-    event: Event,
-    /// What `event` says, to save system calls.
+    readable: Readable,
+    /// What `readable` says, to save system calls.
     raised: AtomicBool,
 }
 
 impl Signal {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
-            event: Event::new()?,
+            readable: Readable::new()?,
             raised: AtomicBool::new(false),
         })
     }
@@ -25,27 +25,27 @@ impl Signal {
     /// Makes the descriptor readable.
     pub(super) fn raise(&self) {
         if !self.raised.swap(true, Ordering::AcqRel) {
-            self.event.add();
+            self.readable.add();
         }
     }
 
     /// Makes the descriptor unreadable.
     pub(super) fn lower(&self) {
         if self.raised.swap(false, Ordering::AcqRel) {
-            self.event.clear();
+            self.readable.clear();
         }
     }
 
     /// Says whether the descriptor is readable; for tests.
     #[cfg(test)]
     pub(super) fn is_readable(&self) -> bool {
-        self.event.is_readable()
+        self.readable.is_readable()
     }
 }
 
 impl AsFd for Signal {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
+        self.readable.as_fd()
     }
 }
 

@@ -1,4 +1,6 @@
 //! What the threads share by: std's, but loom's where its models run (`scripts/loom`).
+//!
+//! A panic elsewhere is reported by [`super::FailureGuard`], so a lock's poison adds nothing.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,29 +10,36 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 #[cfg(all(test, feature = "loom"))]
 pub(super) use loom::sync::{
-    Mutex, MutexGuard,
+    Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
     atomic::{AtomicBool, AtomicU16},
 };
 #[cfg(not(all(test, feature = "loom")))]
 pub(super) use std::sync::{
-    Mutex, MutexGuard,
+    Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
     atomic::{AtomicBool, AtomicU16},
 };
 
-/// Locks; a panic elsewhere is reported by [`super::FailureGuard`], so its poison adds nothing.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An eventfd: a counter that is readable while it is not zero.
-pub(super) struct Event {
+pub(super) fn read<T>(shared: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    shared.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn write<T>(shared: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    shared.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An eventfd: a counter that `poll` finds readable while it is not zero.
+pub(super) struct Readable {
     fd: EventFd,
-    /// The kernel's own lock, which loom can't see.
+    /// Stands for the lock that the kernel takes to read and write, which loom can't see.
     #[cfg(all(test, feature = "loom"))]
     kernel: Mutex<()>,
 }
 
-impl Event {
+impl Readable {
     pub(super) fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         Ok(Self {
@@ -48,14 +57,15 @@ impl Event {
         let _ = self.fd.write(1);
     }
 
-    /// Makes it unreadable; says whether it was readable.
-    pub(super) fn clear(&self) -> bool {
+    /// Makes it unreadable.
+    pub(super) fn clear(&self) {
         #[cfg(all(test, feature = "loom"))]
         let _kernel = lock(&self.kernel);
-        self.fd.read().is_ok()
+        // It fails if there is nothing to take.
+        let _ = self.fd.read();
     }
 
-    /// Says whether it is readable; for tests where there is no `poll`: under Miri and in models.
+    /// Says whether it is readable; for tests: neither Miri nor a model has `poll`.
     #[cfg(test)]
     pub(super) fn is_readable(&self) -> bool {
         #[cfg(feature = "loom")]
@@ -68,7 +78,7 @@ impl Event {
     }
 }
 
-impl AsFd for Event {
+impl AsFd for Readable {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

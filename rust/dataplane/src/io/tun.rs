@@ -6,7 +6,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use gotatun::packet::Packet;
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::uio::{readv, writev};
 use nix::sys::utsname::uname;
 
-use super::sync::{Mutex, lock};
+use super::sync::{AtomicBool, Mutex, lock};
 use crate::counters::{Counter, Counters};
 use crate::frame::{Frame, Frames};
 use crate::offload::{HEADER_SIZE, Merger, VirtioHeader, Written, split};

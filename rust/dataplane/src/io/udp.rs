@@ -6,8 +6,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 use nix::errno::Errno;
@@ -18,7 +17,8 @@ use nix::sys::socket::{
 };
 
 use super::control::{self, ControlBuffer, Outgoing, Told};
-use super::fragments;
+use super::fragments::{self, Cutting};
+use super::sync::AtomicBool;
 use crate::channels;
 use crate::counters::{Counter, Counters};
 use crate::ecn;
@@ -51,8 +51,7 @@ pub(super) struct Socket {
 pub(super) struct Sockets {
     v4: Option<Socket>,
     v6: Option<Socket>,
-    /// Held for writing while the sockets' options are others, for reading by every other send.
-    options: RwLock<()>,
+    cutting: Cutting,
 }
 
 /// What one call received.
@@ -79,7 +78,7 @@ impl Sockets {
         Ok(Self {
             v4,
             v6,
-            options: RwLock::new(()),
+            cutting: Cutting::new(),
         })
     }
 
@@ -147,14 +146,13 @@ impl Sockets {
         let data = pieces.iter().map(|piece| &piece[..]);
         let headers = headers(path, data.clone());
         let slices = wrap(&headers, data);
-        let plain = self.plain();
-        let mut result = socket.send(&slices, path, Some(size), ecn);
+        let send = || socket.send(&slices, path, Some(size), ecn);
+        let mut result = self.cutting.as_needed(send);
         if matches!(result, Err(Errno::EAGAIN)) {
             counters.count(Counter::SendFull);
             socket.wait_for_room();
-            result = socket.send(&slices, path, Some(size), ecn);
+            result = self.cutting.as_needed(send);
         }
-        drop(plain);
         match result {
             Ok(bytes) => {
                 counters.add(Counter::UdpTxPackets, members.len() as u64);
@@ -196,9 +194,9 @@ impl Sockets {
             counters.count(Counter::SendNoSocket);
             return Err(SendError::Lost);
         };
-        let plain = self.plain();
-        let sent = socket.send_retrying(data, path, ecn);
-        drop(plain);
+        let sent = self
+            .cutting
+            .as_needed(|| socket.send_retrying(data, path, ecn));
         self.account(sent, counters)
     }
 
@@ -208,17 +206,12 @@ impl Sockets {
             counters.count(Counter::SendNoSocket);
             return;
         };
-        let guard = self.options.write().unwrap_or_else(PoisonError::into_inner);
-        fragments::set(&socket.fd, path.remote.is_ipv6(), Cut::Never);
-        let sent = socket.send_retrying(data, path, ecn::NOT_ECT);
-        fragments::set(&socket.fd, path.remote.is_ipv6(), Cut::AsNeeded);
-        drop(guard);
+        let sent = self.cutting.never(
+            |cut| fragments::set(&socket.fd, path.remote.is_ipv6(), cut),
+            || socket.send_retrying(data, path, ecn::NOT_ECT),
+        );
         // A probe may find no room like any other packet: it is sent again by who waits for it.
         let _ = self.account(sent, counters);
-    }
-
-    fn plain(&self) -> RwLockReadGuard<'_, ()> {
-        self.options.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn account(&self, sent: Result<usize, Errno>, counters: &Counters) -> Result<(), SendError> {

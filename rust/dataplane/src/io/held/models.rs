@@ -8,7 +8,7 @@ use super::tests::{held, peer, stats_of};
 use super::{Held, lock};
 use crate::machine::{CommandError, MAX_PEERS};
 
-/// Words of a thread's stack: making keys takes more than loom gives.
+/// Words of a thread's stack: making peers takes more than loom gives.
 const STACK_SIZE: usize = 1 << 17;
 
 fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
@@ -98,15 +98,56 @@ fn who_removes_a_peer_finds_it_no_more() {
 }
 
 #[test]
+fn one_key_that_two_set_is_one_peer() {
+    explore(|held| {
+        let also = Arc::clone(&held);
+        let other = spawn(move || also.set_peer(peer(7, 1)));
+        assert_eq!(held.set_peer(peer(7, 2)), Ok(()));
+        assert_eq!(other.join().expect("no panic"), Ok(()));
+        assert!([Some(1), Some(2)].contains(&port_of(&held, 7)));
+        assert!(is_settled(&held, 1));
+    });
+}
+
+#[test]
+fn a_peer_is_set_and_removed_while_a_batch_begins() {
+    explore(|held| {
+        let (sets, removes) = (Arc::clone(&held), Arc::clone(&held));
+        let sets = spawn(move || sets.set_peer(peer(7, 1)));
+        let removes = spawn(move || removes.remove_peer(&key(7)));
+        assert!(held.lock().peer_count() <= 1);
+        assert_eq!(sets.join().expect("no panic"), Ok(()));
+        let is_removed = removes.join().expect("no panic").is_ok();
+        assert_eq!(port_of(&held, 7).is_none(), is_removed);
+        assert!(is_settled(&held, usize::from(!is_removed)));
+    });
+}
+
+#[test]
 fn the_last_place_is_one_peers() {
     explore(|held| {
-        let others = (0..MAX_PEERS - 1).map(|number| peer(1000 + number, 0).public_key);
-        lock(&held.joining).known.extend(others);
+        assert_eq!(held.set_peer(peer(6, 1)), Ok(()));
         let also = Arc::clone(&held);
         let other = spawn(move || also.set_peer(peer(8, 1)));
         let results = [held.set_peer(peer(7, 1)), other.join().expect("no panic")];
         assert!(results.contains(&Ok(())));
         assert!(results.contains(&Err(CommandError::TooManyPeers)));
-        assert_eq!(held.lock().peer_count(), 1);
+        assert!(is_settled(&held, MAX_PEERS));
+    });
+}
+
+/// What waits in a full machine never takes a place that is not free.
+#[test]
+fn a_place_is_taken_once_it_is_free() {
+    explore(|held| {
+        for number in [6, 7] {
+            assert_eq!(held.set_peer(peer(number, 1)), Ok(()));
+        }
+        let also = Arc::clone(&held);
+        let removes = spawn(move || also.remove_peer(&key(6)));
+        let result = held.set_peer(peer(8, 1));
+        assert!([Ok(()), Err(CommandError::TooManyPeers)].contains(&result));
+        assert_eq!(removes.join().expect("no panic"), Ok(()));
+        assert!(is_settled(&held, 1 + usize::from(result.is_ok())));
     });
 }
