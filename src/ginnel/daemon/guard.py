@@ -4,8 +4,9 @@
   its uid go past it to the main table, so that its own traffic never enters the overlay. Where root
   allows a default route, it holds after the main table's longer ones: local networks stay local.
 - An nftables table of our own: from the device only sources inside the network's prefixes (or those
-  that a default route leads to) and never our own, and neither redirects nor router advertisements;
-  packets to our overlay addresses only from the device.
+  that a default route leads to) and never our own, to our overlay addresses only (this machine's
+  others and what it forwards to are no member's affair), and neither redirects nor router
+  advertisements; packets to our overlay addresses only from the device.
 - accept_ra, autoconf and redirects are off on the device (they vanish with it).
 
 A manager that was killed leaves rules and table; `clear_stale` removes them, at the next start or
@@ -138,6 +139,7 @@ class Guard:
             if own:
                 ours = f"{{ {', '.join(own)} }}"
                 inside.append(f"{family} saddr {ours} counter drop")
+                inside.append(f"{family} daddr != {ours} counter drop")
                 guard.append(f'iifname != "lo" {family} daddr {ours} counter drop')
         return (
             f"add table inet {self._name}\ndelete table inet {self._name}\n"

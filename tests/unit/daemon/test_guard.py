@@ -100,27 +100,27 @@ def packet(source: str, target: str, port: int) -> bytes:
     udp = (5353).to_bytes(2, "big") + port.to_bytes(2, "big") + b"\0\x09\0\0x"
     head = bytearray(b"\x45\0\0\x1d\0\0\0\0\x40\x11\0\0")
     head += socket.inet_aton(source) + socket.inet_aton(target)
-    total = sum(int.from_bytes(head[at : at + 2], "big") for at in range(0, 20, 2))
-    total = (total & 0xFFFF) + (total >> 16)
-    head[10:12] = (~((total & 0xFFFF) + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
+    head[10:12] = checksum(bytes(head))
     return bytes(head) + udp
+
+
+def checksum(data: bytes) -> bytes:
+    """Return the Internet checksum (RFC 1071)."""
+    data += bytes(len(data) % 2)
+    total = sum(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2))
+    total = (total & 0xFFFF) + (total >> 16)
+    return (~((total & 0xFFFF) + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
 
 
 def icmp(kind: int, version: int) -> bytes:
     """Return an ICMP packet of a member's; nobody looks at its checksums before the filter."""
     body = bytes([kind, 0]) + bytes(38)
     if version == 4:
-        head = b"\x45\0\0\x3c\0\0\0\0\x40\x01" + (~checksum_of_head() & 0xFFFF).to_bytes(2, "big")
-        return head + socket.inet_aton("100.64.0.2") + socket.inet_aton("100.64.0.1") + body
+        head = b"\x45\0\0\x3c\0\0\0\0\x40\x01"
+        both = socket.inet_aton("100.64.0.2") + socket.inet_aton("100.64.0.1")
+        return head + checksum(head + both) + both + body
     ends = (socket.inet_pton(socket.AF_INET6, text) for text in ("fd12::2", "fd12::1"))
     return b"\x60\0\0\0\0\x28\x3a\xff" + b"".join(ends) + body
-
-
-def checksum_of_head() -> int:
-    head = b"\x45\0\0\x3c\0\0\0\0\x40\x01" + socket.inet_aton("100.64.0.2")
-    head += socket.inet_aton("100.64.0.1")
-    total = sum(int.from_bytes(head[at : at + 2], "big") for at in range(0, 18, 2))
-    return (total & 0xFFFF) + (total >> 16)
 
 
 def test_redirects_and_router_advertisements_are_dropped() -> None:
@@ -203,6 +203,47 @@ def test_only_members_may_speak_from_the_device() -> None:
     in_room(body)
 
 
+def test_members_speak_to_our_overlay_addresses_only() -> None:
+    """Linux takes packets for any address of the machine's at every device."""
+    ours = ["100.64.0.1", "100.64.7.1", "fd12::1", "fd12::7"]
+    others = ["127.0.0.1", "192.0.2.2", "100.64.0.9", "224.0.0.1", "fd99::2", "fd12::9"]
+    guard = replace(GUARD, allowance=Allowance.of(["100.64.0.0/16", "fd12::/48"], ours))
+
+    def body(device: TunDevice) -> None:
+        guard.install()
+        lines = [f"address add {address} dev lo" for address in others[1:3] + others[4:]]
+        lines += [f"address add {address} dev {DEVICE} nodad" for address in ours[2:]]
+        lines += [f"address add {address} dev {DEVICE}" for address in ours[:2]]
+        lines += [f"link set {DEVICE} up", "link set lo up", "address add 192.0.2.3 dev lo"]
+        subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as heard:
+            heard.bind(("::", 7777))
+            heard.setblocking(False)
+            for address in [*others, *ours]:
+                os.write(device.fd, from_member(address))
+            for _ in ours:
+                assert heard.recvfrom(100)[0] == b"x"
+            with pytest.raises(BlockingIOError):
+                heard.recvfrom(100)
+        assert packets_of("ip daddr !=") + packets_of("ip6 daddr !=") == len(others)
+
+    in_room(body)
+
+
+def from_member(address: str) -> bytes:
+    if ":" not in address:
+        return packet("100.64.0.2", address, 7777)
+    return packet6("fd12::2", address, 7777)
+
+
+def packet6(source: str, destination: str, port: int) -> bytes:
+    ends = b"".join(socket.inet_pton(socket.AF_INET6, text) for text in (source, destination))
+    udp = packet("0.0.0.0", "0.0.0.0", port)[20:]
+    size = len(udp).to_bytes(2, "big")
+    udp = udp[:6] + checksum(ends + size + b"\0\x11" + udp) + udp[8:]
+    return b"\x60\0\0\0" + size + b"\x11\x40" + ends + udp
+
+
 def test_from_elsewhere_nobody_speaks_to_our_addresses() -> None:
     """But the host itself, over lo; of two addresses of a family each counts."""
     ours = ["100.64.0.1", "100.64.7.1", "fd12::1", "fd12::7"]
@@ -228,7 +269,7 @@ def test_from_elsewhere_nobody_speaks_to_our_addresses() -> None:
                 heard.sendto(b"own", heard.getsockname())
                 assert heard.recvfrom(100)[0] == b"own"
                 send_over_wire("lan1", address)
-                dropped.append(f"{'ip6' if family == socket.AF_INET6 else 'ip'} daddr")
+                dropped.append(f"{'ip6' if family == socket.AF_INET6 else 'ip'} daddr {{")
                 until = time.monotonic() + PATIENCE_S  # another core may be at it
                 while packets_of(dropped[-1]) < dropped.count(dropped[-1]):
                     assert time.monotonic() < until, address
@@ -242,11 +283,7 @@ def test_from_elsewhere_nobody_speaks_to_our_addresses() -> None:
 def send_over_wire(device: str, address: str) -> None:
     """Send a packet for an address of ours from a machine at the other end of a veth."""
     if ":" in address:
-        ends = (socket.inet_pton(socket.AF_INET6, text) for text in ("fd99::9", address))
-        body = (
-            b"\x60\0\0\0\0\x09\x11\x40" + b"".join(ends) + packet("0.0.0.0", "0.0.0.0", 7777)[20:]
-        )
-        kind = 0x86DD
+        body, kind = packet6("fd99::9", address, 7777), 0x86DD
     else:
         body, kind = packet("192.0.2.9", address, 7777), 0x0800
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
