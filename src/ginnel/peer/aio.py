@@ -50,6 +50,7 @@ from ginnel.net.resolve import resolve
 from ginnel.peer.conn import ConnCore
 from ginnel.peer.errors import ConnectionAlreadyClosed, ConnectionClosed, ConnectionEnded
 from ginnel.peer.events import (
+    AddressesWanted,
     ConnConfig,
     Connected,
     Disconnected,
@@ -383,7 +384,7 @@ class Conn:
             case PeerStateChanged(state):
                 self._record(state)
                 handlers.on_state(state)
-            case PathSuspected():
+            case PathSuspected() | AddressesWanted():
                 self._gather()
             case RelayedData(relayed, peer, data):
                 handlers.on_relayed(relayed, peer, data)

@@ -64,7 +64,7 @@ class PathCare(Lifecycle):
             symmetric: observers saw different ports of ours.
             restricted: our NAT is known to let in only addresses and ports that we wrote to.
         """
-        nat_before = self._nat
+        nat_before, self._addressed_at = self._nat, now
         before, self._local = self._local, tuple(candidates)
         self._nat = guess_nat(self._local, symmetric=symmetric, restricted=restricted)
         for attempt in self._attempts():
@@ -92,6 +92,8 @@ class PathCare(Lifecycle):
             if is_live_gone:
                 self._on_suspect(now)  # its relay is gone: what was found is taken at once
         elif self._live is None or is_moved or is_live_gone:
+            if trying is not None:
+                self._unsay(trying)
             self._end(trying)
             self._trying = None
             if self._live is not None and self._live.is_healthy:

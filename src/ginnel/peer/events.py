@@ -113,6 +113,11 @@ class PathSuspected:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressesWanted:
+    """An attempt begins, or there are no addresses of ours: whoever finds them looks again."""
+
+
+@dataclass(frozen=True, slots=True)
 class PeerStateChanged:
     """The state for people changed."""
 
@@ -151,6 +156,7 @@ ConnEvent: TypeAlias = (
     | SendMessage
     | Engine
     | PathSuspected
+    | AddressesWanted
     | PeerStateChanged
     | Connected
     | Disconnected

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 from ginnel.base.chance import RandomBytes, Rng
-from ginnel.base.core import earliest
+from ginnel.base.core import TimerTable, earliest
 from ginnel.base.links import LinkCommand, LinkEvent
 from ginnel.base.servers import Server
 from ginnel.base.types import Address, Deadline, Transmit
@@ -27,7 +27,8 @@ from ginnel.ice.gather import gather_candidates
 from ginnel.ice.gatherer import Gatherer, RelayedDatagram, RelayRefused
 from ginnel.ice.settings import IceSettings, NetworkType
 from ginnel.peer.conn import ConnCore
-from ginnel.peer.events import ConnConfig, ConnEvent
+from ginnel.peer.events import AddressesWanted, ConnConfig, ConnEvent
+from ginnel.peer.timers import ADDRESSES_AGAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ class GatheringConn:
         self._bases: tuple[Address, ...] = ()
         self._told: tuple[Candidate, ...] = ()
         self._symmetric = False
-        self._events: deque[RelayedData] = deque()
+        self._timers: TimerTable[str] = TimerTable()
+        self._events: deque[RelayedData | AddressesWanted] = deque()
 
     @property
     def failures(self) -> dict[str, str]:
@@ -73,10 +75,16 @@ class GatheringConn:
         now: float,
         symmetric: bool = False,
     ) -> None:
-        """Tell this machine's IPs, and candidates that the caller knows, as they are now."""
+        """Tell this machine's IPs, and candidates that the caller knows, as they are now.
+
+        While there are none `AddressesWanted` asks again.
+        """
         port = self._conn.config.local_wg_port
         self._bases = tuple(Address(ip, port) for ip in ips)
         self._told, self._symmetric = tuple(told), symmetric
+        self._timers.stop("addresses")
+        if not self._bases and not told:
+            self._timers.set("addresses", now + ADDRESSES_AGAIN)
         self._gatherer.start(self._bases, now=now)
         self._settle(now, is_changed=True)
 
@@ -118,6 +126,8 @@ class GatheringConn:
         """Do what is due."""
         self._gatherer.handle_timeout(now=now)
         self._conn.handle_timeout(now=now)
+        if any(True for _ in self._timers.expire(now)):
+            self._events.append(AddressesWanted())
         self._settle(now)
 
     def poll_transmit(self) -> Transmit | None:
@@ -136,7 +146,8 @@ class GatheringConn:
 
     def poll_deadline(self) -> Deadline | None:
         """Return when `handle_timeout` is wanted, or None."""
-        return earliest(self._gatherer.poll_deadline(), self._conn.poll_deadline())
+        deadlines = self._gatherer.poll_deadline(), self._conn.poll_deadline()
+        return earliest(self._timers.deadline(), *deadlines)
 
     # Inside
 

@@ -20,10 +20,18 @@ from ginnel.ice.candidate import Candidate
 from ginnel.ice.events import Drop
 from ginnel.ice.reasons import RELAY, NatKind
 from ginnel.peer.attempt import Attempt, Backoff, Early, make_extra_srflx
-from ginnel.peer.events import ConnConfig, ConnEvent, Engine, SendCandidates, SendOffer
+from ginnel.peer.events import (
+    AddressesWanted,
+    ConnConfig,
+    ConnEvent,
+    Engine,
+    SendAnswer,
+    SendCandidates,
+    SendOffer,
+)
 from ginnel.peer.signal import Feature, OfferAnswer, fit_candidates
 from ginnel.peer.status import StatusBoard
-from ginnel.peer.timers import MAX_ENDED_SESSIONS, Timer
+from ginnel.peer.timers import ADDRESSES_FRESH, MAX_ENDED_SESSIONS, Timer
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +52,7 @@ class Speaker:
         self._proxied: Endpoint | None = None  # the relayed endpoint that the data plane has
         self._features: tuple[Feature, ...] = ()  # what the other side understands
         self._local: tuple[Candidate, ...] = ()
+        self._addressed_at = float("-inf")  # when they were told
         self._nat = NatKind.UNKNOWN
         self._early_offer: OfferAnswer | None = None
         self._early_at = 0.0
@@ -71,6 +80,8 @@ class Speaker:
             random_bytes=self._random_bytes,
             rng=self._rng,
         )
+        if now - self._addressed_at >= ADDRESSES_FRESH:
+            self._events.append(AddressesWanted())
         attempt = Attempt(session, agent, now, is_upgrade=is_upgrade)
         for candidate in self._candidates_for(attempt):
             agent.add_local_candidate(candidate, now=now)
@@ -85,6 +96,16 @@ class Speaker:
         offer, rest = self._describe(attempt, attempt.session)
         self._events.append(SendOffer(offer))
         self._send_candidates(attempt.session, rest)
+
+    def _unsay(self, attempt: Attempt) -> None:
+        """Take back offers and answers that nobody has taken yet: their addresses are gone."""
+        ufrags = attempt.agent.ufrags
+        self._events = deque(
+            event
+            for event in self._events
+            if not (isinstance(event, SendOffer) and event.offer.ufrag in ufrags)
+            and not (isinstance(event, SendAnswer) and event.answer.ufrag in ufrags)
+        )
 
     def _describe(
         self, attempt: Attempt, session: bytes

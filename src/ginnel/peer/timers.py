@@ -9,6 +9,8 @@ from enum import Enum
 
 MAX_EARLY_SESSIONS = 2  # unknown sessions whose candidates are kept until their offer comes
 MAX_ENDED_SESSIONS = 8  # ids kept, so that what comes late of an ended session starts nothing
+ADDRESSES_FRESH = 1.0  # s after they were told in which our addresses are not asked for again
+ADDRESSES_AGAIN = 5.0  # s until who gathers looks again where this machine has no address
 OFFER_LIFE = 9.0  # s; an older offer is replaced by a new session, its answerer has given up
 HANDSHAKE_WAIT = 3.0  # s that the controlled side waits for the other's handshake
 FIRST_HANDSHAKE_TIMEOUT = 30.0  # s (FACTS: NetBird's watch)

@@ -1,0 +1,93 @@
+"""`Conn` over minutes: on loopback sockets, and a loop whose clock jumps."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+
+from ginnel.base.types import Address
+from ginnel.ice.events import AgentConfig
+from ginnel.net.udp import UdpSocket
+from ginnel.peer import Conn
+from ginnel.peer.aio import Handlers
+from ginnel.peer.errors import ConnectionClosed
+from ginnel.peer.events import ConnConfig
+from ginnel.peer.signal import OfferAnswer
+from support.jumping_loop import run_jumping
+
+KEYS = (b"\x02" * 32, b"\x01" * 32)
+
+
+class Lonely:
+    """A connection to a peer that says nothing; `ips` is what this machine has."""
+
+    def __init__(self, *ips: str) -> None:
+        self.source = UdpSocket.open(Address("127.0.0.1", 0))
+        self.ips: Sequence[str] = ips
+        self.offers: list[OfferAnswer] = []
+        self.offered = asyncio.Event()
+        config = ConnConfig(
+            KEYS[1],
+            KEYS[0],
+            local_wg_port=self.source.address.port,
+            ice=AgentConfig(allow_loopback=True),
+        )
+        handlers = Handlers(self.on_offer, lambda _: None, lambda *_: None, lambda _: None)
+        self.conn = Conn(config, self.source, handlers, discover=lambda _: list(self.ips))
+
+    def on_offer(self, offer: OfferAnswer) -> None:
+        self.offers.append(offer)
+        self.offered.set()
+
+    async def next_offers(self, count: int) -> list[OfferAnswer]:
+        """Return so many offers that come from now on."""
+        self.offers.clear()
+        while len(self.offers) < count:
+            self.offered.clear()
+            await self.offered.wait()
+        return self.offers
+
+
+def run(scene: Callable[[Lonely], Coroutine[Any, Any, None]], *ips: str) -> None:
+    """Open it, play, and close it."""
+
+    async def main() -> None:
+        home = Lonely(*ips)
+        opened = asyncio.ensure_future(home.conn.open())
+        try:
+            async with asyncio.timeout(600.0):
+                await scene(home)
+        finally:
+            home.conn.close()
+            with pytest.raises(ConnectionClosed):
+                await opened
+            home.source.close()
+
+    run_jumping(main())
+
+
+def ips_of(offer: OfferAnswer) -> list[str]:
+    return [candidate.address.ip for candidate in offer.candidates]
+
+
+def test_each_attempt_has_the_addresses_of_its_time() -> None:
+    async def scene(home: Lonely) -> None:
+        (first,) = await home.next_offers(1)
+        home.ips = ["127.0.0.2"]
+        later = [o for o in await home.next_offers(8) if o.session != first.session]
+        assert ips_of(first) == ["127.0.0.1"]
+        assert {ip for offer in later for ip in ips_of(offer)} == {"127.0.0.2"}
+
+    run(scene, "127.0.0.1")
+
+
+def test_a_machine_that_had_no_address_offers_once_it_has_one() -> None:
+    async def scene(home: Lonely) -> None:
+        await asyncio.sleep(0)
+        assert home.offers == []
+        home.ips = ["127.0.0.1"]
+        (offer,) = await home.next_offers(1)
+        assert ips_of(offer) == ["127.0.0.1"]
+
+    run(scene)
