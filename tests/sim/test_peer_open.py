@@ -5,7 +5,7 @@ RTT between homes is 100 ms, signalling takes 50 ms one way.
 
 import pytest
 
-from ginnel.base.dataplane import RemovePeer
+from ginnel.base.dataplane import DataUnanswered, RemovePeer
 from ginnel.base.types import Address
 from ginnel.ice.candidate import CandidateKind, make_host, make_server_reflexive
 from ginnel.peer.errors import (
@@ -278,3 +278,22 @@ def test_servers_are_updated_while_it_runs() -> None:
     pair.a.conn.update_stun_turn(["stun:192.0.2.1"])
     assert pair.a.conn.config.stun_turn == ("stun:192.0.2.1",)
     assert pair.a.conn.state.status is ConnStatus.CONNECTED
+
+
+def test_a_suspicion_that_was_wrong_ends_nothing() -> None:
+    """The path answers again before it is taken for lost, and the restart's offer is lost."""
+    world = World(18)
+    pair = connected_pair(world)
+    world.run_for(10.0)
+    cut(pair)
+    key = pair.a.conn.config.key
+    pair.a.conn.on_engine_event(DataUnanswered(key, 1.0), now=world.now)
+    pair.wake(pair.a)
+    world.run_for(0.3)
+    assert pair.a.conn.state.stage is Stage.BROKEN
+    mend(pair)
+    pair.signal_loss = 1.0
+    assert pair.run_until(lambda: pair.a.conn.state.stage is Stage.CONNECTED, 2.0)
+    world.run_for(60.0)
+    assert ends(pair.a) == []
+    assert pair.a.conn.state.stage is Stage.CONNECTED

@@ -283,6 +283,7 @@ class Lifecycle(Speaker):
         self._timers.stop(Timer.SUSPECT)
         if attempt.is_suspect:
             attempt.is_suspect = False
+            self._timers.stop(Timer.GIVE_UP)
             self._board.show(now, ConnStatus.CONNECTED, Stage.CONNECTED, reason="")
 
     def _show_broken(self, now: float) -> None:
