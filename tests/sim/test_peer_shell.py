@@ -91,3 +91,20 @@ def test_a_machine_that_had_no_address_offers_once_it_has_one() -> None:
         assert ips_of(offer) == ["127.0.0.1"]
 
     run(scene)
+
+
+def test_a_server_over_tls_that_is_told_later_ends_nothing() -> None:
+    async def scene(home: Lonely) -> None:
+        greeted: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            greeted.put_nowait(await reader.read(1))
+            writer.close()
+
+        async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            home.conn.update_stun_turn([f"turns:127.0.0.1:{port} user pass"])
+            assert await greeted.get() == b"\x16"  # a handshake of TLS
+            await home.next_offers(1)
+
+    run(scene, "127.0.0.1")

@@ -26,12 +26,12 @@ class StreamLinks:
     Decides nothing: what comes is told, what is to be sent goes out.
 
     Args:
-        tls: for servers over TLS; None where there are none.
+        tls: for servers over TLS; None while there are none (`tls` may be set later).
         tell: takes what becomes of a connection, inside the loop.
     """
 
     def __init__(self, tls: ssl.SSLContext | None, tell: Callable[[LinkEvent], None]) -> None:
-        self._tls = tls
+        self.tls = tls
         self._tell = tell
         self._links: dict[int, StreamLink] = {}
         self._opened: asyncio.Queue[StreamLink] = asyncio.Queue()
@@ -70,7 +70,7 @@ class StreamLinks:
             on_bytes=lambda data: self._tell(LinkBytes(number, data)),
             on_lost=lambda reason: self._tell(LinkLost(number, reason)),
         )
-        tls = self._tls if is_tls else None
+        tls = self.tls if is_tls else None
         assert (tls is not None) == is_tls, "no authorities were read"
         link = StreamLink(command.server, handlers, tls=tls, host=command.host)
         self._links[number] = link

@@ -36,7 +36,7 @@ from ginnel.base.dataplane import (
     HandshakeCompleted,
     RemovePeer,
 )
-from ginnel.base.errors import GinnelError, UsageError
+from ginnel.base.errors import GinnelError, SystemFailure, UsageError
 from ginnel.base.links import CloseLink, LinkEvent, OpenLink, SendLink
 from ginnel.base.servers import Server, Transport
 from ginnel.base.types import Address, Transmit
@@ -223,6 +223,7 @@ class Conn:
             ConnectionDisconnected: the path is lost or was never found; open it again.
             ConnectionClosed: `close` was called, perhaps before.
             UsageError: a URL of a STUN or TURN server has another form.
+            SystemFailure: a server is reached by TLS, and the system's authorities can't be read.
         """
         if self._core.is_closed:
             raise ConnectionClosed(self.key)
@@ -230,13 +231,15 @@ class Conn:
         if self._recorder is not None:
             self._recorder.add_peer(self.key)
         servers = settings_of(self.config).servers
+        self._links = StreamLinks(None, self._on_link)
+        _read_authorities(self._links, servers)
         self._gathering = GatheringConn(self._core, random_bytes=self._random_bytes, rng=self._rng)
         self._driver = Driver(self._gathering, self._source, self._on_event)
         self._gather()
         self._core.open(self._now())
         try:
             async with AsyncExitStack() as self._stack:
-                await self._use(servers)
+                await self._use(servers, self._links)
                 await self._driver.run()
         finally:
             self._end()
@@ -265,9 +268,12 @@ class Conn:
 
         Raises:
             UsageError: a URL of another form; nothing changes.
+            SystemFailure: a server is reached by TLS, and the system's authorities can't be read.
         """
         before, urls = self.config, tuple(urls)
         servers = settings_of(replace(before, stun_turn=urls)).servers
+        if self._links is not None:
+            _read_authorities(self._links, servers)
         self._core.update_stun_turn(urls)
         self._gather()
         for url, server in zip(urls, servers, strict=True):
@@ -324,20 +330,19 @@ class Conn:
         self._gathering.set_addresses(ips, told, now=self._now(), symmetric=symmetric)
         self.wake()
 
-    async def _use(self, servers: Sequence[Server]) -> None:
+    async def _use(self, servers: Sequence[Server], links: StreamLinks) -> None:
         """Ask the servers as soon as their names are resolved; inside `open`."""
         assert self._stack is not None
-        is_tls = any(server.transport is Transport.TLS for server in servers)
-        self._links = StreamLinks(make_tls_context(None) if is_tls else None, self._on_link)
         self._tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
         self._stack.callback(self._cancel_jobs)
-        self._jobs = [self._tasks.create_task(self._links.run())]
+        self._jobs = [self._tasks.create_task(links.run())]
         self._jobs += [self._tasks.create_task(self._add(server)) for server in servers]
 
     def _cancel_jobs(self) -> None:
         self._tasks = None
         if self._links is not None:
             self._links.close()
+            self._links = None
         for job in self._jobs:
             job.cancel()
 
@@ -441,3 +446,13 @@ class Conn:
         self._recorder.update_peer_state(state)
         if state.stage is Stage.CLOSED:
             self._recorder.update_wireguard_stats(self.key, WgStats())
+
+
+def _read_authorities(links: StreamLinks, servers: Sequence[Server]) -> None:
+    """Read the system's authorities when the first server is reached by TLS."""
+    if links.tls is not None or all(server.transport is not Transport.TLS for server in servers):
+        return
+    try:
+        links.tls = make_tls_context()
+    except OSError as error:
+        raise SystemFailure(f"the system's authorities for TLS: {error}") from error
