@@ -8,6 +8,7 @@ import pytest
 from ginnel.base.dataplane import DataUnanswered, RemovePeer
 from ginnel.base.types import Address
 from ginnel.ice.candidate import CandidateKind, make_host, make_server_reflexive
+from ginnel.peer.care import LAST_HANDSHAKE_TIMEOUT
 from ginnel.peer.errors import (
     ConnectionClosed,
     ConnectionDisconnected,
@@ -17,7 +18,7 @@ from ginnel.peer.errors import (
 from ginnel.peer.events import Connected, Disconnected, Ended, OnDisconnect, SendMessage
 from ginnel.peer.signal import ModeMessage
 from ginnel.peer.status import ConnStatus, PeerState, Stage
-from ginnel.peer.timers import PUNCH
+from ginnel.peer.timers import PUNCH, RESTART_LIMIT, SILENT
 from support.ice_world import PORT, make_machine
 from support.peer_world import PeerPair, PeerSide
 from support.sim import Packet, World
@@ -297,3 +298,23 @@ def test_a_suspicion_that_was_wrong_ends_nothing() -> None:
     world.run_for(60.0)
     assert ends(pair.a) == []
     assert pair.a.conn.state.stage is Stage.CONNECTED
+
+
+@pytest.mark.parametrize("on_disconnect", OnDisconnect)
+def test_a_wireguard_that_falls_silent_ends_it_as_a_lost_path_does(
+    on_disconnect: OnDisconnect,
+) -> None:
+    world = World(19)
+    pair = connected_pair(world, on_disconnect=on_disconnect)
+    for side in pair.sides.values():
+        side.core.wireguard.is_dead = True
+    pair.a.conn.on_engine_event(DataUnanswered(pair.a.conn.config.key, 15.0), now=world.now)
+    pair.wake(pair.a)
+    silent_at = world.now + LAST_HANDSHAKE_TIMEOUT
+    assert pair.run_until(lambda: ends(pair.a), 60.0)
+    (error,) = ends(pair.a)
+    assert isinstance(error, ConnectionDisconnected)
+    assert error.text == SILENT
+    wait = 0.0 if on_disconnect is OnDisconnect.CLOSE else RESTART_LIMIT
+    assert world.now == pytest.approx(silent_at + wait, abs=0.1)
+    assert sum(isinstance(event, Disconnected) for event in pair.a.events) == 1

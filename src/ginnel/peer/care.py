@@ -218,8 +218,7 @@ class PathCare(Lifecycle):
     def _on_silence(self, now: float) -> None:
         """WireGuard made no handshake for too long on a path whose checks may pass."""
         if self._live is not None:
-            self._clean_up(now, SILENT)
-            self._resume(now)
+            self._lose(SILENT, now)
         elif self._trying is not None and self._trying.is_configured:
             self._fail(SILENT, now)
 

@@ -298,14 +298,22 @@ class Lifecycle(Speaker):
         if is_broken and self.config.on_disconnect is OnDisconnect.CLOSE:
             self._end_open(ConnectionDisconnected(self.config.key, PATH_LOST), now)
         elif state is IceState.FAILED:
-            self._clean_up(now, live.agent.why_failed() or "")
-            self._resume(now)
+            self._lose(live.agent.why_failed() or "", now)
         elif state is IceState.DISCONNECTED:
             self._show_broken(now)
             self._look_for_another(now)
         elif live.is_healthy:
             self._timers.stop(Timer.GIVE_UP)
             self._board.show(now, ConnStatus.CONNECTED, Stage.CONNECTED, reason="")
+
+    def _lose(self, reason: str, now: float) -> None:
+        """The live path is of no use any more: end, or go on without it."""
+        if self.config.on_disconnect is OnDisconnect.CLOSE:
+            self._end_open(ConnectionDisconnected(self.config.key, reason), now)
+            return
+        self._clean_up(now, reason)
+        self._give_up_later(now)
+        self._resume(now)
 
     def _look_for_another(self, now: float) -> None:
         """The live path does not answer: restart, or use what was found meanwhile."""
