@@ -5,7 +5,7 @@ RTT between homes is 100 ms, signalling takes 50 ms one way.
 
 import pytest
 
-from ginnel.base.dataplane import DataUnanswered, RemovePeer
+from ginnel.base.dataplane import CommandRefused, DataUnanswered, RemovePeer
 from ginnel.base.types import Address
 from ginnel.ice.candidate import CandidateKind, make_host, make_server_reflexive
 from ginnel.peer.care import LAST_HANDSHAKE_TIMEOUT
@@ -49,6 +49,12 @@ def cut(pair: PeerPair) -> None:
     for side in pair.sides.values():
         assert side.machine.nat is not None
         side.machine.nat.link.loss = 1.0
+
+
+def refuse(side: PeerSide, now: float) -> None:
+    """The data plane refuses a command."""
+    event = CommandRefused(side.conn.config.key, "no such peer")
+    side.conn.on_engine_event(event, now=now)
 
 
 def mend(pair: PeerPair) -> None:
@@ -174,12 +180,29 @@ def test_a_refused_peer_closes_the_proxy_and_ends_it() -> None:
     world = World(9)
     pair = connected_pair(world)
     pair.a.events.clear()
-    pair.a.conn.on_engine_refused("no such peer", now=world.now)
+    refuse(pair.a, world.now)
     pair.wake(pair.a)
     (error,) = ends(pair.a)
     assert isinstance(error, ConnectionDisconnected)
     assert error.text == "data plane: no such peer"
     assert isinstance(pair.a.commands[-1], RemovePeer)
+
+
+def test_without_a_timeout_a_refused_peer_is_cleaned_up_and_tried_again() -> None:
+    world = World(9)
+    pair = connected_pair(world, timeout=None)
+    pair.a.events.clear()
+    refuse(pair.a, world.now)
+    refuse(pair.a, world.now)  # of the commands that were under way
+    pair.wake(pair.a)
+    assert [type(c) for c in pair.a.commands[-2:]] != [RemovePeer, RemovePeer]
+    assert isinstance(pair.a.commands[-1], RemovePeer)
+    assert sum(isinstance(event, Disconnected) for event in pair.a.events) == 1
+    assert pair.a.conn.state.stage is Stage.WAITING
+    assert pair.a.conn.state.reason == "data plane: no such peer"
+    world.run_for(2.0)
+    assert pair.run(timeout=20.0)
+    assert pair.a.conn.state.reason == ""
 
 
 def test_on_connected_tells_rosenpass_and_the_overlay_address() -> None:

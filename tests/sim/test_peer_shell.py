@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from ginnel.base.dataplane import SetPeer
 from ginnel.base.types import Address
+from ginnel.ice.candidate import make_host
 from ginnel.ice.events import AgentConfig
 from ginnel.net.udp import UdpSocket
 from ginnel.peer import Conn
@@ -14,9 +16,9 @@ from ginnel.peer.aio import Handlers
 from ginnel.peer.errors import ConnectionClosed
 from ginnel.peer.events import ConnConfig
 from ginnel.peer.signal import OfferAnswer
+from ginnel.peer.status import Stage
 from support.jumping_loop import run_jumping
-
-KEYS = (b"\x02" * 32, b"\x01" * 32)
+from unit.peer.test_aio import KEYS, Home
 
 
 class Lonely:
@@ -63,6 +65,33 @@ def run(scene: Callable[[Lonely], Coroutine[Any, Any, None]], *ips: str) -> None
             with pytest.raises(ConnectionClosed):
                 await opened
             home.source.close()
+
+    run_jumping(main())
+
+
+def test_a_refusal_is_the_reason_until_the_peer_is_taken() -> None:
+    """Without a timeout; the cause of an end is the last refusal since it was connected."""
+
+    async def main() -> None:
+        a, b = Home(0), Home(1)
+        a.other, b.other = b, a
+        for home in (a, b):
+            home.conn.set_local_candidates([make_host(home.source.address)])
+        a.refused = SetPeer
+        waiting = asyncio.Event()
+        a.conn.set_handlers(on_state=lambda s: s.stage is Stage.WAITING and waiting.set())
+        tasks = [asyncio.ensure_future(home.conn.open()) for home in (a, b)]
+        await waiting.wait()
+        assert a.conn.state.reason == "data plane: no memory"
+        a.refused = None
+        await a.connected.wait()
+        for home in (a, b):
+            home.conn.close()
+            home.source.close()
+        for task in tasks:
+            with pytest.raises(ConnectionClosed) as caught:
+                await task
+            assert caught.value.__cause__ is None
 
     run_jumping(main())
 

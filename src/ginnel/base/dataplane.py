@@ -182,6 +182,7 @@ PeerCommand: TypeAlias = (
     | ForgetConsent
 )
 EngineCommand: TypeAlias = PeerCommand | ChannelCommand
+PathCommand: TypeAlias = SetPeer | StartHandshake | WatchConsent  # without it a path is of no use
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +241,21 @@ class ConsentAnswered:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class CommandRefused:
+    """A `PathCommand` was refused, and nothing of it done; told by who carries commands."""
+
+    public_key: bytes
+    reason: str
+
+
 PeerEvent: TypeAlias = (
-    HandshakeCompleted | EndpointRoamed | DataUnanswered | ConsentMissed | ConsentAnswered
+    HandshakeCompleted
+    | EndpointRoamed
+    | DataUnanswered
+    | ConsentMissed
+    | ConsentAnswered
+    | CommandRefused
 )
 EngineEvent: TypeAlias = InnerReceived | PeerEvent
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from ginnel.base.dataplane import CommandRefused, PathCommand
 from ginnel.base.errors import UsageError
 from ginnel.base.links import CloseLink, OpenLink, SendLink
 from ginnel.base.types import MemberId
@@ -172,8 +173,12 @@ class TunnelEvents:
     def _command(self, event: Engine) -> None:
         try:
             self._engine.apply(event.command)
-        except UsageError as error:  # a peer that was removed meanwhile
-            logger.warning("data plane: %s: %s", type(event.command).__name__, error)
+        except UsageError as error:  # of a peer that was removed meanwhile, or one too many
+            command = event.command
+            logger.warning("data plane: %s: %s", type(command).__name__, error)
+            if isinstance(command, PathCommand):
+                refused = CommandRefused(command.public_key, str(error))
+                self._shell.core.on_engine_event(refused, now=self._shell.now)
 
     def _on_peer(self, peer: PeerChanged) -> None:
         before = self.peers.get(peer.member_id)

@@ -29,12 +29,12 @@ from dataclasses import dataclass, replace
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import DatagramSource
 from ginnel.base.dataplane import (
-    CloseProxy,
+    CommandRefused,
     DataUnanswered,
     EndpointRoamed,
     EngineCommand,
     HandshakeCompleted,
-    RemovePeer,
+    PathCommand,
 )
 from ginnel.base.errors import GinnelError, SystemFailure, UsageError
 from ginnel.base.links import CloseLink, LinkEvent, OpenLink, SendLink
@@ -85,11 +85,11 @@ InterfaceDiscover = Callable[[ConnConfig], Sequence[str]]
 class Handlers:
     """Where a connection's events go; all run inside the loop and must not block.
 
-    `apply` is the engine's adapter; a `GinnelError` from it ends the path. One from a signalling
-    handler counts as a loss: offers are repeated. `on_connected` gets the remote key, the Rosenpass
-    key (empty: none), the overlay IP and the Rosenpass address; `on_disconnected` the remote key
-    and the allowed IPs, only if it was connected. `on_relayed` gets what came through a relay for
-    the data plane: our address there, the peer's, the packet.
+    `apply` is the engine's adapter; a `GinnelError` from it ends the path, with a `timeout` the
+    open. One from a signalling handler counts as a loss: offers are repeated. `on_connected` gets
+    the remote key, the Rosenpass key (empty: none), the overlay IP and the Rosenpass address;
+    `on_disconnected` the remote key and the allowed IPs, only if it was connected. `on_relayed`
+    gets what came through a relay for the data plane: our address there, the peer's, the packet.
     """
 
     signal_offer: Callable[[OfferAnswer], None]
@@ -383,6 +383,7 @@ class Conn:
             case Engine(command):
                 self._apply(command)
             case Connected(key, rosenpass_pub_key=rosenpass, overlay_ip=ip, rosenpass_addr=addr):
+                self._engine_error = None
                 handlers.on_connected(key, rosenpass, ip, addr)
             case Disconnected(key, allowed_ips):
                 self._clean(lambda: handlers.on_disconnected(key, allowed_ips))
@@ -409,14 +410,15 @@ class Conn:
             self._driver.stop()
 
     def _apply(self, command: EngineCommand) -> None:
-        if isinstance(command, RemovePeer | CloseProxy):
+        if not isinstance(command, PathCommand):
             self._clean(lambda: self._handlers.apply(command))
             return
         try:
             self._handlers.apply(command)
         except GinnelError as error:
             self._engine_error = self._engine_error or error
-            self._core.on_engine_refused(str(error), now=self._now())
+            refused = CommandRefused(self.key, str(error))
+            self._core.on_engine_event(refused, now=self._now())
 
     def _signal(self, event: SendOffer | SendAnswer | SendCandidates | SendMessage) -> None:
         handlers = self._handlers

@@ -22,6 +22,7 @@ from dataclasses import replace
 
 from ginnel.base.core import earliest
 from ginnel.base.dataplane import (
+    CommandRefused,
     ConsentAnswered,
     ConsentMissed,
     DataUnanswered,
@@ -106,16 +107,6 @@ class ConnCore(PathCare):
         self._board.show(now, remote_direct=message.direct)
         return True
 
-    def on_engine_refused(self, why: str, *, now: float) -> None:
-        """Take that the data plane refused a command: the path is of no use without it."""
-        if not self._is_open:
-            return
-        text = f"data plane: {why}"
-        if self.config.timeout is None:
-            self._fail(text, now)
-        else:
-            self._end_open(ConnectionDisconnected(self.config.key, text), now)
-
     def on_remote_offer(self, offer: OfferAnswer, *, now: float) -> bool:
         """Take the peer's offer; return whether it was taken."""
         is_late = offer.session in self._ended and offer.ufrag in self._past_ufrags
@@ -184,6 +175,9 @@ class ConnCore(PathCare):
     def on_engine_event(self, event: PeerEvent, *, now: float) -> None:
         """Take what the data plane tells of this peer; other peers' events are ignored."""
         if event.public_key != self.config.key or self._is_closed or not self._is_open:
+            return
+        if isinstance(event, CommandRefused):
+            self._on_refused(event.reason, now)
             return
         if isinstance(event, DataUnanswered):
             self.on_unanswered(event, now=now)

@@ -417,6 +417,18 @@ class Lifecycle(Speaker):
             self._give_up_later(now)
         self._timers.set(Timer.RETRY, now + self._backoff.next())
 
+    def _on_refused(self, why: str, now: float) -> None:
+        """The data plane refused a command: no path is of use without it."""
+        if not self._is_known:
+            return  # of a peer that is given up already
+        text = f"data plane: {why}"
+        if self._ends:
+            self._end_open(ConnectionDisconnected(self.config.key, text), now)
+            return
+        self._end(self._trying)
+        self._clean_up(now, text)
+        self._fail(text, now)
+
     @property
     def _ends(self) -> bool:
         """Say whether this open ends by itself."""

@@ -4,8 +4,21 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from ginnel.base.dataplane import (
+    CommandRefused,
+    EngineCommand,
+    EngineEvent,
+    RemovePeer,
+    SendInner,
+    SetPeer,
+)
+from ginnel.base.errors import UsageError
 from ginnel.daemon.channel import NewObjects
+from ginnel.daemon.tunnel_events import TunnelEvents
+from ginnel.mesh.events import Engine
+from ginnel.net.links import StreamLinks
 from support.joins import joiner_keys
 from support.live_tunnel import WAIT, LiveTunnel, certificate_of, live_tunnel, make_network
 
@@ -83,3 +96,31 @@ def test_pings_that_wait_end_with_the_tunnel(tmp_path: Path) -> None:
         return await asyncio.gather(*asked, return_exceptions=True)
 
     assert len(asyncio.run(play())) == 3
+
+
+class RefusingEngine:
+    """A data plane that refuses every command."""
+
+    def apply(self, command: EngineCommand) -> None:
+        raise UsageError("too many peers")
+
+
+class Told:
+    """Of a `NodeShell`: its core, and the clock."""
+
+    def __init__(self) -> None:
+        self.core, self.now, self.events = self, 7.0, []  # type: ignore[var-annotated]
+
+    def on_engine_event(self, event: EngineEvent, *, now: float) -> None:
+        self.events.append((event, now))
+
+
+def test_a_refused_peer_is_told_to_its_connection_and_the_rest_is_not() -> None:
+    shell, links = Told(), StreamLinks(None, lambda event: None)
+    parts: tuple[Any, ...] = (shell, RefusingEngine(), None, None, None)
+    events = TunnelEvents(*parts, links=links)
+    key = b"k" * 32
+    events.on_event(Engine(SetPeer(key, ("100.64.7.1/32",))))
+    events.on_event(Engine(RemovePeer(key)))
+    events.on_event(Engine(SendInner(key, b"E")))
+    assert shell.events == [(CommandRefused(key, "too many peers"), 7.0)]

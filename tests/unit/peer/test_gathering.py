@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from ginnel.base.dataplane import CloseProxy, HandshakeCompleted, RemovePeer, SetPeer
+from ginnel.base.dataplane import (
+    CloseProxy,
+    CommandRefused,
+    HandshakeCompleted,
+    RemovePeer,
+    SetPeer,
+)
 from ginnel.base.errors import UsageError
 from ginnel.base.servers import parse_server
 from ginnel.base.types import Address, Transmit
@@ -226,7 +232,7 @@ def test_the_clean_up_of_a_relayed_path_is_in_the_order_of_the_seed() -> None:
 def test_a_peer_that_the_engine_refuses_closes_the_proxy() -> None:
     home = Home(TURN, timeout=5.0)
     home.connect()
-    home.conn.on_engine_refused("no memory", now=home.now)
+    home.conn.on_engine_event(CommandRefused(KEYS[1], "no memory"), now=home.now)
     told = [e for e in iter(home.core.poll_event, None)]
     commands = [type(e.command) for e in told if isinstance(e, Engine)]
     assert commands == [CloseProxy, RemovePeer]
