@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ginnel.base.dataplane import SetPeer
+from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.base.types import Address
 from ginnel.ice.candidate import make_host
 from ginnel.ice.events import AgentConfig
@@ -27,6 +28,7 @@ class Lonely:
     def __init__(self, *ips: str) -> None:
         self.source = UdpSocket.open(Address("127.0.0.1", 0))
         self.ips: Sequence[str] = ips
+        self.is_mute = False  # the kernel does not tell
         self.offers: list[OfferAnswer] = []
         self.offered = asyncio.Event()
         config = ConnConfig(
@@ -36,7 +38,12 @@ class Lonely:
             ice=AgentConfig(allow_loopback=True),
         )
         handlers = Handlers(self.on_offer, lambda _: None, lambda *_: None, lambda _: None)
-        self.conn = Conn(config, self.source, handlers, discover=lambda _: list(self.ips))
+        self.conn = Conn(config, self.source, handlers, discover=self.discover)
+
+    def discover(self, _config: ConnConfig) -> list[str]:
+        if self.is_mute:
+            raise SystemFailure("no netlink")
+        return list(self.ips)
 
     def on_offer(self, offer: OfferAnswer) -> None:
         self.offers.append(offer)
@@ -120,6 +127,42 @@ def test_a_machine_that_had_no_address_offers_once_it_has_one() -> None:
         assert ips_of(offer) == ["127.0.0.1"]
 
     run(scene)
+
+
+def test_a_kernel_that_tells_no_addresses_any_more_leaves_those_that_are_known() -> None:
+    async def scene(home: Lonely) -> None:
+        await home.next_offers(1)
+        home.is_mute = True
+        assert {ip for o in await home.next_offers(8) for ip in ips_of(o)} == {"127.0.0.1"}
+
+    run(scene, "127.0.0.1")
+
+
+def test_a_kernel_that_tells_none_at_open_is_told_and_it_opens_later() -> None:
+    async def main() -> None:
+        home = Lonely("127.0.0.1")
+        home.is_mute = True
+        with pytest.raises(SystemFailure, match="no netlink"):
+            await home.conn.open()
+        home.is_mute = False
+        opened = asyncio.ensure_future(home.conn.open())
+        await home.next_offers(1)
+        home.conn.close()
+        with pytest.raises(ConnectionClosed):
+            await opened
+        home.source.close()
+
+    run_jumping(main())
+
+
+def test_a_second_open_is_refused_while_it_is_open() -> None:
+    async def scene(home: Lonely) -> None:
+        await home.next_offers(1)
+        with pytest.raises(UsageError, match="is open already"):
+            await home.conn.open()
+        await home.next_offers(1)
+
+    run(scene, "127.0.0.1")
 
 
 def test_a_server_over_tls_that_is_told_later_ends_nothing() -> None:

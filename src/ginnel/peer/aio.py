@@ -181,6 +181,7 @@ class Conn:
         self._discover = discover
         self._driver: Driver[GatheringEvent] | None = None
         self._told: tuple[Candidate, ...] = ()  # by the caller
+        self._ips: tuple[str, ...] = ()  # by `discover`
         self._symmetric = False
         self._ended: ConnectionEnded | None = None
         self._engine_error: GinnelError | None = None
@@ -222,20 +223,24 @@ class Conn:
             ConnectionTimeout: no offer and no answer within `config.timeout`; open it again.
             ConnectionDisconnected: the path is lost or was never found; open it again.
             ConnectionClosed: `close` was called, perhaps before.
-            UsageError: a URL of a STUN or TURN server has another form.
-            SystemFailure: a server is reached by TLS, and the system's authorities can't be read.
+            UsageError: it is open.
+            SystemFailure: a server is reached by TLS, and the system's authorities can't be read,
+                or the kernel does not tell this machine's addresses.
         """
         if self._core.is_closed:
             raise ConnectionClosed(self.key)
+        if self._gathering is not None:
+            raise UsageError(f"the connection to peer {self.key.hex()[:8]} is open already")
         self._ended = self._engine_error = self.cleanup_error = None
         if self._recorder is not None:
             self._recorder.add_peer(self.key)
         servers = settings_of(self.config).servers
         self._links = StreamLinks(None, self._on_link)
         _read_authorities(self._links, servers)
+        self._ips = self._find_ips()
         self._gathering = GatheringConn(self._core, random_bytes=self._random_bytes, rng=self._rng)
         self._driver = Driver(self._gathering, self._source, self._on_event)
-        self._gather()
+        self._tell_addresses()
         self._core.open(self._now())
         try:
             async with AsyncExitStack() as self._stack:
@@ -322,13 +327,23 @@ class Conn:
         return asyncio.get_running_loop().time()
 
     def _gather(self) -> None:
-        if self._gathering is None:
-            return
+        """Learn our addresses anew while it is open; what fails leaves those that are known."""
+        if self._gathering is not None:
+            try:
+                self._ips = self._find_ips()
+            except GinnelError as error:
+                log.warning("addresses of this machine: %s", error)
+            self._tell_addresses()
+
+    def _find_ips(self) -> tuple[str, ...]:
         config = self.config
-        ips = self._discover(config) if config.local_wg_port and config.is_muxed else ()
-        told, symmetric = self._told, self._symmetric
-        self._gathering.set_addresses(ips, told, now=self._now(), symmetric=symmetric)
-        self.wake()
+        return tuple(self._discover(config)) if config.local_wg_port and config.is_muxed else ()
+
+    def _tell_addresses(self) -> None:
+        if self._gathering is not None:
+            told, symmetric = self._told, self._symmetric
+            self._gathering.set_addresses(self._ips, told, now=self._now(), symmetric=symmetric)
+            self.wake()
 
     async def _use(self, servers: Sequence[Server], links: StreamLinks) -> None:
         """Ask the servers as soon as their names are resolved; inside `open`."""
