@@ -42,6 +42,7 @@ from ginnel.ice.turn_events import (
 )
 
 MAX_ALLOCATIONS = 8  # at the servers of one port
+NO_BASE = "no address of this IP version"  # of ours, to ask it from
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ class Gatherer:
         self._allocations: list[Allocation] = []
         self._waiting: deque[Allocation] = deque()  # for their turn to start
         self._unresolved = len(settings.servers)
+        self._unreachable: dict[Server, Sequence[Address]] = {}  # until we have such an address
         self._tried: dict[Address, bool] = {}  # TURN servers: whether they answered
         self._last_link = 0
         self._candidates: dict[Candidate, None] = {}
@@ -154,6 +156,8 @@ class Gatherer:
                 if outside.is_ipv6 == base.is_ipv6 and base == self._first(base.is_ipv6):
                     self._add_reflexive(outside, base)
         self._ask(now)
+        for server, addresses in list(self._unreachable.items()):
+            self._allocate(server, addresses, now)
 
     def add_server(self, server: Server, addresses: Sequence[Address], *, now: float) -> None:
         """Use a server of the settings, whose name resolved to these; none: it did not."""
@@ -255,28 +259,36 @@ class Gatherer:
             self._stun.ask(self._stun_servers, self._bases, now=now)
 
     def _allocate(self, server: Server, addresses: Sequence[Address], now: float) -> None:
-        for address in addresses:
-            base = self._first(address.is_ipv6)
+        bases = [(address, self._first(address.is_ipv6)) for address in addresses]
+        if all(base is None for _, base in bases):
+            self._unreachable[server] = addresses
+            self.failures[str(server)] = NO_BASE
+            return
+        if self._unreachable.pop(server, None) is not None:
+            self.failures.pop(str(server), None)
+        for address, base in bases:
             is_full = len(self._allocations) >= MAX_ALLOCATIONS
-            if base is None or is_full or address in self._tried:
-                continue
-            config = TurnConfig(
-                address,
-                server.username,
-                server.password,
-                None if server.transport.is_stream else base.ip,
-                transport=server.transport,
-                host=server.host,
-            )
-            allocation = Allocation(
-                config, random_bytes=self._random_bytes, rng=self._rng, next_link=self._next_link
-            )
-            self._tried[address] = False
-            self._allocations.append(allocation)
-            self._waiting.append(allocation)
-            break  # one of its IP versions will do
+            if base is not None and not is_full and address not in self._tried:
+                self._add_allocation(server, address, base)
+                break  # one of its IP versions will do
         if self._timers.get("start") is None:
             self._start_next(now)
+
+    def _add_allocation(self, server: Server, address: Address, base: Address) -> None:
+        config = TurnConfig(
+            address,
+            server.username,
+            server.password,
+            None if server.transport.is_stream else base.ip,
+            transport=server.transport,
+            host=server.host,
+        )
+        allocation = Allocation(
+            config, random_bytes=self._random_bytes, rng=self._rng, next_link=self._next_link
+        )
+        self._tried[address] = False
+        self._allocations.append(allocation)
+        self._waiting.append(allocation)
 
     def _start_next(self, now: float) -> None:
         if self._waiting:

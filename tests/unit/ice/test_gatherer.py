@@ -243,3 +243,21 @@ def test_a_peer_that_the_relay_refuses_is_told() -> None:
     world.core.send(Transmit(b"x", Address("127.0.0.1", 9), relayed_from=ours), now=world.now)
     world.drain()
     assert any(isinstance(event, RelayRefused) for event in world.events)
+
+
+@pytest.mark.parametrize("first", [[], [BASE6]])
+def test_a_relay_of_an_ip_version_that_we_have_not_is_asked_once_we_have_it(
+    first: list[Address],
+) -> None:
+    world = World(f"turn:{RELAY.ip}:{RELAY.port} user pass")
+    (server,) = world.settings.servers
+    world.core.start(first, now=world.now)
+    world.core.add_server(server, [RELAY], now=world.now)
+    world.drain()
+    assert world.core.failures == {str(server): "no address of this IP version"}
+    assert world.core.is_settled
+    for _ in range(2):
+        world.core.start([BASE], now=world.now)
+        world.drain()
+    assert [address for kind, address in world.found() if kind == "relay"] == [RELAYED]
+    assert world.core.failures == {}
