@@ -105,6 +105,7 @@ class Gatherer:
         self._waiting: deque[Allocation] = deque()  # for their turn to start
         self._unresolved = len(settings.servers)
         self._unreachable: dict[Server, Sequence[Address]] = {}  # until we have such an address
+        self._resolved: dict[Address, tuple[Server, Sequence[Address]]] = {}  # of allocations
         self._tried: dict[Address, bool] = {}  # TURN servers: whether they answered
         self._last_link = 0
         self._candidates: dict[Candidate, None] = {}
@@ -156,6 +157,8 @@ class Gatherer:
                 if outside.is_ipv6 == base.is_ipv6 and base == self._first(base.is_ipv6):
                     self._add_reflexive(outside, base)
         self._ask(now)
+        for allocation in [a for a in self._allocations if self._is_cut_off(a)]:
+            self._abandon(allocation)
         for server, addresses in list(self._unreachable.items()):
             self._allocate(server, addresses, now)
 
@@ -259,6 +262,7 @@ class Gatherer:
             self._stun.ask(self._stun_servers, self._bases, now=now)
 
     def _allocate(self, server: Server, addresses: Sequence[Address], now: float) -> None:
+        """Allocate at one of the server's addresses; where none is reachable: later."""
         bases = [(address, self._first(address.is_ipv6)) for address in addresses]
         if all(base is None for _, base in bases):
             self._unreachable[server] = addresses
@@ -270,6 +274,7 @@ class Gatherer:
             is_full = len(self._allocations) >= MAX_ALLOCATIONS
             if base is not None and not is_full and address not in self._tried:
                 self._add_allocation(server, address, base)
+                self._resolved[address] = server, addresses
                 break  # one of its IP versions will do
         if self._timers.get("start") is None:
             self._start_next(now)
@@ -289,6 +294,27 @@ class Gatherer:
         self._tried[address] = False
         self._allocations.append(allocation)
         self._waiting.append(allocation)
+
+    def _is_cut_off(self, allocation: Allocation) -> bool:
+        """Say whether the address of ours that it belongs to is gone."""
+        source_ip = allocation.client.config.source_ip
+        return source_ip is not None and all(base.ip != source_ip for base in self._bases)
+
+    def _abandon(self, allocation: Allocation) -> None:
+        """Forget an allocation that cannot be told so, and ask its server anew."""
+        address, relayed = allocation.client.config.server, allocation.relayed
+        self._allocations.remove(allocation)
+        if allocation in self._waiting:
+            self._waiting.remove(allocation)
+        del self._tried[address]
+        server, addresses = self._resolved.pop(address)
+        self._unreachable[server] = addresses
+        if relayed is not None:
+            self._drop_relay(relayed, "our address is gone")
+
+    def _drop_relay(self, relayed: Address, reason: str) -> None:
+        self._candidates = {c: None for c in self._candidates if c.base != relayed}
+        self._events.append(RelayGone(relayed, reason))
 
     def _start_next(self, now: float) -> None:
         if self._waiting:
@@ -332,8 +358,7 @@ class Gatherer:
                 self._tried[config.server] = True
                 self.failures[str(config.server)] = reason
                 if address is not None:
-                    self._candidates = {c: None for c in self._candidates if c.base != address}
-                    self._events.append(RelayGone(address, reason))
+                    self._drop_relay(address, reason)
             case RelayReceived(peer, data) if relayed is not None:
                 self._events.append(RelayedDatagram(relayed, peer, data))
             case PeerRefused(peer, reason) if relayed is not None:

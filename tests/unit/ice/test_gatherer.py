@@ -42,6 +42,7 @@ class World:
         self.stun = StunResponder(SEEN)
         self.turn = TinyTurn(RELAYED)
         self.events: list[object] = []
+        self.sent: list[Transmit] = []
         self.commands: list[object] = []
         self.link = 0
         self.splitter = StreamSplitter()
@@ -61,6 +62,8 @@ class World:
 
     def carry(self) -> bool:
         out = self.core.poll_transmit()
+        if out is not None:
+            self.sent.append(out)
         if out is not None and out.destination == STUN:
             self.stun.handle_datagram(out.data, SEEN, now=self.now)
         elif out is not None and out.destination == RELAY:
@@ -261,3 +264,19 @@ def test_a_relay_of_an_ip_version_that_we_have_not_is_asked_once_we_have_it(
         world.drain()
     assert [address for kind, address in world.found() if kind == "relay"] == [RELAYED]
     assert world.core.failures == {}
+
+
+def test_an_allocation_whose_address_of_ours_is_gone_is_made_anew_from_another() -> None:
+    world = World(f"turn:{RELAY.ip}:{RELAY.port} user pass")
+    world.start(BASE)
+    world.core.start([Address("192.168.7.9", 4000)], now=world.now)
+    world.sent.clear()
+    world.run_for(0.2)
+    assert {(out.destination, out.source_ip) for out in world.sent} == {(RELAY, "192.168.7.9")}
+    gone = world.events.index(RelayGone(RELAYED, "our address is gone"))
+    again = [e for e in world.events[gone:] if isinstance(e, Gathered) and e.candidate.is_relayed]
+    assert [event.candidate.address for event in again] == [RELAYED]
+    world.core.start([BASE6], now=world.now)
+    world.drain()
+    assert list(world.core.failures.values()) == ["no address of this IP version"]
+    assert not any(candidate.is_relayed for candidate in world.core.candidates)
