@@ -2,7 +2,8 @@
 
 Reading order: `signal` (what is said), `events` (configuration and events), `status`, `attempt`,
 `turns` (how many at once), `speaker`, `lifecycle`, `care` and `conn` (the core, from inside out),
-`gathering` (its own STUN and TURN servers), `aio` (asyncio facade `Conn`, and `ConnGroup`).
+`gathering` (its own STUN and TURN servers), `group` (all of a machine), `aio` (asyncio facade
+`Conn`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ginnel.peer.aio import Conn, ConnGroup
+    from ginnel.peer.aio import Conn
+    from ginnel.peer.group import ConnGroup
 
 __all__ = ["Conn", "ConnGroup"]
 

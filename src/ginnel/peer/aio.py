@@ -70,9 +70,9 @@ from ginnel.peer.gathering import (
     TurnCame,
     settings_of,
 )
+from ginnel.peer.group import ConnGroup
 from ginnel.peer.signal import ModeMessage, OfferAnswer
 from ginnel.peer.status import ConnStatus, PeerState, Stage, StatusRecorder, WgStats
-from ginnel.peer.turns import MAX_CONNECTING, Turns
 
 log = logging.getLogger(__name__)
 
@@ -107,35 +107,6 @@ def discover_interfaces(config: ConnConfig) -> list[str]:
     """Return this machine's IPs that peers may be told of; the default `InterfaceDiscover`."""
     found = [address.ip for address in host_addresses(config.interface_blacklist)]
     return [ip for ip in found if not (config.disable_ipv6_discovery and ":" in ip)]
-
-
-class ConnGroup:
-    """All connections of a machine: one for each peer, and only so many connecting at once."""
-
-    def __init__(self, limit: int = MAX_CONNECTING) -> None:
-        self.turns = Turns(limit)
-        self._conns: dict[bytes, Conn] = {}
-
-    def add(self, conn: Conn) -> None:
-        """Take a connection (`Conn` calls this).
-
-        Raises:
-            UsageError: there is one to this peer, which was not closed.
-        """
-        if conn.key in self._conns:
-            raise UsageError(f"there is a connection to peer {conn.key.hex()[:8]}; close it first")
-        self._conns[conn.key] = conn
-
-    def remove(self, conn: Conn) -> None:
-        """Forget a connection that was closed (`Conn` calls this)."""
-        if self._conns.get(conn.key) is conn:
-            del self._conns[conn.key]
-
-    def on_turn(self, key: bytes) -> None:
-        """Let a connection go on that waited for its turn (`Conn` calls this)."""
-        conn = self._conns.get(key)
-        if conn is not None:
-            conn.wake()
 
 
 class Conn:
