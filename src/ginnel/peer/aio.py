@@ -105,8 +105,7 @@ class Handlers:
 
 def discover_interfaces(config: ConnConfig) -> list[str]:
     """Return this machine's IPs that peers may be told of; the default `InterfaceDiscover`."""
-    found = [address.ip for address in host_addresses(config.interface_blacklist)]
-    return [ip for ip in found if not (config.disable_ipv6_discovery and ":" in ip)]
+    return [address.ip for address in host_addresses(config.interface_blacklist)]
 
 
 class Conn:

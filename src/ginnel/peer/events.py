@@ -48,7 +48,7 @@ class ConnConfig:
     on_disconnect: OnDisconnect = OnDisconnect.RESTART
     stun_turn: tuple[str, ...] = ()  # URLs: stun:HOST[:PORT], turn:..., turns:...
     interface_blacklist: tuple[str, ...] = ()  # names or patterns whose addresses are not offered
-    disable_ipv6_discovery: bool = False
+    disable_ipv6_discovery: bool = False  # offers no address of IPv6, whoever tells it
     nat_external_ips: tuple[str, ...] = ()  # NAT 1:1: our addresses outside, with the same port
     local_wg_port: int = 0  # where our WireGuard listens; 0: at the candidates' port
     is_muxed: bool = True  # WireGuard and ICE share one port (seed 000's two muxes)

@@ -55,7 +55,8 @@ class GatheringConn:
 
     def __init__(self, conn: ConnCore, *, random_bytes: RandomBytes, rng: Rng) -> None:
         self._conn = conn
-        self._gatherer = Gatherer(settings_of(conn.config), random_bytes=random_bytes, rng=rng)
+        self._settings = settings_of(conn.config)
+        self._gatherer = Gatherer(self._settings, random_bytes=random_bytes, rng=rng)
         self._bases: tuple[Address, ...] = ()
         self._told: tuple[Candidate, ...] = ()
         self._symmetric = False
@@ -77,13 +78,15 @@ class GatheringConn:
     ) -> None:
         """Tell this machine's IPs, and candidates that the caller knows, as they are now.
 
+        Those of an IP version that is switched off are left out.
         While there are none `AddressesWanted` asks again.
         """
         port = self._conn.config.local_wg_port
-        self._bases = tuple(Address(ip, port) for ip in ips)
-        self._told, self._symmetric = tuple(told), symmetric
+        self._bases = tuple(Address(ip, port) for ip in self._settings.allowed_ips(ips))
+        self._told = tuple(one for one in told if self._settings.allowed_ips([one.address.ip]))
+        self._symmetric = symmetric
         self._timers.stop("addresses")
-        if not self._bases and not told:
+        if not self._bases and not self._told:
             self._timers.set("addresses", now + ADDRESSES_AGAIN)
         self._gatherer.start(self._bases, now=now)
         self._settle(now, is_changed=True)
@@ -174,7 +177,8 @@ class GatheringConn:
     def _candidates(self) -> list[Candidate]:
         """Return ours as they are now: what servers showed of an address that is gone is not."""
         config = self._conn.config
-        outer = [Address(ip, config.local_wg_port) for ip in config.nat_external_ips]
+        outer_ips = self._settings.allowed_ips(config.nat_external_ips)
+        outer = [Address(ip, config.local_wg_port) for ip in outer_ips]
         ips = [base.ip for base in self._bases]
         found = gather_candidates(ips, config.local_wg_port, outer)
         for one in self._gatherer.candidates:

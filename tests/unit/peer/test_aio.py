@@ -1,7 +1,7 @@
 """Asyncio connections over loopback, signalling by a direct call: seed 000's open and its ends."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,9 @@ from ginnel.base.types import Address
 from ginnel.ice.candidate import Candidate, make_host
 from ginnel.ice.events import AgentConfig
 from ginnel.ice.reasons import NatKind
+from ginnel.net.interfaces import InterfaceAddress
 from ginnel.net.udp import UdpSocket
-from ginnel.peer import Conn
+from ginnel.peer import Conn, aio
 from ginnel.peer.aio import Handlers, discover_interfaces
 from ginnel.peer.errors import (
     ConnectionAlreadyClosed,
@@ -321,6 +322,13 @@ def test_each_step_of_the_clean_up_is_attempted_and_the_first_error_is_kept() ->
     run(scene)
 
 
-def test_no_ipv6_where_it_is_switched_off() -> None:
-    config = ConnConfig(KEYS[1], KEYS[0], disable_ipv6_discovery=True)
-    assert not any(":" in ip for ip in discover_interfaces(config))
+def test_addresses_of_interfaces_on_the_black_list_are_not_discovered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def addresses(exclude_names: Sequence[str] = ()) -> list[InterfaceAddress]:
+        found = (InterfaceAddress(f"eth{n}", f"192.0.2.{n}", 24, is_up=True) for n in range(3))
+        return [address for address in found if address.name not in exclude_names]
+
+    monkeypatch.setattr(aio, "host_addresses", addresses)
+    config = ConnConfig(KEYS[1], KEYS[0], interface_blacklist=("eth1", "wlan*"))
+    assert discover_interfaces(config) == ["192.0.2.0", "192.0.2.2"]

@@ -251,10 +251,16 @@ def test_the_end_gives_the_relayed_address_back() -> None:
     assert home.core.poll_deadline() is None
 
 
-def test_only_wanted_kinds_and_families() -> None:
-    home = Home(TURN, disable_ipv6_discovery=True)
-    home.core.set_addresses([BASE.ip], [make_host(Address("198.51.100.1", 9))], now=home.now)
+@pytest.mark.parametrize("is_off", [True, False])
+def test_all_kinds_but_only_wanted_ip_versions(is_off: bool) -> None:
+    """However an address of IPv6 is known: by discovery, by the caller, or outside a NAT 1:1."""
+    outer = ("203.0.113.9", "2001:db8::9")
+    home = Home(TURN, disable_ipv6_discovery=is_off, nat_external_ips=outer)
+    told = [make_host(Address(ip, 9)) for ip in ("198.51.100.1", "2001:db8::7")]
+    home.core.set_addresses([BASE.ip, "2001:db8::2"], told, now=home.now)
     home.conn.open(home.now)
     home.run(0.5)
     kinds = {kind for kind, _ in home.signalled()}
     assert kinds == {kind.name.lower() for kind in CandidateKind} - {"prflx"}
+    ips = {address.ip for _, address in home.signalled() if address.is_ipv6}
+    assert ips == (set() if is_off else {"2001:db8::2", "2001:db8::7", "2001:db8::9"})
