@@ -5,13 +5,16 @@ import os
 import socket
 import time
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
+from ginnel.base.config import Settings
 from ginnel.base.errors import SystemFailure
 from ginnel.base.types import Secret
 from ginnel.codervpn.messages import Start
+from ginnel.daemon.tunnel import agent_config
 from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.mesh.objects import DAY_S
 from support.confined import ChildError, in_child
@@ -154,3 +157,21 @@ def test_a_data_plane_that_panicked_ends_the_process(
 
     with pytest.raises(ChildError, match="panicked"):  # what a process leaves open is the kernel's
         in_child(lambda: asyncio.run(play()))
+
+
+def test_what_the_settings_say_of_ice_reaches_its_agents() -> None:
+    defaults = Settings(port=41641, tunnel_uid=1000)
+    settings = replace(
+        defaults,
+        ice_keepalive=11.0,
+        ice_disconnected_timeout=12.0,
+        ice_failed_timeout=13.0,
+        ice_relay_acceptance_wait=14.0,
+        force_relay=True,
+    )
+    agent = agent_config(settings, ["100.99.0.0/16"])
+    assert (agent.keepalive, agent.disconnected_timeout, agent.failed_timeout) == (11, 12, 13)
+    assert agent.relay_acceptance_wait == 14.0
+    assert agent.force_relay
+    assert not agent_config(defaults, []).force_relay
+    assert agent.overlay == (ip_network("100.99.0.0/16"),)
