@@ -155,6 +155,18 @@ def test_a_kernel_that_tells_none_at_open_is_told_and_it_opens_later() -> None:
     run_jumping(main())
 
 
+def test_servers_that_gave_nothing_are_named_also_after_the_end() -> None:
+    kept: list[Conn] = []
+
+    async def scene(home: Lonely) -> None:
+        home.conn.update_stun_turn(["stun:127.0.0.1:9"])
+        await home.next_offers(8)
+        kept.append(home.conn)
+
+    run(scene, "127.0.0.1")
+    assert list(kept[0].failures) == ["127.0.0.1:9"]
+
+
 def test_a_second_open_is_refused_while_it_is_open() -> None:
     async def scene(home: Lonely) -> None:
         await home.next_offers(1)

@@ -118,8 +118,8 @@ class Conn:
     `config.ice`.
 
     Raises:
-        UsageError: a variable is no duration or no switch, a server's URL has another form, or
-            the group has a connection to the peer.
+        UsageError: a variable is no duration or no switch, a server's URL has another form or
+            there is no port to ask it from, or the group has a connection to the peer.
     """
 
     def __init__(
@@ -153,6 +153,7 @@ class Conn:
         self._told: tuple[Candidate, ...] = ()  # by the caller
         self._ips: tuple[str, ...] = ()  # by `discover`
         self._symmetric = False
+        self._failures: dict[str, str] = {}  # of the last open
         self._ended: ConnectionEnded | None = None
         self._engine_error: GinnelError | None = None
         self.cleanup_error: GinnelError | None = None
@@ -179,6 +180,11 @@ class Conn:
     def state(self) -> PeerState:
         """Return what is known of the connection."""
         return self._core.state
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Return the servers that gave nothing in this open or the last one, and why, in words."""
+        return self._failures if self._gathering is None else self._gathering.failures
 
     def set_handlers(self, **changes: Callable[..., None]) -> None:
         """Replace handlers by name: `conn.set_handlers(on_connected=...)`."""
@@ -242,7 +248,7 @@ class Conn:
         """Use further STUN and TURN servers at once, and only these from the next open on.
 
         Raises:
-            UsageError: a URL of another form; nothing changes.
+            UsageError: a URL of another form, or no port to ask from; nothing changes.
             SystemFailure: a server is reached by TLS, and the system's authorities can't be read.
         """
         before, urls = self.config, tuple(urls)
@@ -306,8 +312,7 @@ class Conn:
             self._tell_addresses()
 
     def _find_ips(self) -> tuple[str, ...]:
-        config = self.config
-        return tuple(self._discover(config)) if config.local_wg_port and config.is_muxed else ()
+        return tuple(self._discover(self.config)) if self.config.knows_port else ()
 
     def _tell_addresses(self) -> None:
         if self._gathering is not None:
@@ -349,7 +354,7 @@ class Conn:
             self._group.remove(self)
             while (event := self._core.poll_event()) is not None:
                 self._on_event(event)
-        self._gathering = None
+        self._failures, self._gathering = self.failures, None
 
     def wake(self) -> None:
         """Carry on after a command; harmless at any time (`ConnGroup` calls this)."""

@@ -46,7 +46,7 @@ class ConnConfig:
     version: str = ""
     timeout: float | None = None  # s to wait for an offer or answer; None: no end but `close`
     on_disconnect: OnDisconnect = OnDisconnect.RESTART
-    stun_turn: tuple[str, ...] = ()  # URLs: stun:HOST[:PORT], turn:..., turns:...
+    stun_turn: tuple[str, ...] = ()  # URLs: stun:HOST[:PORT], turn:...; needs `knows_port`
     interface_blacklist: tuple[str, ...] = ()  # names or patterns whose addresses are not offered
     disable_ipv6_discovery: bool = False  # offers no address of IPv6, whoever tells it
     nat_external_ips: tuple[str, ...] = ()  # NAT 1:1: our addresses outside, with the same port
@@ -63,6 +63,11 @@ class ConnConfig:
     def overlay_ip(self) -> str:
         """Return the first of the allowed IPs, without its prefix length."""
         return self.allowed_ips[0].partition("/")[0] if self.allowed_ips else ""
+
+    @property
+    def knows_port(self) -> bool:
+        """Say whether addresses are found and servers asked: from the port of `local_wg_port`."""
+        return self.is_muxed and self.local_wg_port > 0
 
     @property
     def is_controlling(self) -> bool:

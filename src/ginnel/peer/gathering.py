@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable, earliest
+from ginnel.base.errors import UsageError
 from ginnel.base.links import LinkCommand, LinkEvent
 from ginnel.base.servers import Server
 from ginnel.base.types import Address, Deadline, Transmit
@@ -194,10 +195,11 @@ def settings_of(config: ConnConfig) -> IceSettings:
     """Return what a connection's configuration says of gathering.
 
     Raises:
-        UsageError: a URL of another form; the text shows no password.
+        UsageError: a URL of another form (the text shows no password), or no port to ask from.
     """
     shared = {item.name: getattr(config.ice, item.name) for item in fields(AgentConfig)}
     networks = (NetworkType.UDP4,) if config.disable_ipv6_discovery else tuple(NetworkType)
     settings = IceSettings(**shared, network_types=networks, urls=config.stun_turn)
-    assert len(settings.servers) == len(config.stun_turn)
+    if settings.servers and not config.knows_port:
+        raise UsageError("stun_turn: set local_wg_port, and is_muxed; servers see that port")
     return settings

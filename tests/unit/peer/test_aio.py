@@ -261,6 +261,9 @@ def test_interfaces_and_servers_are_asked_and_further_servers_while_it_runs() ->
 def test_a_server_of_another_form_and_a_wrong_variable_are_named() -> None:
     source, handlers = UdpSocket.open(Address("127.0.0.1", 0)), make_handlers()
     config = ConnConfig(KEYS[1], KEYS[0])
+    for useless in ({}, {"local_wg_port": 7, "is_muxed": False}):
+        with pytest.raises(UsageError, match="set local_wg_port"):
+            Conn(replace(config, stun_turn=("stun:h",), **useless), source, handlers)
     with pytest.raises(UsageError, match="write turn:"):
         Conn(replace(config, stun_turn=("turn:192.0.2.3",)), source, handlers)
     with pytest.raises(UsageError, match=r"ice_keepalive = .*duration"):
