@@ -14,10 +14,10 @@ from ginnel.ice.events import AgentConfig
 from ginnel.net.udp import UdpSocket
 from ginnel.peer import Conn
 from ginnel.peer.aio import Handlers
-from ginnel.peer.errors import ConnectionClosed
+from ginnel.peer.errors import ConnectionClosed, ConnectionTimeout
 from ginnel.peer.events import ConnConfig
 from ginnel.peer.signal import OfferAnswer
-from ginnel.peer.status import Stage
+from ginnel.peer.status import PeerState, Stage
 from support.jumping_loop import run_jumping
 from unit.peer.test_aio import KEYS, Home
 
@@ -25,10 +25,11 @@ from unit.peer.test_aio import KEYS, Home
 class Lonely:
     """A connection to a peer that says nothing; `ips` is what this machine has."""
 
-    def __init__(self, *ips: str) -> None:
+    def __init__(self, *ips: str, timeout: float | None = None) -> None:
         self.source = UdpSocket.open(Address("127.0.0.1", 0))
         self.ips: Sequence[str] = ips
         self.is_mute = False  # the kernel does not tell
+        self.has_signal = True
         self.offers: list[OfferAnswer] = []
         self.offered = asyncio.Event()
         config = ConnConfig(
@@ -36,6 +37,7 @@ class Lonely:
             KEYS[0],
             local_wg_port=self.source.address.port,
             ice=AgentConfig(allow_loopback=True),
+            timeout=timeout,
         )
         handlers = Handlers(self.on_offer, lambda _: None, lambda *_: None, lambda _: None)
         self.conn = Conn(config, self.source, handlers, discover=self.discover)
@@ -46,6 +48,8 @@ class Lonely:
         return list(self.ips)
 
     def on_offer(self, offer: OfferAnswer) -> None:
+        if not self.has_signal:
+            raise SystemFailure("no signal server")
         self.offers.append(offer)
         self.offered.set()
 
@@ -99,6 +103,27 @@ def test_a_refusal_is_the_reason_until_the_peer_is_taken() -> None:
             with pytest.raises(ConnectionClosed) as caught:
                 await task
             assert caught.value.__cause__ is None
+
+    run_jumping(main())
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_signal_server_that_fails_is_the_reason_and_the_cause(comes_back: bool) -> None:
+    async def main() -> None:
+        home, reasons = Lonely("127.0.0.1", timeout=30.0), []
+        home.has_signal = False
+
+        def on_state(state: PeerState) -> None:
+            reasons.append(state.reason)
+            home.has_signal = comes_back
+
+        home.conn.set_handlers(on_state=on_state)
+        with pytest.raises(ConnectionTimeout) as caught:
+            await home.conn.open()
+        home.source.close()
+        assert reasons[0] == "signalling: no signal server"
+        cause = caught.value.__cause__
+        assert cause is None if comes_back else str(cause) == "no signal server"
 
     run_jumping(main())
 

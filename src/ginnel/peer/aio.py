@@ -86,10 +86,14 @@ class Handlers:
     """Where a connection's events go; all run inside the loop and must not block.
 
     `apply` is the engine's adapter; a `GinnelError` from it ends the path, with a `timeout` the
-    open. One from a signalling handler counts as a loss: offers are repeated. `on_connected` gets
-    the remote key, the Rosenpass key (empty: none), the overlay IP and the Rosenpass address;
-    `on_disconnected` the remote key and the allowed IPs, only if it was connected. `on_relayed`
-    gets what came through a relay for the data plane: our address there, the peer's, the packet.
+    open. One from a signalling handler counts as a loss: offers are repeated, and while no path
+    works it is `state.reason`. Either is the cause of the error that ends an open, unless it was
+    connected (or could signal) since.
+
+    `on_connected` gets the remote key, the Rosenpass key (empty: none), the overlay IP and the
+    Rosenpass address; `on_disconnected` the remote key and the allowed IPs, only if it was
+    connected. `on_relayed` gets what came through a relay for the data plane: our address there,
+    the peer's, the packet.
     """
 
     signal_offer: Callable[[OfferAnswer], None]
@@ -156,6 +160,7 @@ class Conn:
         self._failures: dict[str, str] = {}  # of the last open
         self._ended: ConnectionEnded | None = None
         self._engine_error: GinnelError | None = None
+        self._signal_error: GinnelError | None = None
         self.cleanup_error: GinnelError | None = None
         self._group.add(self)
 
@@ -207,7 +212,7 @@ class Conn:
             raise ConnectionClosed(self.key)
         if self._gathering is not None:
             raise UsageError(f"the connection to peer {self.key.hex()[:8]} is open already")
-        self._ended = self._engine_error = self.cleanup_error = None
+        self._ended = self._engine_error = self._signal_error = self.cleanup_error = None
         if self._recorder is not None:
             self._recorder.add_peer(self.key)
         servers = settings_of(self.config).servers
@@ -224,7 +229,8 @@ class Conn:
                 await self._driver.run()
         finally:
             self._end()
-        raise (self._ended or ConnectionClosed(self.key)) from self._engine_error
+        cause = self._engine_error or self._signal_error
+        raise (self._ended or ConnectionClosed(self.key)) from cause
 
     def close(self) -> None:
         """End the connection and clean up; before `open` it makes that return at once.
@@ -424,6 +430,10 @@ class Conn:
                     handlers.send_signal_message(message)
         except GinnelError as error:
             log.info("signalling to peer %s: %s", self.key.hex()[:8], error)
+            self._signal_error = error
+            self._core.on_signal_failed(str(error), now=self._now())
+        else:
+            self._signal_error = None
 
     def _clean(self, step: Callable[[], None]) -> None:
         try:

@@ -107,6 +107,11 @@ class ConnCore(PathCare):
         self._board.show(now, remote_direct=message.direct)
         return True
 
+    def on_signal_failed(self, why: str, *, now: float) -> None:
+        """Take that something could not be signalled: a loss, told while no path works."""
+        if self._is_open and (self._live is None or not self._live.is_healthy):
+            self._board.show(now, reason=f"signalling: {why}")
+
     def on_remote_offer(self, offer: OfferAnswer, *, now: float) -> bool:
         """Take the peer's offer; return whether it was taken."""
         is_late = offer.session in self._ended and offer.ufrag in self._past_ufrags
