@@ -9,8 +9,17 @@ from __future__ import annotations
 
 import pytest
 
-from ginnel.base.dataplane import ChannelCommand, CloseProxy, RemovePeer, SendInner, StartHandshake
+from ginnel.base.dataplane import (
+    ChannelCommand,
+    CloseProxy,
+    Endpoint,
+    RemovePeer,
+    SendInner,
+    SetPeer,
+    StartHandshake,
+)
 from ginnel.mesh.events import Engine, PingResult
+from ginnel.peer.timers import LATE
 from support.members import NOW
 from support.mesh_world import Member, MeshWorld
 from support.sim.nat import NAT_KINDS
@@ -32,6 +41,19 @@ def ping(net: MeshWorld, one: Member, other: Member) -> float | None:
     net.world.run_for(1.0)
     [result] = [event for event in one.of(PingResult) if event.token == token]
     return result.seconds
+
+
+def proxies(member: Member, other: Member) -> list[Endpoint]:
+    """Return the relayed endpoints of a peer that the data plane was not told to release."""
+    key, held = other.core.engine.key, []
+    for command in (event.command for event in member.of(Engine)):
+        if isinstance(command, SetPeer) and command.public_key == key:
+            endpoint = command.endpoint
+            if endpoint is not None and endpoint.relayed_from and endpoint not in held:
+                held.append(endpoint)
+        elif isinstance(command, CloseProxy) and command.public_key == key:
+            held.remove(command.endpoint)
+    return held
 
 
 @pytest.mark.parametrize(
@@ -118,6 +140,8 @@ def test_when_the_relay_goes_the_other_takes_over() -> None:
     assert after.state.local_address is not None
     assert after.state.local_address.ip != used.state.local_address.ip
     assert ping(net, pi, laptop) is not None
+    (proxy,) = proxies(pi, laptop)
+    assert proxy.relayed_from == after.state.local_address
 
 
 def test_an_hour_through_a_relay() -> None:
@@ -175,6 +199,12 @@ def test_a_relayed_pair_becomes_direct_when_it_can(opens: str) -> None:
         assert after is not None
         assert after.state.changed_at == before.state.changed_at  # it never was disconnected
         assert after.state.why_relayed == ""
+        assert len(proxies(member, other)) == 1  # what is late still comes through the relay
+
+    def are_closed() -> bool:
+        return proxies(pi, laptop) == proxies(laptop, pi) == []
+
+    assert net.world.run(until=are_closed, timeout=2 * LATE)
 
 
 def test_a_change_of_network_tries_for_direct_at_once() -> None:

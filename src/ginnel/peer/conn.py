@@ -280,6 +280,7 @@ class ConnCore(PathCare):
 
     def _on_late_over(self, _now: float) -> None:
         self._left = None
+        self._close_proxies(self._attempts())
 
     def _on_no_answer(self, now: float) -> None:
         error = ConnectionTimeout(self.config.key, self.config.timeout or 0.0)

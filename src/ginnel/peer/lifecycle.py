@@ -11,7 +11,6 @@ import logging
 
 from ginnel.base.core import TimerTable
 from ginnel.base.dataplane import (
-    CloseProxy,
     RemovePeer,
     StartHandshake,
 )
@@ -340,6 +339,7 @@ class Lifecycle(Speaker):
     def _on_path(self, attempt: Attempt, now: float) -> None:
         if attempt is self._live:
             self._set_peer(attempt.endpoint)
+            self._timers.set(Timer.LATE, now + LATE)
             self._show_path(attempt, now)
             self._arm_upgrade(attempt, now)
         elif attempt.handshake_from == attempt.remote_address:
@@ -452,9 +452,9 @@ class Lifecycle(Speaker):
         """Undo a path: agent, proxy, peer, timers, event, status, always all of them."""
         was_live = self._live is not None
         self._end(self._live)
-        if self._proxied is not None:
-            self._command(CloseProxy(self.config.key, self._proxied))
-            self._proxied = None
+        self._timers.stop(Timer.LATE)
+        self._left = None
+        self._close_proxies()
         if self._is_known:
             self._is_known = False
             self._command(RemovePeer(self.config.key))

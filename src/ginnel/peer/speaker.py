@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ginnel.base.chance import RandomBytes, Rng
 from ginnel.base.core import TimerTable
-from ginnel.base.dataplane import Endpoint, EngineCommand, SetPeer
+from ginnel.base.dataplane import CloseProxy, Endpoint, EngineCommand, SetPeer
 from ginnel.base.types import Address, Transmit
 from ginnel.ice.agent import AgentCore
 from ginnel.ice.candidate import Candidate
@@ -49,7 +49,7 @@ class Speaker:
         self._is_open = False
         self._is_closed = False
         self._is_known = False  # the data plane has the peer
-        self._proxied: Endpoint | None = None  # the relayed endpoint that the data plane has
+        self._proxied: list[Endpoint] = []  # relayed endpoints that the data plane was given
         self._features: tuple[Feature, ...] = ()  # what the other side understands
         self._local: tuple[Candidate, ...] = ()
         self._addressed_at = float("-inf")  # when they were told
@@ -160,12 +160,21 @@ class Speaker:
         """Tell the data plane the peer; early: no keepalive, which would cross a handshake."""
         config = self.config
         self._is_known = True
-        if endpoint is not None and endpoint.relayed_from is not None:
-            self._proxied = endpoint
+        is_relayed = endpoint is not None and endpoint.relayed_from is not None
+        if endpoint is not None and is_relayed and endpoint not in self._proxied:
+            self._proxied.append(endpoint)
         keepalive_s = None if is_early else config.keepalive_s
         self._command(
             SetPeer(config.key, config.allowed_ips, endpoint, keepalive_s, config.preshared_key)
         )
+
+    def _close_proxies(self, kept: Sequence[Attempt] = ()) -> None:
+        """Let the data plane release what carried to relays, but on the paths of these attempts."""
+        in_use = [attempt.endpoint for attempt in kept]
+        for endpoint in self._proxied:
+            if endpoint not in in_use:
+                self._command(CloseProxy(self.config.key, endpoint))
+        self._proxied = [endpoint for endpoint in self._proxied if endpoint in in_use]
 
     def _command(self, command: EngineCommand) -> None:
         self._events.append(Engine(command))
