@@ -129,7 +129,7 @@ class ConnCore(PathCare):
                 theirs = offer.nat or trying.agent.nats[1]
                 trying.agent.set_nats(self._nat, theirs, now=now)
                 self._board.show(now, reason=trying.agent.why_not_yet())
-        return self._answer(offer, now)
+        return self._answer(offer, now, came_at=now)
 
     def on_remote_answer(self, answer: OfferAnswer, *, now: float) -> bool:
         """Take the peer's answer to our offer; return whether it was taken."""

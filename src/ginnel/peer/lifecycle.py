@@ -70,26 +70,27 @@ class Lifecycle(Speaker):
         if not self._local:
             self._board.show(now, ConnStatus.CONNECTING, Stage.GATHERING)
             return
-        offer = self._take_early_offer(now)
-        if offer is None or not self._answer(offer, now):
+        if not self._answer_early(now):
             self._offer(now)
 
-    def _keep_offer(self, offer: OfferAnswer, now: float) -> None:
-        self._early_offer, self._early_at = offer, now
-
-    def _take_early_offer(self, now: float) -> OfferAnswer | None:
-        """Return the offer that waits for an answer, unless its sender has given it up."""
+    def _answer_early(self, now: float) -> bool:
+        """Answer the offer that waits for it, unless its sender has given it up."""
         offer, self._early_offer = self._early_offer, None
-        return offer if now - self._early_at < OFFER_LIFE else None
+        if offer is None or now - self._early_at >= OFFER_LIFE:
+            return False
+        return self._answer(offer, now, came_at=self._early_at)
 
-    def _answer(self, offer: OfferAnswer, now: float) -> bool:
+    def _keep_offer(self, offer: OfferAnswer, came_at: float) -> None:
+        self._early_offer, self._early_at = offer, came_at
+
+    def _answer(self, offer: OfferAnswer, now: float, *, came_at: float) -> bool:
         """Answer an offer: of a new session, a restart, one that crossed ours, or a known one."""
         attempts = self._attempts()
         attempt = next((a for a in attempts if a.is_of(offer.session, offer.ufrag)), None)
         if attempt is None and offer.ufrag in self._past_ufrags:
             return False
         if (attempt is None or not attempt.remote_ufrag) and not self._may_answer(now):
-            self._keep_offer(offer, now)
+            self._keep_offer(offer, came_at)
             return True
         if attempt is None:
             attempt = self._trying
@@ -194,8 +195,7 @@ class Lifecycle(Speaker):
     def _on_turn(self, now: float) -> None:
         """We waited, and now it's our turn: do what is wanted now."""
         self._timers.set(Timer.TURN, now + SLOW_AFTER)
-        offer = self._take_early_offer(now)
-        if offer is not None and self._is_open and self._answer(offer, now):
+        if self._is_open and self._answer_early(now):
             return
         live = self._live
         if not self._is_open:

@@ -207,6 +207,20 @@ def test_an_offer_that_has_waited_too_long_is_not_answered_but_ours_goes_out() -
     assert len(offers(events)) == 1
 
 
+def test_an_offer_that_has_to_wait_again_is_no_younger() -> None:
+    turns = busy(answers=PER_PLACE)
+    conn = make_conn((), turns=turns)
+    conn.open(0.0)
+    conn.on_remote_offer(OFFER, now=0.1)
+    conn.set_local_candidates([LOCAL], now=OFFER_LIFE - 1.0)  # now it could be answered
+    assert answers(take(conn)) == []
+    turns.release(bytes([100]) * 32)
+    conn.handle_timeout(now=OFFER_LIFE + 1.0)
+    events = take(conn)
+    assert answers(events) == []
+    assert len(offers(events)) == 1
+
+
 def test_who_is_closed_leaves_the_queue() -> None:
     turns = busy()
     conn = make_conn(turns=turns)
