@@ -206,16 +206,16 @@ class Exchange:
             recent = opening is not None and now < opening.answered_at + self._resend_gap
             if session.confirmed or recent:  # one of several packets that caused it
                 raise Dropped(Drop.CHALLENGE_REPEATED)
+        counted = pending if opening is None else opening.lead
+        if counted.handshakes >= MAX_HANDSHAKES_PER_REQUEST:
+            raise Dropped(Drop.CHALLENGE_REPEATED)
+        counted.handshakes += 1
         if opening is None:  # the other side has lost the session
             opening = self._open(pending, now)
-        if opening.lead.handshakes >= MAX_HANDSHAKES_PER_REQUEST:
-            raise Dropped(Drop.CHALLENGE_REPEATED)
-        opening.lead.handshakes += 1
         sent = self._wire.answer(packet, contact, opening.lead.encoded)
         if sent is None:  # too large beside our record: let a PING carry the handshake
             self._enqueue(opening, opening.lead)
-            opening.lead = self._carrier(contact, now)
-            opening.lead.handshakes = 1
+            opening.lead = self._carrier(opening.lead, now)
             sent = self._wire.answer(packet, contact, opening.lead.encoded)
             assert sent is not None
         transmit, nonce = sent
@@ -296,28 +296,34 @@ class Exchange:
         self._knock(opening.lead, now)
 
     def _release(self, waiting: Iterable[Pending], now: float) -> None:
-        """Send what waited for a handshake; its time begins now."""
+        """Send what waited for a handshake; its time begins now.
+
+        Once: else a peer that asks for one handshake after the other would keep it open for ever.
+        """
         for pending in waiting:
             if self._requests.is_open(pending):
                 pending.is_queued = False
-                self._requests.restart(pending, now + self._config.response_timeout)
+                if not pending.is_restarted:
+                    self._requests.restart(pending, now + self._config.response_timeout)
                 self._send(pending, now)
 
     def _open(self, pending: Pending, now: float) -> _Opening:
         """Begin a handshake led by this request, or by a PING where it must not lead."""
         if isinstance(pending.message, TalkRequest):
-            opening = _Opening(self._carrier(pending.contact, now))
+            opening = _Opening(self._carrier(pending, now))
             self._enqueue(opening, pending)
         else:
             opening = _Opening(pending)
         self._openings[pending.contact.key] = opening
         return opening
 
-    def _carrier(self, contact: Contact, now: float) -> Pending:
+    def _carrier(self, cause: Pending, now: float) -> Pending:
+        """Return a PING that makes the session for a request, whose handshakes so far count."""
         message = self.new_ping()
-        carrier = Pending(
-            self.next_token(), contact, message, encode_message(message), Purpose.CARRIER, now
-        )
+        encoded = encode_message(message)
+        purpose = Purpose.CARRIER
+        carrier = Pending(self.next_token(), cause.contact, message, encoded, purpose, now)
+        carrier.handshakes = cause.handshakes
         self._requests.add(carrier, now + self._config.response_timeout)
         self._metrics.requests_outgoing[ALL] += 1
         return carrier

@@ -75,6 +75,7 @@ class Pending:
     handshakes: int = 0
     retransmits: int = 0
     is_queued: bool = False
+    is_restarted: bool = False  # its time began anew after a handshake
     is_second: bool = False  # over the node's other IP version, after a timeout
     nonces: list[bytes] = field(default_factory=list)
     collected: NodesCollector | None = None
@@ -136,9 +137,13 @@ class RequestTable:
         self._by_id[(pending.contact.node_id, pending.message.request_id)] = pending
 
     def restart(self, pending: Pending, deadline: float) -> None:
-        """Move a request's deadline to the end: it waited for a handshake and goes out now."""
+        """Move a request's deadline to the end: it waited for a handshake and goes out now.
+
+        Once for each request: it has to end.
+        """
         if pending.token in self._by_token:
             pending.deadline = deadline
+            pending.is_restarted = True
             self._by_token.move_to_end(pending.token)
 
     def note_sent(self, pending: Pending, nonce: bytes, retransmit_at: float | None) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from ginnel.base.types import Transmit
+from ginnel.base.types import Address, Transmit
 from ginnel.discv5 import session
 from ginnel.discv5.events import Drop, NodesReceived, PongReceived, RequestFailed, TalkReceived
+from ginnel.discv5.messages import Ping, decode_message, encode_message
 from ginnel.discv5.packet import HandshakePacket, OrdinaryPacket, PacketCodec, WhoAreYouPacket
+from ginnel.discv5.protocol import Contact
 from ginnel.discv5.requests import MAX_HANDSHAKES_PER_REQUEST, Failure
 from support.discv5_net import Host, Net
+from support.discv5_peer import RawPeer
 
 
 def transmits(host: Host) -> list[Transmit]:
@@ -159,3 +162,90 @@ def test_keys_that_nobody_confirmed_are_forgotten() -> None:
     net.drain(left)
     assert left.of(RequestFailed) == [RequestFailed(number, Failure.TIMEOUT)]
     assert not left.core.has_session(right.core.node_id, right.address)
+
+
+def test_a_peer_that_loses_its_keys_for_ever_keeps_no_talk_open() -> None:
+    net = Net(60)
+    left, right = net.add(0, start=False), net.add(1, start=False)
+    number = left.core.talk_request(right.contact, b"x", b"y", now=net.now)
+    sent = transmits(left)
+    began = net.now
+    while net.now < began + 30.0:
+        right = net.restart(right)  # so that whatever the request comes in is challenged
+        handshake = give(net, left, right, give(net, right, left, sent))
+        sent = give(net, left, right, give(net, right, left, handshake))
+        net.now += 0.5
+        left.core.handle_timeout(now=net.now)
+        sent += transmits(left)
+        left.events += iter(left.core.poll_event, None)
+        if net.now <= began + 2 * 4.0:
+            ended = left.of(RequestFailed)
+    assert ended == left.of(RequestFailed) == [RequestFailed(number, Failure.TIMEOUT)]
+    assert left.core.metrics.handshakes_initiated <= 10
+
+
+def open_session(net: Net, peer: RawPeer) -> None:
+    """Let the peer make new keys from its side, whatever it was sent before."""
+    peer.transmits()
+    challenge = peer.knock(net.now)
+    record = peer.record.raw if challenge.enr_seq < peer.record.seq else b""
+    data = peer.handshake(challenge, encode_message(Ping(b"hi", 1)), record)
+    peer.host.core.handle_datagram(data, peer.address, now=net.now)
+
+
+def challenge_all(net: Net, peer: RawPeer) -> None:
+    """Let the peer challenge each ordinary packet that the host has sent it."""
+    for transmit in peer.transmits():
+        packet = peer.codec.decode(transmit.data)
+        if isinstance(packet, OrdinaryPacket):
+            host_id, id_nonce = peer.host.core.node_id, net.random_bytes(16)
+            data, _ = peer.codec.encode_whoareyou(host_id, packet.nonce, id_nonce, 0)
+            peer.host.core.handle_datagram(data, peer.address, now=net.now)
+
+
+@pytest.mark.parametrize("kind", ["ping", "find_node", "talk"])
+def test_a_peer_that_challenges_and_opens_sessions_without_end_keeps_nothing_open(
+    kind: str,
+) -> None:
+    net = Net(61)
+    left = net.add(0, start=False)
+    peer = RawPeer(left, Address("203.9.9.9", 1234))
+    open_session(net, peer)
+    peer.receive()
+    contact = Contact(peer.node_id, peer.address, peer.public_key)
+    if kind == "ping":
+        number = left.core.ping(contact, now=net.now)
+    elif kind == "find_node":
+        number = left.core.find_node(contact, (256,), now=net.now)
+    else:
+        number = left.core.talk_request(contact, b"x", b"y", now=net.now)
+    began = net.now
+    for _ in range(60):
+        challenge_all(net, peer)
+        net.now += 0.5
+        open_session(net, peer)
+        left.core.handle_timeout(now=net.now)
+        left.events += iter(left.core.poll_event, None)
+        if net.now <= began + 2 * 4.0:
+            ended = left.of(RequestFailed)
+    assert ended == left.of(RequestFailed) == [RequestFailed(number, Failure.TIMEOUT)]
+
+
+def test_a_challenge_too_many_holds_up_no_other_request() -> None:
+    net = Net(62)
+    left = net.add(0, start=False)
+    peer = RawPeer(left, Address("203.9.9.9", 1234))
+    open_session(net, peer)
+    contact = Contact(peer.node_id, peer.address, peer.public_key)
+    peer.receive()
+    left.core.find_node(contact, (256,), now=net.now)
+    for _ in range(MAX_HANDSHAKES_PER_REQUEST + 1):
+        challenge_all(net, peer)
+        net.now += 0.4
+        if not left.core.drops[Drop.CHALLENGE_REPEATED]:
+            open_session(net, peer)
+    assert left.core.drops[Drop.CHALLENGE_REPEATED] == 1
+    peer.receive()
+    left.core.ping(contact, now=net.now)
+    (plain,) = peer.receive()
+    assert isinstance(decode_message(plain), Ping)
