@@ -15,6 +15,7 @@ from ginnel.base.addresses import Scope, scope_of
 from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, NodeId
 from ginnel.discv5.config import DiscoveryConfig
+from ginnel.discv5.enr import Enr
 from ginnel.discv5.events import DiscoveryEvent, Drop, TalkReceived
 from ginnel.discv5.exchange import Exchange
 from ginnel.discv5.identity import LocalRecord
@@ -126,13 +127,12 @@ class Responder:
     def _find(
         self, distances: tuple[int, ...], source: Address, asker: NodeId | None
     ) -> _FoundNodes:
+        def may_name(record: Enr) -> bool:
+            is_other = record.node_id != asker
+            return is_other and all(may_relay(source, address) for address in record.addresses)
+
         limit = self._config.result_limit
-        found = [
-            record
-            for record in self._around.table.at_distances(distances, limit + 1)
-            if record.node_id != asker
-            and all(may_relay(source, address) for address in record.addresses)
-        ][:limit]
+        found = self._around.table.at_distances(distances, limit, accept=may_name)
         packets = pack_nodes(b"", [record.raw for record in found], self._per_packet)
         return _FoundNodes(
             self._around.table.version,

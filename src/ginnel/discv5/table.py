@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -160,23 +160,27 @@ class RoutingTable:
         return [node.record for node in ordered[:count]]
 
     def at_distances(
-        self, distances: Sequence[int], count: int, *, seen_only: bool = True
+        self,
+        distances: Sequence[int],
+        count: int,
+        *,
+        seen_only: bool = True,
+        accept: Callable[[Enr], bool] | None = None,
     ) -> list[Enr]:
         """Return up to `count` nodes at these log2 distances from us, each distance served fairly.
 
-        Distances are taken in turns, the most recently added nodes of each first.
+        Only nodes that are accepted; distances are taken in turns, the most recently added nodes
+        of each first.
         """
-        columns = []
-        for distance in dict.fromkeys(distances):
-            nodes = self._by_distance.get(distance)
-            if nodes:
-                columns.append([node for node in reversed(nodes) if node.is_seen or not seen_only])
+        wanted = dict.fromkeys(distances)
+        columns: list[Iterator[Enr]] = [self._column(distance, seen_only) for distance in wanted]
+        if accept is not None:
+            columns = [filter(accept, column) for column in columns]
         found: list[Enr] = []
-        row = 0
-        while len(found) < count and columns:
-            columns = [column for column in columns if row < len(column)]
-            found += [column[row].record for column in columns]
-            row += 1
+        while columns and len(found) < count:
+            row = [(column, next(column, None)) for column in columns]
+            columns = [column for column, record in row if record is not None]
+            found += [record for _, record in row if record is not None]
         return found[:count]
 
     def random_nodes(
@@ -204,6 +208,10 @@ class RoutingTable:
         if not filled:
             return None
         return filled[rng.randrange(0, len(filled))].nodes[-1].record
+
+    def _column(self, distance: int, seen_only: bool) -> Iterator[Enr]:
+        nodes = reversed(self._by_distance.get(distance, ()))
+        return (node.record for node in nodes if node.is_seen or not seen_only)
 
     def _make(self, record: Enr) -> TableNode | None:
         number = int.from_bytes(record.node_id, "big")

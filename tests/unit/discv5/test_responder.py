@@ -105,3 +105,25 @@ def test_only_nodes_that_answered_are_named() -> None:
     assert host.core.add_node(silent, net.now)
     distance = log_distance(host.core.node_id, silent.node_id)
     assert ask(net, peer, FindNode(b"1", (distance,))) == [Nodes(b"1", 1, ())]
+
+
+def test_nodes_that_the_asker_can_not_reach_take_no_place_in_its_answer() -> None:
+    net = Net(53)
+    host = net.add(0, config={"bucket_size": 100, "bucket_ip_limit": 100, "table_ip_limit": 100})
+    for index in range(1, 21):
+        net.add(index, bootstrap=[host.core.record])
+    net.run(20)
+    for index in range(21, 81):
+        address = Address(f"10.0.0.{index}", 9000)
+        net.add(index, address=address, bootstrap=[host.core.record])
+    net.run(20)
+    far = {"public": 0, "private": 0}
+    for record in host.core.nodes():
+        if log_distance(host.core.node_id, record.node_id) == 256:
+            far["private" if str(record.ip).startswith("10.") else "public"] += 1
+    assert far["private"] > 16
+    peer = RawPeer(host, Address("203.99.9.9", 1234))
+    named = [
+        raw for nodes in nodes_of(ask(net, peer, FindNode(b"1", (256,)))) for raw in nodes.records
+    ]
+    assert len(named) == min(16, far["public"])
