@@ -137,7 +137,8 @@ class Discovery(NodeQuestions):
         bootstrap: nodes to begin with, as records or their text.
         fields: further fields of the record.
         enr_seq: of the first record; higher than the last run's.
-        previous: the last run's record, from disk: the seq goes on from it.
+        previous: the last run's record, from disk: its fields and its seq go on; addresses that
+            are not given anew count as learned.
         nodes_file: nodes are read from it at `open` and written to it every 5 min and at the end.
         config: all settings.
         on_address_changed: called when the record was updated to the address others see.

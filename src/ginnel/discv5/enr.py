@@ -159,7 +159,7 @@ class EnrBuilder:
         if public_key_of(private_key.reveal()) != record.public_key:
             raise UsageError("the record is of another key")
         builder = cls(private_key, record.seq + 1)
-        builder._fields = {k: _field(v) for k, v in record.items if k not in _OWN_KEYS}
+        builder._fields = fields_of(record)
         return builder
 
     def set(self, key: str, value: FieldValue) -> Self:
@@ -290,6 +290,11 @@ def sign_enr(private_key: bytes, seq: int, fields: Mapping[str, FieldValue]) -> 
     if len(raw) > MAX_RECORD_SIZE:
         raise UsageError(f"the record has {len(raw)} bytes, at most {MAX_RECORD_SIZE} are allowed")
     return _build(raw, seq, public_key, node_id_of(public_key), _decode_pairs(encoded[1:]))
+
+
+def fields_of(record: Enr) -> dict[str, FieldValue]:
+    """Return the fields of a record that were given to be signed."""
+    return {key: _field(value) for key, value in record.items if key not in _OWN_KEYS}
 
 
 def address_fields(address: Address) -> dict[str, FieldValue]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ginnel.base.errors import UsageError
 from ginnel.base.types import Address, Secret
-from ginnel.discv5.enr import Enr, FieldValue, address_fields, sign_enr
+from ginnel.discv5.enr import Enr, FieldValue, address_fields, fields_of, sign_enr
 
 _ADDRESS_KEYS = {False: ("ip", "udp"), True: ("ip6", "udp6")}  # by version, the IP first
 
@@ -17,14 +17,30 @@ def without_addresses(fields: Mapping[str, FieldValue]) -> dict[str, FieldValue]
     return {key: value for key, value in fields.items() if key not in named}
 
 
+def continued(previous: Enr, versions: Sequence[int]) -> dict[str, FieldValue]:
+    """Return the fields that the next record begins with.
+
+    Args:
+        versions: IP versions of which the address is kept.
+    """
+    fields = without_addresses(fields_of(previous))
+    for address in previous.addresses:
+        if (6 if address.is_ipv6 else 4) in versions:
+            fields |= address_fields(address)
+    return fields
+
+
 class LocalRecord:
     """The local node's record, signed again on each change.
 
-    An address that was given is configured: one that was learned never replaces it.
+    An address that was given is configured: one that was learned never replaces it. One of the
+    previous record counts as learned.
 
     Args:
+        fields: take the place of the previous record's.
         seq: the first record's; give a higher one than the last run's.
-        previous: the last run's record: its seq rises only if anything else changed.
+        previous: the last run's record, which goes on; seq rises only if anything else changed.
+        versions: IP versions of which the previous record's address is kept.
 
     Raises:
         UsageError: the record would be too long, or the previous one is of another key.
@@ -37,9 +53,16 @@ class LocalRecord:
         endpoints: Sequence[Address],
         seq: int,
         previous: Enr | None = None,
+        versions: Sequence[int] = (4, 6),
     ) -> None:
         self._private_key = private_key
-        self._fields = dict(fields)
+        before = {} if previous is None else continued(previous, versions)
+        self._fields = before | dict(fields)
+        self._learned = {  # IP versions whose address among the fields is the previous record's
+            ipv6: None
+            for ipv6, (key, _) in _ADDRESS_KEYS.items()
+            if key in before and key not in fields
+        }
         self._endpoints: dict[bool, Address] = {}
         self._configured: dict[bool, None] = {}
         for endpoint in endpoints:
@@ -57,7 +80,8 @@ class LocalRecord:
 
     def is_configured(self, ipv6: bool) -> bool:
         """Say whether the address was given, as address or among the fields, and not learned."""
-        return ipv6 in self._configured or _ADDRESS_KEYS[ipv6][0] in self._fields
+        is_among_fields = _ADDRESS_KEYS[ipv6][0] in self._fields and ipv6 not in self._learned
+        return ipv6 in self._configured or is_among_fields
 
     def set_endpoint(self, address: Address | None, ipv6: bool, *, learned: bool = False) -> bool:
         """Publish another address (None: none); return whether the record changed.
@@ -99,6 +123,7 @@ class LocalRecord:
                 fields.pop(key, None)
         self._renew(fields, endpoints)
         for ipv6 in named:
+            self._learned.pop(ipv6, None)
             self._configured.pop(ipv6, None)  # that the fields name it says so as well
 
     def _renew(self, fields: dict[str, FieldValue], endpoints: dict[bool, Address]) -> None:

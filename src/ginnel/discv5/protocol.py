@@ -75,7 +75,8 @@ class DiscoveryCore:
         saved: nodes of an earlier run, to begin with as well.
         random_bytes, rng: chance, see `base/chance.py`.
         enr_seq: of the first record; higher than the last run's.
-        previous: the last run's record; its seq rises only if something else changed.
+        previous: the last run's record, which goes on: `fields` and `endpoint` take the place of
+            its own; its seq rises only if something else changed.
         records: cache of verified records, may be shared by several cores.
     """
 
@@ -100,7 +101,8 @@ class DiscoveryCore:
         self._random_bytes = random_bytes
         given = without_addresses(fields or {}) if config.client_mode else fields or {}
         published = [] if config.client_mode else [one for one in (endpoint, endpoint6) if one]
-        self._local = LocalRecord(private_key, given, published, enr_seq, previous)
+        kept = () if config.client_mode else config.ip_versions
+        self._local = LocalRecord(private_key, given, published, enr_seq, previous, kept)
         self._records = RecordCache() if records is None else records
         self._guard = Guard(config)
         self.metrics = Metrics()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from ginnel.base.errors import UsageError
-from ginnel.base.types import Address
+from ginnel.base.types import Address, Secret
 from ginnel.cli.discv5_node import Found, crawl, make_options, parse_listen, running_node
 from ginnel.discv5.aio import Discovery
-from ginnel.discv5.enr import sign_enr
+from ginnel.discv5.enr import EnrBuilder, sign_enr
 
 ANY = Address("127.0.0.1", 0)
 
@@ -56,6 +57,27 @@ def test_nodes_to_begin_with_are_reached_over_ipv6_too() -> None:
             options = make_options(None, [server.record.to_text()], "discv5", None)
             async with running_node(options, Address("0.0.0.0", 0)) as node:
                 assert await node.lookup(node.node_id) == (server.record,)
+
+    asyncio.run(main())
+
+
+def test_the_last_run_s_record_goes_on_without_an_address_nobody_listens_at(tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key = Secret(bytes([7]) * 32)
+    key_file.write_text(key.reveal().hex())
+    last = EnrBuilder(key, 5).ip("203.0.113.1").udp(9).set("k", b"v").build()
+    (tmp_path / "key.enr").write_text(last.to_text())
+
+    async def main() -> None:
+        async with running_node(
+            make_options(None, [], "discv5", key_file), Address("0.0.0.0", 0)
+        ) as node:
+            assert (node.record.seq, node.record.get("k")) == (6, b"v")
+            assert node.record.addresses == ()
+        options = make_options("127.0.0.1", [], "discv5", key_file)
+        async with running_node(options, ANY) as node:
+            assert (node.record.seq, node.record.get("k")) == (7, b"v")
+            assert node.record.addresses == (node.listening_address,)
 
     asyncio.run(main())
 

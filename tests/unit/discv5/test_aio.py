@@ -350,6 +350,8 @@ def test_the_previous_record_goes_on() -> None:
         previous = EnrBuilder(key, 9).set("k", b"v").build()
         async with Discovery(ANY, private_key=key, fields={"k": b"v"}, previous=previous) as node:
             assert node.record == previous
+        async with Discovery(ANY, private_key=key, previous=previous) as node:
+            assert node.record == previous
         async with Discovery(ANY, private_key=key, fields={"k": b"w"}, previous=previous) as node:
             assert node.record.seq == 10
 

@@ -88,3 +88,54 @@ def test_an_address_that_does_not_fit_changes_nothing() -> None:
     assert not local.is_configured(True)
     local.update({"k": None})
     assert local.record.addresses == ()
+
+
+KEY = Secret(b"\x01" * 32)
+FOUR, SIX = Address("203.0.113.1", 9), Address("2001:db8::1", 10)
+
+
+def test_fields_of_the_previous_record_go_on_and_given_ones_take_their_place() -> None:
+    before = {"eth2": b"e", "attnets": bytes(8), "l": [b"1", [b"2"]], "tcp": 30303}
+    previous = LocalRecord(KEY, before, [], 7).record
+    local = LocalRecord(KEY, {"eth2": b"f"}, [], 1, previous)
+    assert local.record.items == LocalRecord(KEY, before | {"eth2": b"f"}, [], 1).record.items
+    assert local.record.seq == 8
+    assert LocalRecord(KEY, {}, [], 1, previous).record == previous
+    with pytest.raises(UsageError):
+        LocalRecord(KEY, {"big": bytes(220)}, [], 1, previous)
+
+
+def test_addresses_of_the_previous_record_are_learned_ones() -> None:
+    previous = LocalRecord(KEY, {}, [FOUR, SIX], 7).record
+    local = LocalRecord(KEY, {}, [], 1, previous)
+    assert local.record == previous
+    assert not local.is_configured(False)
+    assert not local.is_configured(True)
+    moved = Address("203.0.113.2", 11)
+    assert local.set_endpoint(moved, False, learned=True)
+    assert local.record.addresses == (moved, SIX)
+    assert not local.is_configured(False)
+    local.update({"udp6": 12})
+    assert local.endpoint(ipv6=True) == Address(SIX.ip, 12)
+    assert local.is_configured(True)
+
+
+def test_a_given_address_takes_the_place_of_the_previous_record_s() -> None:
+    previous = LocalRecord(KEY, {}, [FOUR, SIX], 7).record
+    other = Address("203.0.113.2", 11)
+    for fields, endpoints in (({}, [other]), ({"ip": other.packed_ip, "udp": 11}, [])):
+        local = LocalRecord(KEY, fields, endpoints, 1, previous)
+        assert local.record.addresses == (other, SIX)
+        assert (local.is_configured(False), local.is_configured(True)) == (True, False)
+    port = LocalRecord(KEY, {"udp": 11}, [], 1, previous)
+    assert port.endpoint() == Address(FOUR.ip, 11)
+    assert not port.is_configured(False)
+
+
+def test_addresses_of_versions_that_are_not_kept_leave_the_record() -> None:
+    previous = LocalRecord(KEY, {"k": b"v", "ip6": SIX.packed_ip}, [FOUR], 7).record
+    assert previous.addresses == (FOUR, Address(SIX.ip, FOUR.port))  # one port for both
+    six = LocalRecord(KEY, {}, [], 1, previous, (6,)).record
+    assert six.addresses == (Address(SIX.ip, FOUR.port),)
+    none = LocalRecord(KEY, {}, [], 1, previous, ()).record
+    assert none.items == LocalRecord(KEY, {"k": b"v"}, [], 1).record.items
