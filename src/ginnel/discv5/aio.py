@@ -56,7 +56,7 @@ from ginnel.discv5.packet import MAX_PACKET_SIZE
 from ginnel.discv5.protocol import DiscoveryCore
 from ginnel.discv5.questions import NodeQuestions
 from ginnel.discv5.requests import Failure
-from ginnel.discv5.saved import format_nodes, parse_nodes
+from ginnel.discv5.saved import choose_nodes, format_nodes, parse_nodes
 from ginnel.discv5.view import TalkHandler
 from ginnel.net.driver import Driver
 from ginnel.net.dual import open_pair
@@ -176,6 +176,7 @@ class Discovery(NodeQuestions):
         self._enr_seq = enr_seq
         self._previous = previous
         self._nodes_file = nodes_file
+        self._loaded: list[Enr] = []  # nodes of the file
         self._on_address_changed = on_address_changed
         self._transport = transport
         self._random_bytes = random_bytes
@@ -345,6 +346,7 @@ class Discovery(NodeQuestions):
         return open_pair(self._bind, self._bind6, max_datagram=MAX_PACKET_SIZE + 1)
 
     def _make_core(self, addresses: tuple[Address, ...], now: float) -> DiscoveryCore:
+        self._loaded = self._load()
         published = [self._published(address, addresses) for address in self._advertise]
         versions = tuple(dict.fromkeys(6 if item.is_ipv6 else 4 for item in addresses))
         return DiscoveryCore(
@@ -354,7 +356,7 @@ class Discovery(NodeQuestions):
             endpoint=published[0],
             endpoint6=published[1],
             bootstrap=self._bootstrap,
-            saved=self._load(),
+            saved=self._loaded,
             random_bytes=self._random_bytes,
             rng=self._rng,
             now=now,
@@ -465,7 +467,9 @@ class Discovery(NodeQuestions):
     def _save(self) -> None:
         if self._nodes_file is None:
             return
-        nodes = self.core.table.random_nodes(SAVED_NODES, self._rng, seen_only=True)
+        nodes = choose_nodes(self.core.table, self._loaded, SAVED_NODES, self._rng)
+        if nodes is None:
+            return
         try:
             replace_text(self._nodes_file, format_nodes(nodes))
         except SystemFailure as error:  # it can be done without

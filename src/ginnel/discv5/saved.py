@@ -8,10 +8,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+from ginnel.base.chance import Rng
 from ginnel.base.errors import RemoteProtocolError
 from ginnel.discv5.enr import Enr
+from ginnel.discv5.table import RoutingTable
 
 log = logging.getLogger(__name__)
+
+
+def choose_nodes(
+    table: RoutingTable, loaded: Iterable[Enr], limit: int, rng: Rng
+) -> list[Enr] | None:
+    """Return at most `limit` nodes to keep: those that answered, then loaded ones not given up.
+
+    None if nobody answered: what was kept is worth more then than what is known now.
+    """
+    chosen = table.random_nodes(limit, rng, seen_only=True)
+    if not chosen:
+        return None
+    for record in loaded:
+        node = table.get(record.node_id)
+        if node is not None and not node.is_seen:
+            chosen.append(node.record)
+    return chosen[:limit]
 
 
 def format_nodes(nodes: Iterable[Enr]) -> str:

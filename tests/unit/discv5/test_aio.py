@@ -338,10 +338,24 @@ def test_nodes_are_saved_and_read(tmp_path: Path) -> None:
             assert path.read_text() == server.record.to_text() + "\n"
             async with Discovery(ANY, nodes_file=path) as client:
                 assert await client.lookup(NodeId(bytes(32))) == (server.record,)
-        async with Discovery(ANY, nodes_file=tmp_path / "no" / "nodes"):
-            pass  # that it can't be saved is no reason to fail
+            nowhere = tmp_path / "no" / "nodes"
+            async with Discovery(ANY, bootstrap=[server.record], nodes_file=nowhere) as client:
+                await client.ping(server.record)  # that it can't be saved is no reason to fail
 
     run(main())
+
+
+def test_a_run_in_which_nobody_answers_leaves_the_saved_nodes_alone(tmp_path: Path) -> None:
+    path = tmp_path / "nodes"
+    path.write_text(SILENT.to_text() + "  # kept\n")
+
+    async def main() -> None:
+        async with Discovery(ANY, nodes_file=path, config=QUICK) as client:
+            with pytest.raises(RequestTimeout):
+                await client.ping(SILENT)
+
+    run(main())
+    assert path.read_text() == SILENT.to_text() + "  # kept\n"
 
 
 def test_the_previous_record_goes_on() -> None:
