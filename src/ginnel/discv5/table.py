@@ -1,8 +1,8 @@
 """The routing table: Kademlia with split buckets, replacement caches and address limits.
 
 Buckets cover ranges of the id space. A full bucket splits if it holds our own id, or while its
-depth is no multiple of `bits_per_hop`, which shortens lookups. Addresses are limited per /24 or /48
-for public addresses only: loopback and private networks are exempt.
+depth is no multiple of `bits_per_hop`, which shortens lookups. Public addresses are limited per /24
+or /48, among replacements too; loopback and private networks are exempt.
 
 Source: Maymounkov and Mazieres, Kademlia; discv5-theory.md, "Node Table".
 """
@@ -78,6 +78,7 @@ class RoutingTable:
         self._nodes: dict[NodeId, TableNode] = {}
         self._by_distance: dict[int, list[TableNode]] = {}
         self._subnets: dict[str, int] = {}
+        self._waiting: dict[str, int] = {}  # the same of replacements
         self.version = 0  # rises whenever other nodes or records may be handed out
         self.removed: deque[NodeId] = deque()  # who left since somebody looked; take them out
 
@@ -144,7 +145,7 @@ class RoutingTable:
             return None
         self._remove(bucket, node)
         for candidate in list(bucket.replacements):
-            bucket.replacements.remove(candidate)
+            self._drop_replacement(bucket, candidate)
             if self._fits(bucket, candidate):
                 self._place(bucket, candidate)
                 return candidate.record
@@ -232,15 +233,38 @@ class RoutingTable:
         has_room = len(bucket.nodes) < self._limits.bucket_size or self._make_room(bucket, node)
         same = [n for n in bucket.replacements if n.number == node.number]
         for old in same:
-            bucket.replacements.remove(old)
+            self._drop_replacement(bucket, old)
             if not has_room and old.record.seq > node.record.seq:
-                node.record = old.record
+                node = old
         if has_room:
             self._place(bucket, node)
             return Added.NEW
+        return self._wait(bucket, node)
+
+    def _wait(self, bucket: _Bucket, node: TableNode) -> Added:
+        """Make a node a replacement, unless it would be one too many of its network.
+
+        Nodes with a place and replacements count together here; a place is never refused because
+        of replacements, which nobody has seen alive.
+        """
+        limits = self._limits
+        for subnet in node.subnets:
+            beside = sum(subnet in other.subnets for other in bucket.replacements)
+            in_table = self._subnets.get(subnet, 0) + self._waiting.get(subnet, 0)
+            in_bucket = bucket.subnets.get(subnet, 0) + beside
+            if in_table >= limits.table_ip or in_bucket >= limits.bucket_ip:
+                return Added.REFUSED
         bucket.replacements.insert(0, node)
-        del bucket.replacements[self._limits.replacements :]
+        for subnet in node.subnets:
+            self._waiting[subnet] = self._waiting.get(subnet, 0) + 1
+        for oldest in bucket.replacements[limits.replacements :]:
+            self._drop_replacement(bucket, oldest)
         return Added.REPLACEMENT
+
+    def _drop_replacement(self, bucket: _Bucket, node: TableNode) -> None:
+        bucket.replacements.remove(node)
+        for subnet in node.subnets:
+            _count_down(self._waiting, subnet)
 
     def _make_room(self, bucket: _Bucket, node: TableNode) -> bool:
         """Let a node that answered push out one of a full bucket that never did."""

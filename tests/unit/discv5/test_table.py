@@ -216,3 +216,63 @@ def test_a_dead_bootstrap_node_gives_others_their_turn() -> None:
         else:
             table.mark_seen(record.node_id)
     assert set(turns) == set(FAR[:4])
+
+
+def of_subnet(subnet: str, count: int) -> list[Enr]:
+    """Return nodes of the far half of the id space in one /24."""
+    found: list[Enr] = []
+    while len(found) < count:
+        address = Address(f"{subnet}.{len(found) + 1}", 9)
+        record = sign_enr(new_private_key(RNG.randbytes), 1, address_fields(address))
+        if record.node_id[0] & 0x80:
+            found.append(record)
+    return found
+
+
+def test_one_network_does_not_push_out_all_replacements() -> None:
+    table = RoutingTable(OWN, TableLimits(bits_per_hop=1))
+    for record in FAR[:24]:
+        table.add(record)
+    crowd = of_subnet("198.51.100", 6)
+    added = [table.add(record) for record in crowd]
+    assert added == [Added.REPLACEMENT] * 2 + [Added.REFUSED] * 4
+    took = [table.replace(record.node_id) for record in FAR[:8]]
+    assert took == [crowd[1], crowd[0], *FAR[23:17:-1]]
+
+
+def test_replacements_count_beside_nodes_with_a_place_and_give_back_what_they_took() -> None:
+    first, second, third, fourth = of_subnet("198.51.100", 4)
+    for limits in (
+        TableLimits(bits_per_hop=1),
+        TableLimits(bits_per_hop=1, bucket_ip=9, table_ip=2),
+    ):
+        table = RoutingTable(OWN, limits)
+        for record in (first, *FAR[:15]):
+            table.add(record)
+        assert table.add(second) is Added.REPLACEMENT
+        assert table.add(second) is Added.REPLACEMENT  # the same one again
+        assert table.add(third) is Added.REFUSED
+        for record in FAR[15:23]:
+            table.add(record)  # the replacements are these eight now
+        assert table.add(third) is Added.REPLACEMENT
+        assert table.add(fourth, seen=True) is Added.NEW  # one that answered waits for nobody
+        assert table.replace(FAR[0].node_id) == FAR[22]  # but for the third there is no room now
+
+
+def test_an_older_record_of_a_replacement_changes_nothing() -> None:
+    table = RoutingTable(OWN, TableLimits(bits_per_hop=1))
+    for record in FAR[:16]:
+        table.add(record)
+    key = next(k for n in range(1, 99) if (k := bytes([n]) * 32) and far(k))
+    new = sign_enr(key, 2, address_fields(Address("198.51.100.1", 9)))
+    table.add(new)
+    table.add(sign_enr(key, 1, address_fields(Address("203.0.0.1", 9))))
+    assert table.replace(FAR[0].node_id) == new
+    assert [table.add(record) for record in of_subnet("198.51.100", 2)] == [
+        Added.REPLACEMENT,
+        Added.REFUSED,
+    ]
+
+
+def far(key: bytes) -> bool:
+    return bool(sign_enr(key, 1, {}).node_id[0] & 0x80)
