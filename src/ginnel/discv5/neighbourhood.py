@@ -32,7 +32,7 @@ from ginnel.discv5.messages import FindNode
 from ginnel.discv5.requests import Contact, Failure, Pending, Purpose
 from ginnel.discv5.searches import Searches, Want
 from ginnel.discv5.session import SessionKey
-from ginnel.discv5.table import Added, RoutingTable, TableLimits
+from ginnel.discv5.table import Added, RoutingTable, TableLimits, may_relay
 
 MAX_KNOWN_RECORDS = 1024  # records of nodes met that need not be in the table
 MAX_SILENT_NODES = 512  # nodes remembered as silent, each at one address
@@ -196,7 +196,13 @@ class Neighbourhood:
         return added
 
     def on_met(self, record: Enr, source: Address, now: float) -> None:
-        """Note a node that opened a session with us; if its record is true it is pinged soon."""
+        """Note a node that opened a session with us; if its record is true it is pinged soon.
+
+        A record that nobody at its source could know to be true is not kept: whoever asks for the
+        node later would be sent to hosts of our private network.
+        """
+        if not all(may_relay(source, address) for address in record.addresses):
+            return
         node_id = record.node_id
         self._met.put(node_id, record)
         self._silent_since.pop((node_id, source))

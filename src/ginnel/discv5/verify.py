@@ -55,11 +55,9 @@ def check_records(
 
 def _is_reachable(pending: Pending, record: Enr) -> bool:
     """Say whether we could reach the node; its own record is taken without address too."""
-    if record.node_id == pending.contact.node_id:
-        return True
     sender = pending.contact.address
     addresses = record.addresses
     for address in addresses:
         if not may_relay(sender, address):
             return False
-    return bool(addresses)
+    return bool(addresses) or record.node_id == pending.contact.node_id

@@ -263,6 +263,19 @@ def test_the_record_of_a_handshake_counts_only_if_its_address_fits() -> None:
     assert watched.at(Ping) == []
 
 
+def test_a_record_of_a_handshake_can_not_aim_our_packets_into_our_own_network() -> None:
+    watched = Watched(Net(82), ip_versions=(6, 4))
+    peer, core = watched.peer, watched.host.core
+    fields = address_fields(peer.address) | address_fields(Address("fd00::1", 9))
+    peer.record = sign_enr(peer.key, 1, fields)
+    peer.connect(watched.net.now)
+    watched.run(20)
+    assert core.has_session(peer.node_id, peer.address)
+    assert core.nodes() == []
+    core.resolve(peer.node_id, now=watched.net.now)
+    assert core.poll_transmit() is None
+
+
 def test_an_older_record_of_a_handshake_changes_nothing() -> None:
     watched = Watched(Net(69))
     peer, core = watched.peer, watched.host.core

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ginnel.base.types import Address
+from ginnel.base.types import make_address
 from ginnel.discv5.enr import Enr, RecordCache, sign_enr
 from ginnel.discv5.keys import log_distance
 from ginnel.discv5.messages import FindNode, encode_message
@@ -20,7 +20,7 @@ US, RESPONDER, THIRD = record(1), record(2, None), record(3)
 
 def check(records: list[bytes], distances: tuple[int, ...], ip: str = "203.0.113.9") -> Checked:
     message = FindNode(b"id", distances)
-    contact = Contact(RESPONDER.node_id, Address(ip, 9), RESPONDER.public_key)
+    contact = Contact(RESPONDER.node_id, make_address(ip, 9), RESPONDER.public_key)
     pending = Pending(1, contact, message, encode_message(message), Purpose.CALLER, 0.0)
     return check_records(pending, records, US.node_id, RecordCache())
 
@@ -48,3 +48,18 @@ def test_ourselves_and_unreachable_nodes_are_left_out_without_blame() -> None:
     raw = [US.raw, private.raw, nowhere.raw]
     assert check(raw, distances) == Checked([], 3, False)
     assert check(raw, distances, "10.9.9.9") == Checked([private], 2, False)
+
+
+def test_a_node_on_the_internet_can_not_name_itself_inside_our_network() -> None:
+    inside = {"ip": b"\x0a\x00\x00\x01", "udp": 9}
+    outside6 = {"ip6": bytes.fromhex("20010db8") + bytes(12), "udp6": 9}
+    loopback = {"ip": b"\x7f\x00\x00\x01", "udp": 9}
+    for fields, from_inside in ((inside, True), (inside | outside6, True), (loopback, False)):
+        own = sign_enr((2).to_bytes(32, "big"), 2, fields)
+        assert check([own.raw], (0,)) == Checked([], 1, False)
+        assert check([own.raw], (0,), "2001:db8::1") == Checked([], 1, False)
+        taken = Checked([own], 0, False)
+        assert check([own.raw], (0,), "10.0.0.1") == (
+            taken if from_inside else Checked([], 1, False)
+        )
+        assert check([own.raw], (0,), "127.0.0.1") == taken
