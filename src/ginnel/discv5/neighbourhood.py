@@ -278,7 +278,11 @@ class Neighbourhood:
 
         One that timed out may go on by another IP version; else that is told.
         """
-        if reason is Failure.TIMEOUT and self._try_other_way(pending, now):
+        other = self._other_way(pending) if reason is Failure.TIMEOUT else None
+        if other is not None:
+            self._silent_since.put(pending.contact.key, now)
+            if pending.purpose is not Purpose.CARRIER:  # what it was for goes on and tells more
+                self._exchange.submit_again(pending, other, now)
             return
         node_id = pending.contact.node_id
         if reason is Failure.WRONG_ANSWER or (reason is Failure.TIMEOUT and heard):
@@ -301,23 +305,15 @@ class Neighbourhood:
             self.searches.on_failure(pending, now)
             self._arm_searches(now)
 
-    def _try_other_way(self, pending: Pending, now: float) -> bool:
-        """Send a request that timed out over the node's other IP version; False if there is none.
-
-        Once: after that it has failed.
-        """
-        if pending.is_second or pending.purpose is Purpose.CARRIER:
-            return False
+    def _other_way(self, pending: Pending) -> Contact | None:
+        """Return the node over its other IP version, or None; once: after that a request failed."""
         record = self.known_record(pending.contact.node_id)
         is_ipv6 = not pending.contact.address.is_ipv6
-        if record is None or (6 if is_ipv6 else 4) not in self._config.ip_versions:
-            return False
-        contact = Contact.from_record(record, is_ipv6)
-        if contact is None:
-            return False
-        self._silent_since.put(pending.contact.key, now)
-        self._exchange.submit_again(pending, contact, now)
-        return True
+        if pending.is_second or record is None:
+            return None
+        if (6 if is_ipv6 else 4) not in self._config.ip_versions:
+            return None
+        return Contact.from_record(record, is_ipv6)
 
     def _replace(self, node_id: NodeId) -> None:
         if self.table.get(node_id) is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
+
 from ginnel.base.types import Address, NodeId
 from ginnel.discv5.enr import address_fields, sign_enr
 from ginnel.discv5.events import (
@@ -12,6 +14,8 @@ from ginnel.discv5.events import (
     NodeRemoved,
     PongReceived,
     RequestFailed,
+    TalkAnswered,
+    TalkReceived,
 )
 from ginnel.discv5.lookup import lookup_distances
 from ginnel.discv5.messages import (
@@ -346,6 +350,32 @@ def test_a_request_that_times_out_goes_by_the_other_ip_version_under_its_number(
     again = host.core.contact_for(other.core.record)  # and from now on at once
     assert again is not None
     assert again.address == other.address
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_a_node_is_not_blamed_for_the_ping_of_a_talk_while_the_talk_tries_another_way(
+    is_up: bool,
+) -> None:
+    net = Net(83)
+    other = with_dead_ipv4(net)
+    host = net.add(2, config={"ip_versions": (4, 6)}, start=False)
+    third = net.add(3)
+    host.core.add_node(other.core.record, net.now)
+    other.is_up = is_up
+    contact = Contact.from_record(other.core.record)
+    assert contact is not None
+    number = host.core.talk_request(contact, b"x", b"y", now=net.now)
+    net.drain(host)
+    for _ in range(20):
+        net.run(0.5)
+        host.core.ping(third.contact, now=net.now)  # others are heard: it is no fault of our link
+        net.drain(host)
+        told, other.events = other.of(TalkReceived), []
+        for talk in told:
+            other.core.respond_talk(talk.token, b"z", now=net.now)
+    answered = [talk.request for talk in host.of(TalkAnswered)]
+    assert answered == ([number] if is_up else [])
+    assert host.of(NodeRemoved) == ([] if is_up else [NodeRemoved(other.core.node_id)])
 
 
 def test_lookups_pass_nodes_whose_first_address_is_dead() -> None:
