@@ -255,13 +255,8 @@ class Exchange:
 
     def fail(self, pending: Pending, reason: Failure) -> None:
         """End a request without answer, and with it those that wait for its handshake."""
-        if not self._requests.remove(pending):
+        if not self._end(pending, reason):
             return
-        if reason is not Failure.TIMEOUT:
-            self._metrics.requests_outgoing[INVALID_RESPONSE] += 1
-        elif pending.collected is None or not pending.collected.has_any:
-            self._metrics.requests_outgoing[NO_RESPONSE] += 1
-        self.failed.append((pending, reason))
         opening = self._openings.get(pending.contact.key)
         if opening is None or opening.lead is not pending:
             return
@@ -270,12 +265,22 @@ class Exchange:
         if session is not None and not session.confirmed:
             self._wire.sessions.drop(pending.contact.key)
         for waiting in opening.queue:
-            if self._requests.remove(waiting):
-                self.failed.append((waiting, reason))
+            self._end(waiting, reason)
 
     def next_at(self) -> float | None:
         """Return when `handle_timeout` is wanted, or None."""
         return self._requests.next_at()
+
+    def _end(self, pending: Pending, reason: Failure) -> bool:
+        """Count one request as failed and tell it; False if it had ended before."""
+        if not self._requests.remove(pending):
+            return False
+        if reason is not Failure.TIMEOUT:
+            self._metrics.requests_outgoing[INVALID_RESPONSE] += 1
+        elif pending.collected is None or not pending.collected.has_any:
+            self._metrics.requests_outgoing[NO_RESPONSE] += 1
+        self.failed.append((pending, reason))
+        return True
 
     def _send(self, pending: Pending, now: float) -> None:
         """Send a request that nothing holds up: in the session, or as a new handshake's lead."""

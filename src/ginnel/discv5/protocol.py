@@ -55,7 +55,7 @@ from ginnel.discv5.session import Session
 from ginnel.discv5.table import Added, RoutingTable
 from ginnel.discv5.verify import check_records
 from ginnel.discv5.views import AddressWatch
-from ginnel.discv5.wire import Dropped, Wire
+from ginnel.discv5.wire import Dropped, Unserved, Wire
 
 __all__ = ["Contact", "DiscoveryConfig", "DiscoveryCore", "Failure"]
 
@@ -75,8 +75,7 @@ class DiscoveryCore:
         saved: nodes of an earlier run, to begin with as well.
         random_bytes, rng: chance, see `base/chance.py`.
         enr_seq: of the first record; higher than the last run's.
-        previous: the last run's record, which goes on: `fields` and `endpoint` take the place of
-            its own; its seq rises only if something else changed.
+        previous: the last run's record, which goes on where nothing else is given.
         records: cache of verified records, may be shared by several cores.
     """
 
@@ -297,6 +296,8 @@ class DiscoveryCore:
             self._on_packet(data, source, now, local_ip)
         except Dropped as dropped:
             self.drops[dropped.reason] += 1
+            if isinstance(dropped, Unserved):
+                self.metrics.requests_incoming[NO_RESPONSE] += 1
             log.debug("dropped: %s", dropped.reason.value)
         if self._exchange.failed:
             self._settle(now)
@@ -386,8 +387,7 @@ class DiscoveryCore:
             message = decode_message(data)
         except UnknownMessageType:
             self.metrics.requests_incoming[ALL] += 1
-            self.metrics.requests_incoming[NO_RESPONSE] += 1
-            raise Dropped(Drop.MESSAGE_TYPE) from None
+            raise Unserved(Drop.MESSAGE_TYPE) from None
         except RemoteProtocolError:
             self._blame(session.node_id, source, now)
             raise Dropped(Drop.MESSAGE) from None
@@ -396,8 +396,7 @@ class DiscoveryCore:
             return
         self.metrics.requests_incoming[ALL] += 1
         if not self._guard.may_ask(source.ip, now):
-            self.metrics.requests_incoming[NO_RESPONSE] += 1
-            raise Dropped(Drop.MESSAGE_RATE)
+            raise Unserved(Drop.MESSAGE_RATE)
         self._responder.on_request(session, source, message, now)
 
     def _blame(self, node_id: NodeId, source: Address, now: float) -> None:

@@ -34,7 +34,7 @@ from ginnel.discv5.requests import Contact
 from ginnel.discv5.serve import MAX_DISTANCE, Talks, pack_nodes
 from ginnel.discv5.session import Session
 from ginnel.discv5.table import may_relay
-from ginnel.discv5.wire import Dropped, Wire
+from ginnel.discv5.wire import Dropped, Unserved, Wire
 
 KEPT_ANSWERS = 64  # answers to FINDNODE for as many sets of distances
 
@@ -152,7 +152,7 @@ class Responder:
             raise Dropped(Drop.REPEATED_TALK)
         token = self._exchange.next_token()
         if not self._talks.open(token, session, source, message, now):
-            raise Dropped(Drop.TOO_MANY_TALKS)
+            raise Unserved(Drop.TOO_MANY_TALKS)
         contact = contact_of(session, source)
         self._events.append(TalkReceived(token, contact, message.protocol, message.payload))
 

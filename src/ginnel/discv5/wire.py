@@ -51,6 +51,10 @@ class Dropped(RemoteProtocolError):
         self.reason = reason
 
 
+class Unserved(Dropped):
+    """The packet held a request, which gets no answer."""
+
+
 @dataclass(slots=True)
 class _Challenge:
     packet: bytes

@@ -8,6 +8,7 @@ from ginnel.base.types import Address, Transmit
 from ginnel.discv5 import session
 from ginnel.discv5.events import Drop, NodesReceived, PongReceived, RequestFailed, TalkReceived
 from ginnel.discv5.messages import Ping, decode_message, encode_message
+from ginnel.discv5.metrics import ALL, NO_RESPONSE
 from ginnel.discv5.packet import HandshakePacket, OrdinaryPacket, PacketCodec, WhoAreYouPacket
 from ginnel.discv5.protocol import Contact
 from ginnel.discv5.requests import MAX_HANDSHAKES_PER_REQUEST, Failure
@@ -249,3 +250,14 @@ def test_a_challenge_too_many_holds_up_no_other_request() -> None:
     left.core.ping(contact, now=net.now)
     (plain,) = peer.receive()
     assert isinstance(decode_message(plain), Ping)
+
+
+def test_requests_that_waited_in_vain_for_a_handshake_count_as_unanswered() -> None:
+    net = Net(63)
+    left, right = net.add(0, start=False), net.add(1)
+    right.is_up = False
+    numbers = [left.core.ping(right.contact, now=net.now) for _ in range(3)]
+    net.drain(left)
+    net.run(5)
+    assert sorted(failed.request for failed in left.of(RequestFailed)) == numbers
+    assert left.core.metrics.requests_outgoing == {ALL: 3, NO_RESPONSE: 3}

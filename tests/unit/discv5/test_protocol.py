@@ -28,7 +28,7 @@ from ginnel.discv5.messages import (
     decode_message,
     encode_message,
 )
-from ginnel.discv5.metrics import INVALID_RESPONSE, NO_RESPONSE
+from ginnel.discv5.metrics import ALL, INVALID_RESPONSE, NO_RESPONSE
 from ginnel.discv5.packet import Flag
 from ginnel.discv5.protocol import Contact
 from ginnel.discv5.requests import Failure
@@ -101,6 +101,27 @@ def test_unknown_types_and_broken_messages_are_counted(net: Net, host: Host, pee
     assert peer.receive() == []
     assert host.core.drops[Drop.MESSAGE_TYPE] == 2
     assert host.core.drops[Drop.MESSAGE] == 1
+
+
+def test_requests_of_others_are_counted_and_those_that_get_no_answer(net: Net) -> None:
+    host = net.add(9, config={"talk_limit": 1})
+    peer = RawPeer(host, PEER)
+    incoming = host.core.metrics.requests_incoming
+    peer.connect(net.now)  # brings a PING
+    assert incoming == {ALL: 1}
+    for message in (Ping(b"1", 1), FindNode(b"2", (256,)), TalkRequest(b"3", b"t", b"")):
+        ask(net, peer, message)
+    assert incoming == {ALL: 4}
+    peer.send(b"\x07\xc0", now=net.now)  # of a kind that nobody knows
+    assert incoming == {ALL: 5, NO_RESPONSE: 1}
+    ask(net, peer, TalkRequest(b"4", b"t", b""))  # one too many
+    assert host.core.drops[Drop.TOO_MANY_TALKS] == 1
+    assert incoming == {ALL: 6, NO_RESPONSE: 2}
+    (talk,) = events(host, TalkReceived)
+    host.core.refuse_talk(talk.token)  # type: ignore[attr-defined]
+    assert incoming == {ALL: 6, NO_RESPONSE: 3}
+    ask(net, peer, Pong(b"1", 1, PEER))  # a response is no request
+    assert incoming == {ALL: 6, NO_RESPONSE: 3}
 
 
 def test_responses_to_nothing_are_counted_and_never_acted_on(
