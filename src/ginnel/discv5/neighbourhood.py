@@ -416,10 +416,14 @@ class Neighbourhood:
                 self._ping_met(now)
 
     def _refresh(self, now: float) -> None:
-        """Look up again: for ourselves while we know few nodes, then at random if nothing ran."""
+        """Look up again: at random if nothing ran for the interval.
+
+        While few nodes are known also for ourselves, in waits that double up to the interval: nodes
+        that start together find each other so.
+        """
         interval = self._config.refresh_interval
         due = self._last_lookup_at + interval
-        if len(self.table) < self._config.bucket_size:
+        if self._refresh_wait < interval and len(self.table) < self._config.bucket_size:
             self.search(self.node_id, Want.OWN, now)
             self._refresh_wait = min(self._refresh_wait * 2, interval)
             due = now + self._refresh_wait

@@ -326,6 +326,27 @@ def test_the_table_is_populated_and_refreshed_only_if_no_query_ran() -> None:
     assert [round(at - began) for at in watched.at(FindNode)[4:]] == [800]
 
 
+def test_where_few_nodes_are_known_lookups_for_ourselves_grow_rarer_and_end() -> None:
+    net = Net(84)
+    watched = Watched(net)
+    watched.peer.connect(net.now)
+    core, began = watched.host.core, net.now
+    core.start(net.now)
+    watched.run(614)
+    nearest = lookup_distances(core.node_id, watched.peer.node_id)
+    own = [
+        at for at, one in watched.asked if isinstance(one, FindNode) and one.distances == nearest
+    ]
+    assert [round(at - began) for at in own] == [0, 5, 15, 35, 75, 155, 315]
+    before = len(watched.asked)
+    watched.run(86)
+    core.query_random(now=net.now)  # at 700: so the lookup of 915 is not needed
+    watched.run(310)
+    after = [(at, one) for at, one in watched.asked[before:] if isinstance(one, FindNode)]
+    assert list(dict.fromkeys(round(at - began) for at, _ in after)) == [615, 700, 1000]
+    assert nearest not in [one.distances for _, one in after]  # all of them were at random
+
+
 def with_dead_ipv4(net: Net) -> Host:
     """Add a node that can be reached by IPv6 only, though its record names both."""
     host = net.add(1, address=Address("2001:db8:1::7", 9000))
