@@ -11,10 +11,9 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from ginnel.base.chance import RandomBytes, Rng
@@ -52,6 +51,7 @@ from ginnel.discv5.events import (
 )
 from ginnel.discv5.keys import new_private_key
 from ginnel.discv5.lookup import lookup_distances
+from ginnel.discv5.metrics import Sample, failed_sends
 from ginnel.discv5.packet import MAX_PACKET_SIZE
 from ginnel.discv5.protocol import DiscoveryCore
 from ginnel.discv5.questions import NodeQuestions
@@ -108,7 +108,10 @@ _shared = _Shared()
 
 
 class _Source(DatagramSource, Protocol):
-    """Sockets that can be closed."""
+    """Sockets that can be closed, and count what they could not send."""
+
+    @property
+    def failed(self) -> int: ...
 
     def close(self) -> None: ...
 
@@ -169,7 +172,6 @@ class Discovery(NodeQuestions):
             raise UsageError("bind is of IPv4 and bind6 of IPv6 where both are given")
         self.settings = config or DiscoveryConfig()
         self._bind, self._bind6 = bind, bind6
-        self._private_key = private_key or Secret(new_private_key(random_bytes))
         self._advertise = (advertise, advertise6)
         self._bootstrap = tuple(_as_record(node) for node in bootstrap)
         self._fields = dict(fields or {})
@@ -180,7 +182,8 @@ class Discovery(NodeQuestions):
         self._on_address_changed = on_address_changed
         self._transport = transport
         self._random_bytes = random_bytes
-        super().__init__(rng or random.Random())
+        key = private_key or Secret(new_private_key(random_bytes))
+        super().__init__(key, rng or random.Random())
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._streams: list[EventStream[DiscoveryEvent]] = []
         self._jobs = Jobs(self.settings.talk_handlers)
@@ -194,12 +197,7 @@ class Discovery(NodeQuestions):
         self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         """Close."""
         await self.close_wait()
 
@@ -281,6 +279,21 @@ class Discovery(NodeQuestions):
         running.core.update_record(fields, now=running.driver.now())
         return running.core.record
 
+    def update_external_ip(self, address: Address) -> Enr:
+        """Publish an address that the caller found out; with `auto_update` others' views go on.
+
+        Raises:
+            UsageError: the record would be too long.
+        """
+        running = self._parts()
+        running.core.set_endpoint(address, now=running.driver.now(), learned=True)
+        return running.core.record
+
+    def _samples(self) -> Iterator[Sample]:
+        """Yield every metric."""
+        yield from super()._samples()
+        yield failed_sends(self._parts().source.failed)
+
     def events(self) -> EventStream[DiscoveryEvent]:
         """Return an async iterator over what happens from now on, until the node closes.
 
@@ -351,7 +364,7 @@ class Discovery(NodeQuestions):
         versions = tuple(dict.fromkeys(6 if item.is_ipv6 else 4 for item in addresses))
         return DiscoveryCore(
             replace(self.settings, ip_versions=versions),
-            self._private_key,
+            self.private_key,
             fields=self._fields,
             endpoint=published[0],
             endpoint6=published[1],

@@ -108,6 +108,12 @@ def samples(metrics: Metrics, drops: Mapping[Any, int], state: State) -> Iterato
         yield Sample(f"discovery_{name}", "gauge", help_text, (), value)
 
 
+def failed_sends(count: int) -> Sample:
+    """Return the value that the sockets of a node count."""
+    help_text = "Packets that the system did not send"
+    return Sample("discovery_sends_failed", "counter", help_text, (), count)
+
+
 def prometheus_text(values: Iterable[Sample]) -> str:
     """Return the values in Prometheus' text format (exposition format 0.0.4)."""
     lines: list[str] = []

@@ -261,13 +261,18 @@ class DiscoveryCore:
         """Say whether there are keys with the node at this address."""
         return self._wire.sessions.has((node_id, address))
 
-    def set_endpoint(self, address: Address | None, *, now: float, ipv6: bool = False) -> None:
+    def set_endpoint(
+        self, address: Address | None, *, now: float, ipv6: bool = False, learned: bool = False
+    ) -> None:
         """Publish an address in the record (ends client mode), or none of this IP version.
+
+        A learned one may be followed by another that others see.
 
         Raises:
             UsageError: the record would be too long; nothing has changed then.
         """
-        self._local.set_endpoint(address, address.is_ipv6 if address is not None else ipv6)
+        ipv6 = ipv6 if address is None else address.is_ipv6
+        self._local.set_endpoint(address, ipv6, learned=learned)
 
     def update_record(self, fields: Mapping[str, FieldValue | None], *, now: float) -> None:
         """Change fields of our record (None removes one); its seq rises.

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from ginnel.base.chance import Rng
 from ginnel.base.errors import UsageError
-from ginnel.base.types import Address, NodeId
+from ginnel.base.types import Address, NodeId, Secret
 from ginnel.discv5.enr import Enr
 from ginnel.discv5.events import Drop
-from ginnel.discv5.metrics import Collector, make_collector, prometheus_text
+from ginnel.discv5.metrics import Collector, Sample, make_collector, prometheus_text
 from ginnel.discv5.protocol import DiscoveryCore
 
 TalkHandler = Callable[[NodeId, Address, bytes], bytes | Awaitable[bytes]]
@@ -25,10 +25,12 @@ class NodeView(ABC):
     """Questions to a core.
 
     Args:
+        private_key: of the record.
         rng: chooses random nodes.
     """
 
-    def __init__(self, rng: Rng) -> None:
+    def __init__(self, private_key: Secret, rng: Rng) -> None:
+        self._private_key = private_key
         self._rng = rng
         self._handlers: dict[bytes, TalkHandler] = {}
 
@@ -36,6 +38,11 @@ class NodeView(ABC):
     @abstractmethod
     def core(self) -> DiscoveryCore:
         """The core; raises UsageError where the node is not open."""
+
+    @property
+    def private_key(self) -> Secret:
+        """The key of our record; it is not shown in logs."""
+        return self._private_key
 
     @property
     def record(self) -> Enr:
@@ -59,7 +66,11 @@ class NodeView(ABC):
 
     def metrics_text(self) -> str:
         """Return all metrics in Prometheus' text format."""
-        return prometheus_text(self.core.samples())
+        return prometheus_text(self._samples())
+
+    def _samples(self) -> Iterator[Sample]:
+        """Yield every metric."""
+        yield from self.core.samples()
 
     @property
     def nodes_discovered(self) -> int:
@@ -123,7 +134,7 @@ class NodeView(ABC):
         Raises:
             UsageError: `prometheus_client` is not installed.
         """
-        return make_collector(lambda: self.core.samples())
+        return make_collector(self._samples)
 
     def register_talk_protocol(self, protocol: bytes, handler: TalkHandler) -> None:
         """Answer TALKREQs of this protocol by the handler.

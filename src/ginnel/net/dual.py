@@ -26,6 +26,11 @@ class DualSocket:
         for sock in self._sockets:
             self._epoll.register(sock.fileno(), select.EPOLLIN)
 
+    @property
+    def failed(self) -> int:
+        """Return how many datagrams could not be sent."""
+        return sum(sock.failed for sock in self._sockets)
+
     def fileno(self) -> int:
         """Return the descriptor that is readable while either socket is."""
         return self._epoll.fileno()
@@ -59,7 +64,7 @@ class DualSocket:
 def open_pair(
     first: Address, second: Address | None, *, max_datagram: int
 ) -> tuple[UdpSocket | DualSocket, tuple[Address, ...]]:
-    """Open one socket, or two as one source; return it and where it is bound.
+    """Open one socket, or two as one source; return it and where it is bound. It warns.
 
     Args:
         first: of either IP version.
@@ -71,11 +76,11 @@ def open_pair(
     """
     if second is not None and first.is_ipv6 == second.is_ipv6:
         raise UsageError("two sockets of a node are of IPv4 and of IPv6")
-    one = UdpSocket.open(first, max_datagram=max_datagram)
+    one = UdpSocket.open(first, max_datagram=max_datagram, warns=True)
     if second is None:
         return one, (one.address,)
     try:
-        other = UdpSocket.open(second, max_datagram=max_datagram)
+        other = UdpSocket.open(second, max_datagram=max_datagram, warns=True)
     except SystemFailure:
         one.close()
         raise

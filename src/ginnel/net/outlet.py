@@ -9,15 +9,21 @@ import os
 from collections.abc import Callable, Sequence
 
 from ginnel.base.types import Address, Datagram, Transmit
+from ginnel.net.failures import SendFailures
 
 
 class CallbackSource:
     """Sends by a function, whose OSErrors are counted; nothing is ever to be read from it."""
 
     def __init__(self, send: Callable[[Address, bytes], None]) -> None:
-        self.failed = 0  # packets that the function could not send
         self._send = send
+        self._failures = SendFailures(warns=True)
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # never readable
+
+    @property
+    def failed(self) -> int:
+        """Return how many packets the function could not send."""
+        return self._failures.count
 
     def fileno(self) -> int:
         """Return a descriptor that is never readable."""
@@ -34,8 +40,8 @@ class CallbackSource:
             try:
                 self._send(transmit.destination, transmit.data)
                 taken += 1
-            except OSError:  # of the caller's socket: no route, a firewall, a full buffer
-                self.failed += 1
+            except OSError as error:  # of the caller's socket: no route, a firewall, a full buffer
+                self._failures.add(error.strerror or "the caller's socket failed")
         return taken
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from ginnel._native import UdpBatches
 from ginnel.base.addresses import Scope, scope_of
 from ginnel.base.errors import SystemFailure
 from ginnel.base.types import Address, Datagram, Transmit, make_address
+from ginnel.net.failures import SendFailures
 
 _log = logging.getLogger(__name__)
 
@@ -60,10 +61,14 @@ class UdpSocket:
     """One bound UDP socket; fulfils `DatagramSource`.
 
     An IPv6 socket that is not `v6_only` also serves IPv4; addresses are never v4-mapped outside.
+    One that `warns` tells the log of datagrams that could not be sent (`failures.py`).
     """
 
-    def __init__(self, sock: socket.socket, *, max_datagram: int = MAX_DATAGRAM) -> None:
+    def __init__(
+        self, sock: socket.socket, *, max_datagram: int = MAX_DATAGRAM, warns: bool = False
+    ) -> None:
         self.drops: dict[SocketDrop, int] = {}
+        self._failures = SendFailures(warns=warns)
         self._socket = sock
         self._is_ipv6 = sock.family == socket.AF_INET6
         self._max_datagram = max_datagram
@@ -84,6 +89,7 @@ class UdpSocket:
         v6_only: bool = True,
         receive_buffer: int = RECEIVE_BUFFER,
         max_datagram: int = MAX_DATAGRAM,
+        warns: bool = False,
     ) -> UdpSocket:
         """Bind a new socket; port 0 lets the kernel choose. Longer datagrams are dropped.
 
@@ -99,7 +105,7 @@ class UdpSocket:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6_only))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             sock.bind(tuple(address))
-            return cls(sock, max_datagram=max_datagram)
+            return cls(sock, max_datagram=max_datagram, warns=warns)
         except OSError as error:
             sock.close()
             raise SystemFailure(f"can't open UDP {address}: {os.strerror(error.errno or 0)}") from (
@@ -131,6 +137,11 @@ class UdpSocket:
         ip, port = self._socket.getsockname()[:2]
         return make_address(ip, port)
 
+    @property
+    def failed(self) -> int:
+        """Return how many datagrams could not be sent."""
+        return self._failures.count
+
     def fileno(self) -> int:
         """Return the descriptor; -1 when closed."""
         return self._socket.fileno()
@@ -154,6 +165,7 @@ class UdpSocket:
         """Send without blocking; return how many the system took."""
         refused = UdpBatches.send(self._socket.fileno(), self._is_ipv6, transmits, self._only_ip)
         for number, error in refused:
+            self._failures.add(os.strerror(error))
             self._count(error, transmits[number].destination)
         return len(transmits) - len(refused)
 

@@ -21,7 +21,6 @@ from ginnel.discv5 import (
     NoAddressError,
     RequestRefused,
     RequestTimeout,
-    aio,
 )
 from ginnel.discv5.aio import lookup_distances
 from ginnel.discv5.enr import sign_enr
@@ -314,48 +313,22 @@ def test_a_callers_socket_that_fails_loses_packets_only() -> None:
     run(main())
 
 
-def test_nodes_are_saved_every_few_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aio, "SAVE_INTERVAL", 0.05)
-    path = tmp_path / "nodes"
-
+def test_a_failed_send_is_counted_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async with (
-            Discovery(ANY, advertise=ANY) as server,
-            Discovery(ANY, bootstrap=[server.record], nodes_file=path),
-        ):
-            await until(lambda: path.exists() and server.record.to_text() in path.read_text())
+        async with Discovery(ANY, transport=unreachable) as node:
+            node.send(ANY, b"x")
+            node.send(ANY, b"y")
+            assert "discovery_sends_failed_total 2" in node.metrics_text()
+        async with Discovery(ANY) as node:
+            node.send(Address("255.255.255.255", 9), b"x")
+            assert "discovery_sends_failed_total 1" in node.metrics_text()
+        assert caplog.text.count("could not be sent") == 2
 
     run(main())
 
 
-def test_nodes_are_saved_and_read(tmp_path: Path) -> None:
-    path = tmp_path / "nodes"
-
-    async def main() -> None:
-        async with Discovery(ANY, advertise=ANY) as server:
-            async with Discovery(ANY, bootstrap=[server.record], nodes_file=path) as client:
-                await client.lookup(client.node_id)
-            assert path.read_text() == server.record.to_text() + "\n"
-            async with Discovery(ANY, nodes_file=path) as client:
-                assert await client.lookup(NodeId(bytes(32))) == (server.record,)
-            nowhere = tmp_path / "no" / "nodes"
-            async with Discovery(ANY, bootstrap=[server.record], nodes_file=nowhere) as client:
-                await client.ping(server.record)  # that it can't be saved is no reason to fail
-
-    run(main())
-
-
-def test_a_run_in_which_nobody_answers_leaves_the_saved_nodes_alone(tmp_path: Path) -> None:
-    path = tmp_path / "nodes"
-    path.write_text(SILENT.to_text() + "  # kept\n")
-
-    async def main() -> None:
-        async with Discovery(ANY, nodes_file=path, config=QUICK) as client:
-            with pytest.raises(RequestTimeout):
-                await client.ping(SILENT)
-
-    run(main())
-    assert path.read_text() == SILENT.to_text() + "  # kept\n"
+def unreachable(address: Address, packet: bytes) -> None:
+    raise OSError(errno.ENETUNREACH, "no route")
 
 
 def test_the_previous_record_goes_on() -> None:
@@ -384,6 +357,25 @@ def test_the_record_follows_what_others_see() -> None:
                 await node.ping(server.record)
                 assert told == [node.listening_address]
                 assert node.record.address() == node.listening_address
+
+    run(main())
+
+
+def test_an_address_that_the_caller_found_out_is_followed_by_what_others_see() -> None:
+    async def main() -> None:
+        config = DiscoveryConfig(auto_update=True)
+        found = Address("127.0.0.7", 9)
+        async with Discovery(ANY, advertise=ANY) as server:
+            async with Discovery(ANY, bootstrap=[server.record], config=config) as node:
+                before = node.record.seq
+                record = node.update_external_ip(found)
+                assert (record.address(), record.seq) == (found, before + 1)
+                await node.ping(server.record)
+                assert node.record.address() == node.listening_address
+            given = Discovery(ANY, advertise=found, bootstrap=[server.record], config=config)
+            async with given:
+                await given.ping(server.record)
+                assert given.record.address() == found  # one that was given stays
 
     run(main())
 

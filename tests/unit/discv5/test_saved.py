@@ -1,14 +1,23 @@
-"""Nodes as text."""
+"""Nodes as text, and kept on disk."""
 
 from __future__ import annotations
 
+import asyncio
 import random
+from pathlib import Path
 
-from ginnel.base.types import NodeId
+import pytest
+
+from ginnel.base.types import Address, NodeId
+from ginnel.discv5 import Discovery, DiscoveryConfig, RequestTimeout, aio
 from ginnel.discv5.enr import Enr, sign_enr
 from ginnel.discv5.saved import choose_nodes, format_nodes, parse_nodes
 from ginnel.discv5.table import RoutingTable, TableLimits
+from support.eventually import until
 
+ANY = Address("127.0.0.1", 0)
+SILENT = sign_enr(b"\x01" * 32, 1, {"ip": b"\x7f\x00\x00\x01", "udp": 9})
+QUICK = DiscoveryConfig(response_timeout=0.05, retransmit_after=0.02)
 NODES = [sign_enr(bytes([index]) * 32, 1, {}) for index in range(1, 6)]
 
 
@@ -43,3 +52,47 @@ def test_nodes_that_answered_are_kept_then_loaded_ones_that_have_a_place() -> No
     fewest = choose_nodes(table, old, 2, rng)
     assert fewest is not None
     assert len(fewest) == 2
+
+
+def test_nodes_are_saved_every_few_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio, "SAVE_INTERVAL", 0.05)
+    path = tmp_path / "nodes"
+
+    async def main() -> None:
+        async with (
+            Discovery(ANY, advertise=ANY) as server,
+            Discovery(ANY, bootstrap=[server.record], nodes_file=path),
+        ):
+            await until(lambda: path.exists() and server.record.to_text() in path.read_text())
+
+    asyncio.run(main())
+
+
+def test_nodes_are_saved_and_read(tmp_path: Path) -> None:
+    path = tmp_path / "nodes"
+
+    async def main() -> None:
+        async with Discovery(ANY, advertise=ANY) as server:
+            async with Discovery(ANY, bootstrap=[server.record], nodes_file=path) as client:
+                await client.lookup(client.node_id)
+            assert path.read_text() == server.record.to_text() + "\n"
+            async with Discovery(ANY, nodes_file=path) as client:
+                assert await client.lookup(NodeId(bytes(32))) == (server.record,)
+            nowhere = tmp_path / "no" / "nodes"
+            async with Discovery(ANY, bootstrap=[server.record], nodes_file=nowhere) as client:
+                await client.ping(server.record)  # that it can't be saved is no reason to fail
+
+    asyncio.run(main())
+
+
+def test_a_run_in_which_nobody_answers_leaves_the_saved_nodes_alone(tmp_path: Path) -> None:
+    path = tmp_path / "nodes"
+    path.write_text(SILENT.to_text() + "  # kept\n")
+
+    async def main() -> None:
+        async with Discovery(ANY, nodes_file=path, config=QUICK) as client:
+            with pytest.raises(RequestTimeout):
+                await client.ping(SILENT)
+
+    asyncio.run(main())
+    assert path.read_text() == SILENT.to_text() + "  # kept\n"

@@ -7,13 +7,14 @@ import random
 import pytest
 
 from ginnel.base.errors import UsageError
-from ginnel.base.types import NodeId
+from ginnel.base.types import NodeId, Secret
 from ginnel.discv5.enr import sign_enr
 from ginnel.discv5.keys import log_distance
 from ginnel.discv5.protocol import DiscoveryCore
 from ginnel.discv5.view import NodeView
 from support.discv5_net import Net
 
+KEY = Secret(b"\x09" * 32)
 RECORDS = [
     sign_enr(bytes([i]) * 32, 1, {"ip": bytes((203, 0, i, 1)), "udp": 9, "k": bytes([i % 2])})
     for i in range(1, 9)
@@ -22,7 +23,7 @@ RECORDS = [
 
 class Shown(NodeView):
     def __init__(self, core: DiscoveryCore) -> None:
-        super().__init__(random.Random(1))
+        super().__init__(KEY, random.Random(1))
         self.shown = core
 
     @property
@@ -75,3 +76,8 @@ def test_a_second_handler_is_an_error(view: Shown) -> None:
     assert view.talk_protocols == (b"a",)
     with pytest.raises(UsageError):
         view.register_talk_protocol(b"a", lambda node_id, address, payload: b"")
+
+
+def test_the_private_key_can_be_had_and_is_never_shown(view: Shown) -> None:
+    assert view.private_key.reveal() == b"\x09" * 32
+    assert "09" not in f"{view.private_key} {view.private_key!r}"
