@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from ginnel.base.errors import UsageError
+from ginnel.discv5.keys import NODE_ID_BITS
 from ginnel.discv5.packet import DEFAULT_PROTOCOL_ID, PROTOCOL_ID_SIZE
 
 _AT_LEAST_ONE = (
@@ -19,6 +20,8 @@ _AT_LEAST_ONE = (
     "records_per_packet",
     "response_packet_limit",
 )
+
+_AT_MOST = {"lookup_distances": NODE_ID_BITS}  # there are no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,5 +94,7 @@ class DiscoveryConfig:
         for item in fields(self):
             value = getattr(self, item.name)
             least = 1 if item.name in _AT_LEAST_ONE else 0
-            if isinstance(value, int | float) and value < least:
-                raise UsageError(f"{item.name} is at least {least}, not {value}")
+            most = _AT_MOST.get(item.name, float("inf"))
+            if isinstance(value, int | float) and not least <= value <= most:
+                bound = f"at least {least}" if value < least else f"at most {most}"
+                raise UsageError(f"{item.name} is {bound}, not {value}")

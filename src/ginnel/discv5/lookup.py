@@ -232,6 +232,7 @@ class Lookup:
 def lookup_distances(target: NodeId, node_id: NodeId, count: int = 3) -> tuple[int, ...]:
     """Return the distances from a node at which nodes near the target are, likeliest first.
 
+    There are 256 at most.
     At the target itself the node alone is meant: distance 0 is its own record.
     """
     middle = log_distance(target, node_id)
@@ -239,7 +240,7 @@ def lookup_distances(target: NodeId, node_id: NodeId, count: int = 3) -> tuple[i
         return (0,)
     distances = [middle]
     step = 1
-    while len(distances) < count:
+    while len(distances) < min(count, NODE_ID_BITS):
         for distance in (middle + step, middle - step):
             if 0 < distance <= NODE_ID_BITS and len(distances) < count:
                 distances.append(distance)

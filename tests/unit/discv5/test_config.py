@@ -40,6 +40,7 @@ def test_a_request_is_sent_after_a_stale_challenge_ended() -> None:
         {"session_limit": 0},
         {"response_timeout": -1.0},
         {"queue_limit": -1},
+        {"lookup_distances": 257},
     ],
 )
 def test_settings_that_could_not_work_are_refused(wrong: dict[str, Any]) -> None:

@@ -112,6 +112,7 @@ def test_distances() -> None:
     assert lookup_distances(OWN, NodeId(b"\x80" + bytes(31)), 3) == (256, 255, 254)
     assert lookup_distances(OWN, NodeId(bytes(31) + b"\x01"), 3) == (1, 2, 3)
     assert lookup_distances(OWN, OWN, 3) == (0,)
+    assert sorted(lookup_distances(OWN, node, 1000)) == list(range(1, 257))
 
 
 def test_a_node_that_failed_is_asked_again_where_it_has_moved() -> None:
