@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ginnel.base.errors import UsageError
-from ginnel.base.limits import BoundedLru
 from ginnel.base.types import Address, NodeId
 from ginnel.discv5.errors import MessageTooLarge
 from ginnel.discv5.messages import (
@@ -94,11 +94,12 @@ class Talks:
         self._limit = limit
         self._lifetime = lifetime
         self._open: dict[int, Talk] = {}
-        self._recent: BoundedLru[tuple[NodeId, TalkRequest], Talk] = BoundedLru(REMEMBERED_TALKS)
+        self._answered: deque[Talk] = deque()
+        self._known: dict[tuple[NodeId, TalkRequest], Talk] = {}  # all of both
 
     def find(self, node_id: NodeId, request: TalkRequest, now: float) -> Talk | None:
-        """Return the same request of the same node if it came lately."""
-        talk = self._recent.peek((node_id, request))
+        """Return the same request of the same node if it is open or was answered lately."""
+        talk = self._known.get((node_id, request))
         return talk if talk is not None and now < talk.expires_at else None
 
     def open(
@@ -109,12 +110,12 @@ class Talks:
             oldest = next(iter(self._open))
             if now < self._open[oldest].expires_at:
                 break
-            del self._open[oldest]
+            self._forget(self._open.pop(oldest))
         if len(self._open) >= self._limit:
             return False
         talk = Talk(session, source, request, now + self._lifetime)
         self._open[token] = talk
-        self._recent.put((session.node_id, request), talk)
+        self._known[(session.node_id, request)] = talk
         return True
 
     def answer(self, token: int, payload: bytes, now: float) -> Talk | None:
@@ -129,14 +130,20 @@ class Talks:
         response = TalkResponse(talk.request.request_id, payload)
         check_message_size(response)
         del self._open[token]
-        if now >= talk.expires_at:
-            return None
         talk.answer = response
-        return talk
+        self._answered.append(talk)
+        if len(self._answered) > REMEMBERED_TALKS:
+            self._forget(self._answered.popleft())
+        return talk if now < talk.expires_at else None
 
     def refuse(self, token: int) -> bool:
         """Close a talk without answer, as if it had never come; False if it is closed."""
         talk = self._open.pop(token, None)
         if talk is not None:
-            self._recent.pop((talk.session.node_id, talk.request))
+            self._forget(talk)
         return talk is not None
+
+    def _forget(self, talk: Talk) -> None:
+        key = (talk.session.node_id, talk.request)
+        if self._known.get(key) is talk:  # else the same request came anew after its time
+            del self._known[key]
