@@ -32,10 +32,11 @@ class Checked:
 def check_records(
     pending: Pending, raw_records: Sequence[bytes], own_id: NodeId, cache: RecordCache
 ) -> Checked:
-    """Verify the records that answer a FINDNODE."""
+    """Verify the records that answer a FINDNODE; of several of one node the newest is taken."""
     assert isinstance(pending.message, FindNode)
     contact = pending.contact
     checked = Checked()
+    taken: dict[NodeId, Enr] = {}
     for raw in raw_records:
         try:
             record = cache.decode(raw)
@@ -49,7 +50,11 @@ def check_records(
         elif record.node_id == own_id or not _is_reachable(pending, record):
             checked.refused += 1
         else:
-            checked.records.append(record)
+            known = taken.get(record.node_id)
+            checked.refused += known is not None
+            if known is None or record.seq > known.seq:
+                taken[record.node_id] = record
+    checked.records = list(taken.values())
     return checked
 
 

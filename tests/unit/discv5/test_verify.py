@@ -63,3 +63,14 @@ def test_a_node_on_the_internet_can_not_name_itself_inside_our_network() -> None
             taken if from_inside else Checked([], 1, False)
         )
         assert check([own.raw], (0,), "127.0.0.1") == taken
+
+
+def test_a_node_is_taken_once_by_its_newest_record() -> None:
+    fields = {"ip": b"\xcb\x00\x71\x01", "udp": 9}
+    old, new, other = (sign_enr((3).to_bytes(32, "big"), seq, fields) for seq in (1, 5, 2))
+    fourth = record(4)
+    distances = (distance(THIRD), distance(fourth))
+    for raw in ([old, fourth, new, other], [new, other, fourth], [old, fourth, new]):
+        checked = check([enr.raw for enr in raw], distances)
+        assert (len(checked.records), set(checked.records)) == (2, {new, fourth})
+        assert (checked.refused, checked.is_violation) == (len(raw) - 2, False)
