@@ -174,6 +174,39 @@ def test_least_recently_seen_is_revalidated() -> None:
     assert RoutingTable(OWN, TableLimits()).node_to_revalidate(RNG) is None
 
 
+def test_the_tail_of_a_random_bucket_is_revalidated() -> None:
+    table = RoutingTable(OWN, TableLimits(bits_per_hop=1))
+    for record in RECORDS:
+        table.add(record)
+    tails: dict[int, Enr] = {}
+    for node in table.nodes():  # who is marked first in a bucket ends as its tail
+        table.mark_seen(node.record.node_id)
+        tails.setdefault(max(node.distance, 251), node.record)
+    assert sorted(tails) == list(range(251, 257))  # the nearest bucket is not split further
+    drawn = [table.node_to_revalidate(RNG) for _ in range(500)]
+    assert set(drawn) == set(tails.values())
+    assert all(drawn.count(tail) > 50 for tail in tails.values())
+
+
+def test_limits_of_a_bucket_are_those_of_its_halves_after_a_split() -> None:
+    table = RoutingTable(OWN, TableLimits(bucket_size=4, bits_per_hop=1))
+    near = [record for record in RECORDS if not record.node_id[0] & 0x80]
+    far_crowd = iter(of_subnet("198.51.100", 6))
+    near_crowd = iter(of_subnet("198.51.100", 6, far=False))
+    first = next(far_crowd)
+    assert table.add(first) is Added.NEW
+    assert table.add(next(near_crowd)) is Added.NEW
+    assert table.add(next(far_crowd)) is Added.REFUSED  # two of them in the one bucket
+    for record in (*FAR[:2], near[0]):
+        assert table.add(record) is Added.NEW  # the last one splits it
+    for crowd in (far_crowd, near_crowd):
+        assert table.add(next(crowd)) is Added.NEW
+        assert table.add(next(crowd)) is Added.REFUSED
+    table.replace(first.node_id)
+    assert table.add(next(far_crowd)) is Added.NEW
+    assert table.add(next(far_crowd)) is Added.REFUSED
+
+
 def test_who_may_name_what() -> None:
     public, private, loopback = (Address(ip, 9) for ip in ("203.0.113.1", "10.0.0.1", "127.0.0.1"))
     assert may_relay(public, public)
@@ -218,13 +251,13 @@ def test_a_dead_bootstrap_node_gives_others_their_turn() -> None:
     assert set(turns) == set(FAR[:4])
 
 
-def of_subnet(subnet: str, count: int) -> list[Enr]:
-    """Return nodes of the far half of the id space in one /24."""
+def of_subnet(subnet: str, count: int, *, far: bool = True) -> list[Enr]:
+    """Return nodes of the far (or near) half of the id space in one /24."""
     found: list[Enr] = []
     while len(found) < count:
         address = Address(f"{subnet}.{len(found) + 1}", 9)
         record = sign_enr(new_private_key(RNG.randbytes), 1, address_fields(address))
-        if record.node_id[0] & 0x80:
+        if bool(record.node_id[0] & 0x80) is far:
             found.append(record)
     return found
 
@@ -263,7 +296,8 @@ def test_an_older_record_of_a_replacement_changes_nothing() -> None:
     table = RoutingTable(OWN, TableLimits(bits_per_hop=1))
     for record in FAR[:16]:
         table.add(record)
-    key = next(k for n in range(1, 99) if (k := bytes([n]) * 32) and far(k))
+    keys = [bytes([n]) * 32 for n in range(1, 20)]
+    key = next(key for key in keys if sign_enr(key, 1, {}).node_id[0] & 0x80)
     new = sign_enr(key, 2, address_fields(Address("198.51.100.1", 9)))
     table.add(new)
     table.add(sign_enr(key, 1, address_fields(Address("203.0.0.1", 9))))
@@ -272,7 +306,3 @@ def test_an_older_record_of_a_replacement_changes_nothing() -> None:
         Added.REPLACEMENT,
         Added.REFUSED,
     ]
-
-
-def far(key: bytes) -> bool:
-    return bool(sign_enr(key, 1, {}).node_id[0] & 0x80)
