@@ -280,7 +280,7 @@ class Discovery(NodeQuestions):
         return running.core.record
 
     def update_external_ip(self, address: Address) -> Enr:
-        """Publish an address that the caller found out; with `auto_update` others' views go on.
+        """Publish an address that the caller found out; `auto_update` may follow another later.
 
         Raises:
             UsageError: the record would be too long.
