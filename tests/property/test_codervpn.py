@@ -79,9 +79,10 @@ def test_hostile_bytes_never_raise_and_end_at_most_once(
 class Pair:
     """Both cores and the bytes between them; counts what was asked and what was answered."""
 
-    def __init__(self, dialect: Dialect) -> None:
-        self.manager = ManagerCore(now=0.0, dialect=dialect)
-        self.tunnel = TunnelCore(now=0.0)
+    def __init__(self, dialect: Dialect, minors: tuple[int, int]) -> None:
+        above, below = ((Version(1, minor),) for minor in minors)
+        self.manager = ManagerCore(now=0.0, dialect=dialect, versions=above)
+        self.tunnel = TunnelCore(now=0.0, versions=below)
         self.wires = {self.manager: bytearray(), self.tunnel: bytearray()}  # to each
         self.open: dict[tuple[str, int], int] = {}
         self.now = 0.0
@@ -110,12 +111,14 @@ class Pair:
         elif action == "stop":
             self.ask("manager", manager.stop(now=self.now))
         elif action == "wake":
-            self.ask("manager", manager.wake(now=self.now))
+            self.ask("manager", manager.wake(now=self.now, timeout=size))
         elif action == "peers":
             self.ask("manager", manager.get_peers(now=self.now))
         elif action == "settings":
             request = tunnel.request_settings(pb.NetworkSettingsRequest(mtu=size), now=self.now)
             self.ask("tunnel", request)
+        elif action == "cancel":
+            manager.speaker.cancel(max((request for _, request in self.open), default=0))
         elif action == "log":
             tunnel.write_log(LogRecord(LogLevel.INFO, "x" * size))
         elif action == "wait":
@@ -133,31 +136,32 @@ class Pair:
         self.open[(who, request)] = self.open.get((who, request), 0) + 1
 
 
-ACTIONS = ["start", "stop", "wake", "peers", "settings", "log", "wait", "up", "down"]
+ACTIONS = ["start", "stop", "wake", "peers", "settings", "cancel", "log", "wait", "up", "down"]
 STEP = st.tuples(st.sampled_from([*ACTIONS, "up", "down", "up", "down"]), st.integers(0, 40))
 
 
-RUNS = (st.sampled_from(Dialect), st.lists(STEP, max_size=60), st.booleans())
+MINORS = st.tuples(st.integers(0, 3), st.integers(0, 3))  # of both sides' versions
+RUNS = (st.sampled_from(Dialect), MINORS, st.lists(STEP, max_size=60), st.booleans())
 
 
+@settings(max_examples=400)
 @given(*RUNS)
 def test_every_request_ends_exactly_once(
-    dialect: Dialect, steps: list[tuple[str, int]], is_hung_up: bool
+    dialect: Dialect, minors: tuple[int, int], steps: list[tuple[str, int]], is_hung_up: bool
 ) -> None:
-    check_run(dialect, steps, is_hung_up)
+    check_run(Pair(dialect, minors), steps, is_hung_up)
 
 
 @pytest.mark.soak
 @settings(max_examples=10_000)
 @given(*RUNS)
 def test_every_request_ends_exactly_once_in_ten_thousand_runs(
-    dialect: Dialect, steps: list[tuple[str, int]], is_hung_up: bool
+    dialect: Dialect, minors: tuple[int, int], steps: list[tuple[str, int]], is_hung_up: bool
 ) -> None:
-    check_run(dialect, steps, is_hung_up)
+    check_run(Pair(dialect, minors), steps, is_hung_up)
 
 
-def check_run(dialect: Dialect, steps: list[tuple[str, int]], is_hung_up: bool) -> None:
-    pair = Pair(dialect)
+def check_run(pair: Pair, steps: list[tuple[str, int]], is_hung_up: bool) -> None:
     pair.drain()
     for action, size in steps:
         pair.step(action, size)

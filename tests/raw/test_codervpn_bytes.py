@@ -16,7 +16,7 @@ from ginnel.codervpn.manager_role import (
     SettingsRequested,
 )
 from ginnel.codervpn.messages import LogLevel, LogRecord, Start, make_agent
-from ginnel.codervpn.speaker import Drop, Negotiated, StreamClosed
+from ginnel.codervpn.speaker import Drop, Failure, Negotiated, StreamClosed
 from ginnel.codervpn.tunnel_role import (
     SettingsAnswered,
     StartRequested,
@@ -253,6 +253,27 @@ def test_a_second_start_succeeds_without_an_event() -> None:
     assert tunnel_events(tunnel) == []
     assert sent(tunnel) == STARTED
     assert tunnel.double_starts == 1
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.2", b"1.3"])
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_request_given_up_before_the_header_costs_nothing_behind_it(
+    version: bytes, is_cancelled: bool
+) -> None:
+    manager = ManagerCore(now=0.0)
+    request = manager.wake(now=0.0, timeout=1.0)  # which 1.3 alone knows
+    reason = Failure.CANCELLED if is_cancelled else Failure.TIMEOUT
+    if is_cancelled:
+        manager.speaker.cancel(request)
+    manager.handle_timeout(now=1.0)
+    # TunnelMessage{rpc{msg_id 5}, network_settings{mtu 1280}}
+    behind = bytes.fromhex("000000090a020805220310800a")
+    manager.handle_bytes(b"codervpn " + version + b" tunnel\n" + behind, now=1.5)
+    answered, negotiated, asked = manager_events(manager)
+    assert answered == Answered(Ask.WAKE, request, reason.value)
+    assert isinstance(negotiated, Negotiated)
+    assert isinstance(asked, SettingsRequested)
+    assert sent(manager) == SEED_MANAGER
 
 
 def test_settings_are_answered_out_of_order_and_late_answers_are_dropped() -> None:

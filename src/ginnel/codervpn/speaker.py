@@ -350,11 +350,11 @@ class Speaker:
         if self.version is None:
             self._waiting.append((message, request))
             return
+        if request and request not in self._sent:
+            return  # given up while it waited for the header
         if not fit_to_version(message, self.version, self.dialect):
             if request:
                 self._fail(request, Failure.NOT_NEGOTIATED)
-            return
-        if request and request not in self._sent:
             return
         try:
             self._queue(encode_frame(message.SerializeToString()))
