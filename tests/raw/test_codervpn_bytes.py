@@ -229,6 +229,21 @@ def test_start_settings_and_stop_as_bytes() -> None:
     assert manager_events(manager) == [Answered(Ask.STOP, 2, None), StreamClosed(None)]
 
 
+def test_a_stop_answers_what_is_open_before_its_own_reply() -> None:
+    tunnel = open_tunnel()
+    # the full set, msg_id 3: it waits, because the stream isn't free before `sent`
+    tunnel.handle_bytes(START + bytes.fromhex("000000060a0208031200") + STOP, now=0.0)
+    requested, stop = tunnel_events(tunnel)
+    assert isinstance(requested, StartRequested)
+    assert stop == StopRequested()
+    tunnel.finish_stop()
+    # TunnelMessage{rpc{response_to 1}, start{error_message "stopped"}}, {rpc{3}, peer_update{}}
+    answers = "0000000f 0a021001 2a091207 73746f70706564 00000006 0a021003 1a00"
+    tunnel.finish_start(None)  # too late
+    assert sent(tunnel) == bytes.fromhex(answers.replace(" ", "")) + STOPPED
+    assert not tunnel.is_running
+
+
 def test_a_start_without_url_or_token_fails_and_stop_before_start_succeeds() -> None:
     tunnel = open_tunnel()
     # start{fd 4}, msg_id 1

@@ -122,7 +122,8 @@ async def live_tunnel(
         channel = Channel(signer)
         try:
             yield LiveTunnel(paths, manager, handlers, channel, udp.getsockname()[1], running)
-            await manager.stop(wait_s=WAIT)
+            if not manager.is_closed:
+                await manager.stop(wait_s=WAIT)
         finally:
             manager.close()
             channel.close()

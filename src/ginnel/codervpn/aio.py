@@ -101,7 +101,7 @@ class TunnelHandlers(Protocol):
     """What a tunnel program does when its manager asks."""
 
     async def on_start(self, start: Start) -> str | None:
-        """Start; return None once running, or what went wrong."""
+        """Start; return None once running, or what went wrong. A Stop meanwhile cancels this."""
         ...
 
     async def on_stop(self) -> None:
@@ -128,6 +128,7 @@ class Tunnel(_Shell):
         self._handlers = handlers
         self._tasks: asyncio.TaskGroup | None = None
         self._task_count = 0
+        self._starting: asyncio.Task[None] | None = None
         self._early: list[tunnel_role.TunnelEvent] = []  # came before `run`
         self._core = tunnel_role.TunnelCore(
             now=asyncio.get_running_loop().time(), versions=versions
@@ -209,6 +210,8 @@ class Tunnel(_Shell):
             return
         self._task_count += 1
         task = self._tasks.create_task(self._handle(event))
+        if isinstance(event, tunnel_role.StartRequested):
+            self._starting = task
         task.add_done_callback(self._on_handled)
 
     def _on_handled(self, task: asyncio.Task[None]) -> None:
@@ -221,11 +224,17 @@ class Tunnel(_Shell):
                 start = replace(start, file_descriptor=descriptor)  # its number here
             self._core.finish_start(await self._handlers.on_start(start))
         elif isinstance(event, tunnel_role.StopRequested):
+            await self._end_start()
             await self._handlers.on_stop()
             self._core.finish_stop()
         elif isinstance(event, tunnel_role.WakeRequested):
             await self._handlers.on_wake()
         self._stream.drain()
+
+    async def _end_start(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
 
 
 class ManagerHandlers(Protocol):

@@ -126,7 +126,9 @@ class TunnelCore:
     # Commands
 
     def finish_start(self, error: str | None) -> None:
-        """Answer the manager's Start; `error` None means running."""
+        """Answer the manager's Start; `error` None means running. After a Stop it is too late."""
+        if not self._starts:
+            return
         self.is_running = error is None
         for request in self._starts:
             response = pb.StartResponse(success=error is None, error_message=error or "")
@@ -134,14 +136,17 @@ class TunnelCore:
         self._starts.clear()
 
     def finish_stop(self, error: str | None = None) -> None:
-        """Answer the manager's Stop and close this side for writing: its last frame."""
+        """Answer what is open, Stop last, and close this side for writing: its last frame."""
+        self.finish_start("stopped")
         self.is_running = False
+        while self._full_requests and self.speaker.has_room:
+            self._answer_full_request()
+        self._full_requests.clear()
         for request in self._stops:
             response = pb.StopResponse(success=error is None, error_message=error or "")
             self.speaker.respond(request, pb.TunnelMessage(stop=response))
         self._stops.clear()
         self._full_at = None
-        self._full_requests.clear()
         self.speaker.end_writing()
 
     def request_settings(
@@ -254,18 +259,21 @@ class TunnelCore:
         else:
             self._events.append(StartRequested(start))
 
+    def _answer_full_request(self) -> None:
+        update = pb.PeerUpdate(
+            upserted_workspaces=self._workspaces.values(),
+            upserted_agents=self._agents.values(),
+        )
+        self._told_workspaces.update(self._workspaces)
+        self._told_agents.update(self._agents)
+        request = self._full_requests.popleft()
+        self.speaker.respond(request, pb.TunnelMessage(peer_update=update))
+
     def _flush_changes(self) -> None:
         if not self.speaker.is_idle:
             return
         if self._full_requests:
-            update = pb.PeerUpdate(
-                upserted_workspaces=self._workspaces.values(),
-                upserted_agents=self._agents.values(),
-            )
-            self._told_workspaces.update(self._workspaces)
-            self._told_agents.update(self._agents)
-            request = self._full_requests.popleft()
-            self.speaker.respond(request, pb.TunnelMessage(peer_update=update))
+            self._answer_full_request()
             return
         if not (self._changed_agents or self._changed_workspaces):
             return

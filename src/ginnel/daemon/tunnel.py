@@ -10,6 +10,7 @@ Source: DESIGN, "Processes".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -135,19 +136,18 @@ class TunnelProcess:
         """Become a member: data plane, cores, network settings; return what went wrong."""
         assert self._rpc is not None
         assert self._tasks is not None
-        running: _Running | None = None
-        try:
-            bundle = NodeBundle.from_bundle(start.token)
-            running = _Running(self._options, self._separation, bundle, start, self._rpc)
-            refusal = await self._rpc.network_settings(running.settings_request())
-            if refusal is not None:
-                running.close()
-                return refusal
-            await running.start()
-        except GinnelError as error:
-            if running is not None:
-                running.close()
-            return str(error)
+        with contextlib.ExitStack() as half_made:  # a Stop cancels this
+            try:
+                bundle = NodeBundle.from_bundle(start.token)
+                running = _Running(self._options, self._separation, bundle, start, self._rpc)
+                half_made.callback(running.close)
+                refusal = await self._rpc.network_settings(running.settings_request())
+                if refusal is not None:
+                    return refusal
+                await running.start()
+            except GinnelError as error:
+                return str(error)
+            half_made.pop_all()
         self._running = running
         self._job = self._tasks.create_task(running.run())
         return None

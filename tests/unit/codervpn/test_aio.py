@@ -30,7 +30,11 @@ class TunnelProgram:
 
     async def on_start(self, start: Start) -> str | None:
         self.seen.append(f"start {start.token.reveal().decode()}")
-        await self.may_start.wait()
+        try:
+            await self.may_start.wait()
+        except asyncio.CancelledError:
+            self.seen.append("start ended")
+            raise
         return self.start_error
 
     async def on_stop(self) -> None:
@@ -129,6 +133,22 @@ def test_errors_of_the_program_reach_the_other_side() -> None:
             await manager.start(START)
 
     run(body)
+
+
+def test_a_stop_during_start_ends_the_start_first() -> None:
+    async def body(
+        manager: Manager, tunnel: Tunnel, above: ManagerProgram, below: TunnelProgram
+    ) -> None:
+        below.may_start.clear()
+        starting = asyncio.create_task(manager.start(START))
+        while not below.seen:
+            await manager.get_peers()  # overtakes it
+        await manager.stop()
+        with pytest.raises(SystemFailure, match="stopped"):
+            await starting
+        assert below.seen == ["start t", "start ended", "stop"]
+
+    assert run(body) == [None, None]
 
 
 def test_a_peer_that_hangs_up_releases_every_waiter() -> None:

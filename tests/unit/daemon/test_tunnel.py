@@ -13,12 +13,13 @@ import pytest
 from ginnel.base.config import Settings
 from ginnel.base.errors import SystemFailure
 from ginnel.base.types import Secret
+from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.messages import Start
 from ginnel.daemon.tunnel import agent_config
 from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.mesh.objects import DAY_S
 from support.confined import ChildError, in_child
-from support.live_tunnel import Handlers, live_tunnel, make_network, settings_of
+from support.live_tunnel import WAIT, Handlers, live_tunnel, make_network, settings_of
 
 NOW = int(time.time())
 
@@ -67,6 +68,39 @@ def test_a_refusal_of_root_ends_the_start(tmp_path: Path) -> None:
                 await tunnel.start()
 
     asyncio.run(play())
+
+
+def test_a_stop_during_start_leaves_nothing_half_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_network(tmp_path, NOW)
+    closed: list[str] = []
+    asked = asyncio.Event()
+    close_engine = EmbeddedEngine.close
+
+    def close(engine: EmbeddedEngine) -> None:
+        closed.append("engine")
+        close_engine(engine)
+
+    class Undecided(Handlers):
+        async def on_settings(self, settings: pb.NetworkSettingsRequest) -> str | None:
+            asked.set()
+            await asyncio.Event().wait()
+            return None
+
+    async def play() -> None:
+        async with live_tunnel(paths, handlers=Undecided()) as tunnel:
+            starting = asyncio.ensure_future(tunnel.start())
+            await asked.wait()
+            await tunnel.manager.stop(wait_s=WAIT)
+            assert closed == ["engine"]  # before the reply
+            with pytest.raises(SystemFailure, match="stopped"):
+                await starting
+            await tunnel.running
+
+    monkeypatch.setattr(EmbeddedEngine, "close", close)
+    asyncio.run(play())
+    assert closed == ["engine"]
 
 
 @pytest.mark.parametrize("token", [b"", b"ginnel1:", b"ginnel1:AAAA", b"nonsense"])
