@@ -294,6 +294,12 @@ class Manager(_Shell):
         """Return the agents as last told."""
         return list(self._core.agents.values())
 
+    @property
+    def agents_with_age(self) -> list[tuple[pb.Agent, float]]:
+        """Return the agents, each with the seconds since the tunnel last told of it."""
+        now, told_at = self._stream.now, self._core.told_at
+        return [(agent, now - told_at[key]) for key, agent in self._core.agents.items()]
+
     async def run(self) -> str | None:
         """Serve the tunnel, its settings one after the other, until the stream ends."""
         try:

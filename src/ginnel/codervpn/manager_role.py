@@ -110,6 +110,8 @@ class ManagerCore:
         )
         self.workspaces: dict[bytes, pb.Workspace] = {}
         self.agents: dict[bytes, pb.Agent] = {}
+        self.told_at: dict[bytes, float] = {}  # of each agent: when the tunnel last told of it
+        self._now = now  # of the last call that told it
         self._asked: dict[int, Ask] = {}
         self._events: deque[ManagerEvent] = deque()
 
@@ -118,17 +120,17 @@ class ManagerCore:
     def handle_bytes(self, data: bytes, *, now: float) -> None:
         """Take bytes of the stream."""
         self.speaker.handle_bytes(data, now=now)
-        self._work()
+        self._work(now)
 
     def handle_eof(self, *, now: float) -> None:
         """Take the end of the stream."""
         self.speaker.handle_eof(now=now)
-        self._work()
+        self._work(now)
 
     def handle_timeout(self, *, now: float) -> None:
         """Do what is due."""
         self.speaker.handle_timeout(now=now)
-        self._work()
+        self._work(now)
 
     def poll_transmit(self) -> bytes | None:
         """Return the next bytes to write; call only when there is room."""
@@ -136,7 +138,7 @@ class ManagerCore:
 
     def poll_event(self) -> ManagerEvent | None:
         """Return the next event, or None."""
-        self._work()
+        self._work(self._now)
         return self._events.popleft() if self._events else None
 
     def poll_deadline(self) -> Deadline | None:
@@ -174,7 +176,8 @@ class ManagerCore:
         self._asked[request] = ask
         return request
 
-    def _work(self) -> None:
+    def _work(self, now: float) -> None:
+        self._now = now
         while (event := self.speaker.poll_event()) is not None:
             if isinstance(event, NoticeReceived):
                 self._on_notice(event)
@@ -218,6 +221,7 @@ class ManagerCore:
         if ask is Ask.PEERS:
             self.workspaces.clear()
             self.agents.clear()
+            self.told_at.clear()
             self._merge(event.message.peer_update)
             self._events.append(Answered(ask, event.request, None))
             return
@@ -241,6 +245,7 @@ class ManagerCore:
             self.workspaces.pop(workspace.id, None)
         for agent in update.deleted_agents[:MAX_KNOWN_PEERS]:
             self.agents.pop(agent.id, None)
+            self.told_at.pop(agent.id, None)
         self._events.append(PeersChanged())
 
     def _take_workspaces(self, update: pb.PeerUpdate) -> Iterator[str]:
@@ -260,6 +265,7 @@ class ManagerCore:
                 yield f"upserted_agents: more than {MAX_KNOWN_PEERS}"
             else:
                 self.agents[agent.id] = own_agent(agent)
+                self.told_at[agent.id] = self._now
 
     def _tell_faults(self, faults: Iterable[str]) -> None:
         for count, fault in enumerate(faults):

@@ -403,7 +403,7 @@ class _Manager:
         plan = self._applier.current if self._applier is not None else None
         setter = self._applier.dns if self._applier is not None else None
         device = self._resources.device
-        agents = self._rpc.agents if self._rpc is not None else ()
+        agents = self._rpc.agents_with_age if self._rpc is not None else ()
         peers, left_out = describe_agents(agents, unix_now=time.time())
         return {
             "network": self._config.paths.name,

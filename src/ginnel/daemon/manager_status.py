@@ -15,6 +15,7 @@ from ginnel.net.dns import DnsPlan, DnsSetter
 
 MAX_PEERS_TEXT = 8 * 1024 * 1024  # bytes of JSON; half of what a client takes, 2000 for each peer
 OLD_HANDSHAKE_S = 300.0  # seconds; WireGuard in use shakes hands every two minutes (seed 002)
+OLD_PING_S = 90.0  # seconds since a tunnel told it; ours tells every 30
 
 Json: TypeAlias = dict[str, Any]
 
@@ -41,12 +42,19 @@ def _describe_dns(plan: DnsPlan, setter: DnsSetter | None) -> Json:
     }
 
 
-def describe_agents(agents: Iterable[pb.Agent], *, unix_now: float) -> tuple[list[Json], int]:
-    """Return the peers as the tunnel told of them, and how many had no room in an answer."""
+def describe_agents(
+    agents: Iterable[tuple[pb.Agent, float]], *, unix_now: float
+) -> tuple[list[Json], int]:
+    """Return the peers as the tunnel told of them, and how many had no room in an answer.
+
+    Args:
+        agents: each with the seconds since the tunnel last told of it.
+        unix_now: wall time.
+    """
     found: list[Json] = []
     left_out = size = 0
-    for agent in agents:
-        told = describe_agent(agent, unix_now=unix_now)
+    for agent, told_age in agents:
+        told = describe_agent(agent, told_age, unix_now=unix_now)
         size += len(json.dumps(told))
         if size > MAX_PEERS_TEXT:
             left_out += 1
@@ -55,16 +63,17 @@ def describe_agents(agents: Iterable[pb.Agent], *, unix_now: float) -> tuple[lis
     return found, left_out
 
 
-def describe_agent(agent: pb.Agent, *, unix_now: float) -> Json:
+def describe_agent(agent: pb.Agent, told_age: float, *, unix_now: float) -> Json:
     """Return a peer as the tunnel told of it: nothing in it is trusted.
 
     No handshake or an old one is a problem, except where the path answers: nobody has had anything
-    to say there, and WireGuard is silent on purpose.
+    to say there, and WireGuard is silent on purpose. A ping has no time of its own: one that was
+    told long ago says nothing, because the tunnel may be stuck.
     """
     has_handshake = agent.HasField("last_handshake") and agent.last_handshake.seconds > 0
     age = max(0.0, unix_now - agent.last_handshake.seconds) if has_handshake else None
     ping = agent.last_ping
-    answers = agent.HasField("last_ping")
+    answers = agent.HasField("last_ping") and told_age <= OLD_PING_S
     problem = None
     if not answers and age is None:
         problem = "no handshake yet"
@@ -78,7 +87,7 @@ def describe_agent(agent: pb.Agent, *, unix_now: float) -> Json:
         "last_handshake_unix": agent.last_handshake.seconds if has_handshake else None,
         "latency_ms": ping.latency.ToNanoseconds() / 1e6 if answers else None,
         "direct": ping.did_p2p if answers else None,
-        "through": escape_control(ping.preferred_derp, 255) or None,
+        "through": (escape_control(ping.preferred_derp, 255) or None) if answers else None,
         "idle": answers and (age is None or age > OLD_HANDSHAKE_S),
         "problem": problem,
     }

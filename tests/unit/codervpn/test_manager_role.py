@@ -15,11 +15,13 @@ def open_manager() -> ManagerCore:
     return core
 
 
-def tell(core: ManagerCore, update: pb.PeerUpdate, response_to: int = 0) -> None:
+def tell(
+    core: ManagerCore, update: pb.PeerUpdate, response_to: int = 0, *, now: float = 0.0
+) -> None:
     message = pb.TunnelMessage(peer_update=update)
     if response_to:
         message.rpc.response_to = response_to
-    core.handle_bytes(encode_frame(message.SerializeToString()), now=0.0)
+    core.handle_bytes(encode_frame(message.SerializeToString()), now=now)
 
 
 def test_peers_are_merged_and_deleted() -> None:
@@ -29,6 +31,18 @@ def test_peers_are_merged_and_deleted() -> None:
     tell(core, pb.PeerUpdate(deleted_agents=[pb.Agent(id=b"1"), pb.Agent(id=b"9")]))
     assert {key: agent.name for key, agent in core.agents.items()} == {b"2": "c"}
     assert core.poll_event() == PeersChanged()
+
+
+def test_when_an_agent_was_last_told_is_known() -> None:
+    core = open_manager()
+    both = pb.PeerUpdate(upserted_agents=[make_agent(b"1", "a"), make_agent(b"2", "b")])
+    tell(core, both, now=5.0)
+    tell(core, pb.PeerUpdate(upserted_agents=[make_agent(b"2", "b")]), now=7.0)
+    assert core.told_at == {b"1": 5.0, b"2": 7.0}
+    tell(core, pb.PeerUpdate(deleted_agents=[pb.Agent(id=b"1")]), now=8.0)
+    assert core.told_at == {b"2": 7.0}
+    tell(core, pb.PeerUpdate(), core.get_peers(now=9.0), now=9.0)
+    assert core.told_at == {}
 
 
 def test_a_full_answer_replaces_what_is_known() -> None:

@@ -13,6 +13,7 @@ from ginnel.codervpn.manager_role import MAX_KNOWN_PEERS
 from ginnel.codervpn.messages import make_agent
 from ginnel.daemon.manager_status import (
     MAX_PEERS_TEXT,
+    OLD_PING_S,
     describe_agent,
     describe_agents,
     describe_settings,
@@ -20,36 +21,45 @@ from ginnel.daemon.manager_status import (
 )
 from ginnel.daemon.settings_check import Plan
 from ginnel.daemon.supervise import Backoff
+from ginnel.daemon.tunnel_events import TELL_INTERVAL_S
 from ginnel.net.dns import DnsPlan
 
 NOW = 1_800_000_000.0
 
 
 @pytest.mark.parametrize(
-    ("age", "latency", "problem", "idle"),
+    ("age", "latency", "told", "problem", "idle"),
     [
-        (60, 0.01, None, False),
-        (60, None, None, False),
-        (None, None, "no handshake yet", False),
-        (600, None, "last handshake 10 min ago", False),
-        (600, 0.01, None, True),  # its path answers: idle on purpose
+        (60, 0.01, 0, None, False),
+        (60, None, 0, None, False),
+        (None, None, 0, "no handshake yet", False),
+        (600, None, 0, "last handshake 10 min ago", False),
+        (600, 0.01, OLD_PING_S, None, True),  # its path answers: idle on purpose
+        (600, 0.01, OLD_PING_S + 1, "last handshake 10 min ago", False),  # it answered once
+        (60, 0.01, OLD_PING_S + 1, None, False),
     ],
 )
 def test_an_old_handshake_is_a_problem_unless_the_path_answers(
-    age: float | None, latency: float | None, problem: str | None, idle: bool
+    age: float | None, latency: float | None, told: float, problem: str | None, idle: bool
 ) -> None:
     at = None if age is None else NOW - age
     agent = make_agent(b"i" * 16, "pi\x1b", last_handshake_unix=at, latency_s=latency, direct=True)
-    found = describe_agent(agent, unix_now=NOW)
+    found = describe_agent(agent, told, unix_now=NOW)
     assert (found["problem"], found["idle"]) == (problem, idle)
     assert found["name"] == "pi\\x1b"
-    assert found["direct"] == (None if latency is None else True)
+    is_fresh = latency is not None and told <= OLD_PING_S
+    assert found["direct"] == (True if is_fresh else None)
+    assert found["latency_ms"] == (10 if is_fresh else None)
     assert found["through"] is None
+
+
+def test_our_tunnel_tells_thrice_before_what_it_told_is_old() -> None:
+    assert OLD_PING_S == 3 * TELL_INTERVAL_S
 
 
 def test_who_relays_is_told() -> None:
     agent = make_agent(b"i" * 16, "pi", latency_s=0.01, through="attic\x1b")
-    found = describe_agent(agent, unix_now=NOW)
+    found = describe_agent(agent, 0.0, unix_now=NOW)
     assert (found["direct"], found["through"]) == (False, "attic\\x1b")
 
 
@@ -58,14 +68,14 @@ def test_what_a_hostile_tunnel_tells_leaves_the_answer_readable() -> None:
     longest = make_agent(b"i" * 16, name)
     longest.fqdn.extend([name] * 8)
     assert agent_fault(longest) is None
-    found, left_out = describe_agents([longest] * MAX_KNOWN_PEERS, unix_now=NOW)
+    found, left_out = describe_agents([(longest, 0.0)] * MAX_KNOWN_PEERS, unix_now=NOW)
     assert len(found) + left_out == MAX_KNOWN_PEERS
     assert left_out > 0
     assert MAX_PEERS_TEXT * 0.9 < len(json.dumps(found)) < MAX_ANSWER / 1.9
     usual = make_agent(b"i" * 16, "workstation", latency_s=0.01, direct=True)
     usual.fqdn.append("workstation.some-network.internal")
     usual.ip_addrs.extend(["100.64.100.100", "fd12:3456:789a:bcde:1234:5678:9abc:def0"])
-    found, left_out = describe_agents([usual] * MAX_KNOWN_PEERS, unix_now=NOW)
+    found, left_out = describe_agents([(usual, 0.0)] * MAX_KNOWN_PEERS, unix_now=NOW)
     assert (len(found), left_out) == (MAX_KNOWN_PEERS, 0)
 
 
