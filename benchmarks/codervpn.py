@@ -51,8 +51,8 @@ class _Below:
     async def on_start(self, start: Start) -> str | None:
         return None
 
-    async def on_stop(self) -> None:
-        pass
+    async def on_stop(self) -> str | None:
+        return None
 
     async def on_wake(self) -> None:
         pass

@@ -44,8 +44,8 @@ class Handlers:
         (found / "new").rename(found / "found.json")
         return error
 
-    async def on_stop(self) -> None:
-        pass
+    async def on_stop(self) -> str | None:
+        return None
 
     async def on_wake(self) -> None:
         self.tunnel.log(LogLevel.INFO, "woken")

@@ -104,8 +104,8 @@ class TunnelHandlers(Protocol):
         """Start; return None once running, or what went wrong. A Stop meanwhile cancels this."""
         ...
 
-    async def on_stop(self) -> None:
-        """Stop; the reply is sent afterwards, and the stream's side closed."""
+    async def on_stop(self) -> str | None:
+        """Stop; return None once stopped, or what went wrong. Then this side is closed."""
         ...
 
     async def on_wake(self) -> None:
@@ -224,17 +224,21 @@ class Tunnel(_Shell):
                 start = replace(start, file_descriptor=descriptor)  # its number here
             self._core.finish_start(await self._handlers.on_start(start))
         elif isinstance(event, tunnel_role.StopRequested):
-            await self._end_start()
-            await self._handlers.on_stop()
-            self._core.finish_stop()
+            await self._stop()
         elif isinstance(event, tunnel_role.WakeRequested):
             await self._handlers.on_wake()
         self._stream.drain()
 
-    async def _end_start(self) -> None:
+    async def _stop(self) -> None:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait([self._starting])
+        try:
+            error = await self._handlers.on_stop()
+        except Exception as fault:  # the manager shall know; it ends the stream all the same
+            self._core.finish_stop(str(fault) or type(fault).__name__)
+            raise
+        self._core.finish_stop(error)
 
 
 class ManagerHandlers(Protocol):

@@ -313,7 +313,8 @@ class _Manager:
                 if rpc.version is None:
                     return False  # it didn't even say who it is
                 await rpc.stop(wait_s=STOP_TIMEOUT)
-        except SystemFailure:
+        except SystemFailure as error:
+            log.warning("stop: %s", error)
             return False
         finally:
             closing.cancel()

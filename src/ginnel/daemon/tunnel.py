@@ -15,6 +15,7 @@ import logging
 import os
 import random
 import socket
+import sqlite3
 import ssl
 import time
 from collections.abc import Sequence
@@ -114,6 +115,7 @@ class TunnelProcess:
         self._rpc: Rpc | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._running: _Running | None = None
+        self._parts = contextlib.ExitStack()  # of what runs, the last made ends first
         self._job: asyncio.Task[None] | None = None
 
     async def run(self) -> str | None:
@@ -127,38 +129,43 @@ class TunnelProcess:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 error = await rpc.run()
-                await self.on_stop()  # the manager is gone, perhaps without a word
-                return error
+                fault = await self.on_stop()  # the manager is gone, perhaps without a word
+                return error or fault
         finally:
             root.removeHandler(handler)
 
     async def on_start(self, start: Start) -> str | None:
         """Become a member: data plane, cores, network settings; return what went wrong."""
+        try:
+            return await self._bring_up(start)
+        except GinnelError as error:
+            return str(error)
+
+    async def _bring_up(self, start: Start) -> str | None:
         assert self._rpc is not None
         assert self._tasks is not None
-        with contextlib.ExitStack() as half_made:  # a Stop cancels this
-            try:
-                bundle = NodeBundle.from_bundle(start.token)
-                running = _Running(self._options, self._separation, bundle, start, self._rpc)
-                half_made.callback(running.close)
-                refusal = await self._rpc.network_settings(running.settings_request())
-                if refusal is not None:
-                    return refusal
-                await running.start()
-            except GinnelError as error:
-                return str(error)
-            half_made.pop_all()
+        with contextlib.ExitStack() as parts:  # a Stop cancels this
+            running = _Running(self._options, self._separation, start, self._rpc, parts)
+            refusal = await self._rpc.network_settings(running.settings_request())
+            if refusal is not None:
+                return refusal
+            await running.start(parts)
+            self._parts = parts.pop_all()
         self._running = running
         self._job = self._tasks.create_task(running.run())
         return None
 
-    async def on_stop(self) -> None:
-        """Say good-bye to the peers, write what is known."""
-        if self._running is not None:
-            self._running.close()
-            self._running = None
-        if self._job is not None:
-            self._job.cancel()
+    async def on_stop(self) -> str | None:
+        """Say good-bye to the peers, write what is known; return what went wrong."""
+        self._running = None
+        try:
+            self._parts.close()
+        except (GinnelError, OSError, sqlite3.Error) as error:  # the other parts ended
+            return str(error)
+        finally:
+            if self._job is not None:
+                self._job.cancel()
+        return None
 
     async def on_wake(self) -> None:
         """The machine slept or changed networks: register anew, look at the addresses."""
@@ -167,16 +174,17 @@ class TunnelProcess:
 
 
 class _Running:
-    """A member at work, from Start to Stop."""
+    """A member at work, from Start to Stop; `parts` gets what ends it, also when half made."""
 
     def __init__(
         self,
         options: TunnelOptions,
         separation: Separation,
-        bundle: NodeBundle,
         start: Start,
         rpc: Rpc,
+        parts: contextlib.ExitStack,
     ) -> None:
+        bundle = NodeBundle.from_bundle(start.token)
         self._options = options
         self._settings = settings = options.settings
         self._state = state = MemberState(
@@ -185,6 +193,8 @@ class _Running:
             unix_now=time.time(),
             resets_clock=options.resets_clock,
         )
+        parts.callback(state.database.close)
+        parts.callback(state.save)
         self._port = _port_of(options.udp4_fd)
         advertised = parse_advertised(settings.advertise, self._port)
         own = overlay_addresses(state.certificate)
@@ -198,6 +208,7 @@ class _Running:
             mtu=settings.mtu,
         )
         self._engine = RelayedEngine(plane, port=self._port, send=self._send_relayed)
+        parts.callback(self._engine.close)
         self._core = _make_core(options, state, bundle, advertised)
         self._rpc = rpc
         fds = (options.udp4_fd, options.udp6_fd)
@@ -217,12 +228,16 @@ class _Running:
         signer = None if options.signer_fd is None else Channel.from_fd(options.signer_fd)
         self._links = links = StreamLinks(options.tls, self._on_link)
         self._events = TunnelEvents(self._shell, self._engine, state, rpc, signer, links=links)
+        parts.callback(self._events.close)
+        parts.callback(self._links.close)
+        parts.callback(self._shell.stop)
         self._reach = Reachability(self._shell, settings.protocol_id, advertised)
         self._ports = PortMapping(self._port, settings.port_mapping, self._on_mapped)
         self._shell.on_network = self._ports.on_network_changed
         self._control = ControlServer(self._service(separation).handlers())
         self._uapi = UapiServer(lambda: describe_mesh(self._engine, self._port))
-        self._names: NameService | None = None
+        parts.callback(self._uapi.close)
+        parts.callback(self._control.close)
 
     def _service(self, separation: Separation) -> TunnelService:
         return TunnelService(
@@ -245,7 +260,7 @@ class _Running:
             with_dns=bool(self._options.dns_fds),
         )
 
-    async def start(self) -> None:
+    async def start(self, parts: contextlib.ExitStack) -> None:
         """Begin: the control socket, discovery, the mesh."""
         if self._options.listen_fd is not None:
             listener = socket.socket(fileno=os.dup(self._options.listen_fd))
@@ -254,7 +269,8 @@ class _Running:
             await self._uapi.start(socket.socket(fileno=os.dup(self._options.uapi_fd)))
         if self._options.dns_fds:
             members = self._state.membership
-            self._names = NameService(self._options.dns_fds, members, self._options.upstream_fd)
+            names = NameService(self._options.dns_fds, members, self._options.upstream_fd)
+            parts.callback(names.close)
         self._rpc.upsert([workspace_for(self._state.membership)])
         self._shell.start([*self._options.hints, *self._known_nodes()])
 
@@ -275,19 +291,6 @@ class _Running:
     def wake(self) -> None:
         """Look at addresses and registrations at once."""
         self._shell.on_wake()
-
-    def close(self) -> None:
-        """End everything; harmless when partly begun."""
-        self._control.close()
-        self._uapi.close()
-        if self._names is not None:
-            self._names.close()
-        self._shell.stop()
-        self._links.close()
-        self._events.close()
-        self._state.save()
-        self._state.database.close()
-        self._engine.close()
 
     async def _use_servers(self) -> None:
         """Resolve the servers of the settings, each as soon as it can be, and use them."""

@@ -25,6 +25,7 @@ class TunnelProgram:
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.start_error: str | None = None
+        self.stop_error: str | None = None
         self.may_start = asyncio.Event()
         self.may_start.set()
 
@@ -37,8 +38,9 @@ class TunnelProgram:
             raise
         return self.start_error
 
-    async def on_stop(self) -> None:
+    async def on_stop(self) -> str | None:
         self.seen.append("stop")
+        return self.stop_error
 
     async def on_wake(self) -> None:
         self.seen.append("wake")
@@ -131,8 +133,34 @@ def test_errors_of_the_program_reach_the_other_side() -> None:
         below.start_error = "no node answers"
         with pytest.raises(SystemFailure, match="no node answers"):
             await manager.start(START)
+        below.stop_error = "not all was saved"
+        with pytest.raises(SystemFailure, match="not all was saved"):
+            await manager.stop()
+        assert await manager.wait_closed() is None
 
-    run(body)
+    assert run(body) == [None, None]
+
+
+def test_a_stop_that_raises_is_answered_with_its_text() -> None:
+    class Program(TunnelProgram):
+        async def on_stop(self) -> str | None:
+            raise RuntimeError("on purpose")
+
+    async def main() -> None:
+        one, two = (end.detach() for end in socket.socketpair())
+        tunnel = Tunnel(two, two, Program())
+        manager = Manager(one, one, ManagerProgram())
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(manager.run())
+            ending = asyncio.ensure_future(tunnel.run())
+            with pytest.raises(SystemFailure, match="on purpose"):
+                await manager.stop()
+            assert await serving is None
+            with pytest.raises(ExceptionGroup) as caught:  # and the program learns of it
+                await ending
+            assert caught.group_contains(RuntimeError, match="on purpose")
+
+    asyncio.run(main())
 
 
 def test_a_stop_during_start_ends_the_start_first() -> None:

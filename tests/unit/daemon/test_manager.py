@@ -40,6 +40,37 @@ run_manager(
 """
 
 
+TUNNEL = """
+import asyncio
+from ginnel.codervpn import Tunnel
+
+class Handlers:
+    async def on_start(self, start): print("INFO started", flush=True)
+    async def on_stop(self): return "not saved\\x1b"
+    async def on_wake(self): pass
+
+async def main(): await Tunnel(3, 3, Handlers()).run()
+asyncio.run(main())
+"""
+
+
+def test_a_stop_that_failed_is_logged(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path), TUNNEL], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    try:
+        while "CoderVPN 1.3" not in (line := process.stderr.readline()):
+            assert line
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=20)
+        assert "warn manager: stop: not saved\\x1b\n" in rest
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_tunnel_that_fails_is_told_and_tried_again_until_we_are_stopped(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path), "raise SystemExit('no node answers')"],

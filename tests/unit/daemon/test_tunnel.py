@@ -15,6 +15,7 @@ from ginnel.base.errors import SystemFailure
 from ginnel.base.types import Secret
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.messages import Start
+from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.tunnel import agent_config
 from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.mesh.objects import DAY_S
@@ -101,6 +102,34 @@ def test_a_stop_during_start_leaves_nothing_half_made(
     monkeypatch.setattr(EmbeddedEngine, "close", close)
     asyncio.run(play())
     assert closed == ["engine"]
+
+
+def test_a_stop_that_can_not_save_ends_all_parts_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_network(tmp_path, NOW)
+    save, is_full = MemberState.save, False
+
+    def save_or_fail(state: MemberState) -> None:
+        if is_full:
+            raise SystemFailure("trust: no space left")
+        save(state)
+
+    async def play() -> int:
+        nonlocal is_full
+        async with live_tunnel(paths) as tunnel:
+            await tunnel.start()
+            if is_full:
+                with pytest.raises(SystemFailure, match="no space left"):
+                    await tunnel.manager.stop(wait_s=WAIT)
+                await tunnel.running
+        paths.tunnel_socket.unlink()
+        is_full = True
+        return len(os.listdir("/proc/self/fd"))
+
+    monkeypatch.setattr(MemberState, "save", save_or_fail)
+    before = asyncio.run(play())
+    assert asyncio.run(play()) == before
 
 
 @pytest.mark.parametrize("token", [b"", b"ginnel1:", b"ginnel1:AAAA", b"nonsense"])
