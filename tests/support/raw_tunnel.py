@@ -49,7 +49,13 @@ class Stream:
         return answer.network_settings
 
     def begin(self) -> None:
+        """Start, and tell of no peers."""
         self.start("")
+        asked = self.read()
+        assert asked.WhichOneof("msg") == "get_peer_update"
+        answer = pb.TunnelMessage(peer_update=pb.PeerUpdate())
+        answer.rpc.response_to = asked.rpc.msg_id
+        self.say(answer)
 
     def start(self, error: str) -> None:
         assert self._end.recv(100, socket.MSG_PEEK).startswith(b"codervpn 1.3 manager\n")

@@ -32,7 +32,12 @@ from ginnel.daemon.admin_socket import AdminSocket, Json
 from ginnel.daemon.guard import Guard, clear_traces
 from ginnel.daemon.logs import LogSink, RateLimited, SinkHandler, escape_control, split_level
 from ginnel.daemon.manager_config import ManagerConfig
-from ginnel.daemon.manager_status import describe_agents, describe_settings, describe_tunnel
+from ginnel.daemon.manager_status import (
+    describe_agents,
+    describe_settings,
+    describe_tunnel,
+    describe_workspaces,
+)
 from ginnel.daemon.resolver_watch import ResolverWatch
 from ginnel.daemon.resources import Resources, open_resources
 from ginnel.daemon.settings_apply import SettingsApplier
@@ -48,6 +53,7 @@ from ginnel.net.tun import device_name
 # Seconds for a tunnel of ours until its first byte (it imports and drops its rights: a second, but
 # ten were seen on a busy machine), then for its answer to Start. The handshake between has its 5.
 START_TIMEOUT = 30.0
+PEERS_TIMEOUT = 5.0  # seconds for the full set of peers
 STOP_TIMEOUT = 5.0  # seconds for a tunnel to say goodbye to its peers
 SETTINGS_PER_SECOND = 1.0  # requests that a tunnel may make, with a burst
 SETTINGS_BURST = 10.0
@@ -247,6 +253,7 @@ class _Manager:
                 watching = tasks.create_task(self._watch(child)) if child is not None else None
                 try:
                     await self._start_tunnel(rpc)
+                    tasks.create_task(self._ask_peers(rpc))
                     is_leaving = await self._wait_for_end(rpc)
                 except GinnelError as error:
                     problem = str(error)
@@ -299,6 +306,13 @@ class _Manager:
             stopping.cancel()
             if not starting.cancel() and not starting.cancelled():
                 starting.exception()  # seen
+
+    async def _ask_peers(self, rpc: Rpc) -> None:
+        """Ask once for all peers: a tunnel may have told of some before it read our header."""
+        try:
+            await rpc.get_peers(wait_s=PEERS_TIMEOUT)
+        except SystemFailure as error:  # its changes come all the same
+            log.debug("peers: %s", error)
 
     async def _wait_for_end(self, rpc: Rpc) -> bool:
         """Wait for the stream's end or for `down`; say whether the tunnel ends by itself."""
@@ -406,6 +420,8 @@ class _Manager:
         device = self._resources.device
         agents = self._rpc.agents_with_age if self._rpc is not None else ()
         peers, left_out = describe_agents(agents, unix_now=time.time())
+        told = self._rpc.workspaces if self._rpc is not None else ()
+        workspaces, workspaces_left_out = describe_workspaces(told)
         return {
             "network": self._config.paths.name,
             "manager": {"pid": os.getpid(), "uptime_s": time.monotonic() - self._started_at},
@@ -416,6 +432,8 @@ class _Manager:
             ),
             "signer": self._signer.status() if self._signer is not None else None,
             "settings": describe_settings(plan, setter),
+            "workspaces": workspaces,
+            "workspaces_left_out": workspaces_left_out,
             "peers": peers,
             "peers_left_out": left_out,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from ginnel.codervpn import vpn_pb2 as pb
@@ -14,6 +14,7 @@ from ginnel.daemon.supervise import MANY_DEATHS, Backoff
 from ginnel.net.dns import DnsPlan, DnsSetter
 
 MAX_PEERS_TEXT = 8 * 1024 * 1024  # bytes of JSON; half of what a client takes, 2000 for each peer
+MAX_WORKSPACES = 64  # in an answer; our own tunnel has one, the network
 OLD_HANDSHAKE_S = 300.0  # seconds; WireGuard in use shakes hands every two minutes (seed 002)
 OLD_PING_S = 90.0  # seconds since a tunnel told it; ours tells every 30
 
@@ -91,6 +92,18 @@ def describe_agent(agent: pb.Agent, told_age: float, *, unix_now: float) -> Json
         "idle": answers and (age is None or age > OLD_HANDSHAKE_S),
         "problem": problem,
     }
+
+
+def describe_workspaces(told: Sequence[pb.Workspace]) -> tuple[list[Json], int]:
+    """Return the workspaces as the tunnel told of them, and how many had no room in an answer."""
+    found = [
+        {
+            "name": escape_control(workspace.name, 255),
+            "status": pb.Workspace.Status.Name(workspace.status).lower(),
+        }
+        for workspace in told[:MAX_WORKSPACES]
+    ]
+    return found, len(told) - len(found)
 
 
 def describe_tunnel(state: str, pid: int | None, backoff: Backoff, last_error: str | None) -> Json:

@@ -8,16 +8,19 @@ import time
 import pytest
 
 from ginnel.cli.client import MAX_ANSWER
+from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.bounds import MAX_NAME, agent_fault
 from ginnel.codervpn.manager_role import MAX_KNOWN_PEERS
 from ginnel.codervpn.messages import make_agent
 from ginnel.daemon.manager_status import (
     MAX_PEERS_TEXT,
+    MAX_WORKSPACES,
     OLD_PING_S,
     describe_agent,
     describe_agents,
     describe_settings,
     describe_tunnel,
+    describe_workspaces,
 )
 from ginnel.daemon.settings_check import Plan
 from ginnel.daemon.supervise import Backoff
@@ -88,6 +91,20 @@ def test_three_deaths_within_a_minute_are_told_with_the_last_error() -> None:
         assert backoff.count == count + 1
     found = describe_tunnel("running", 7, backoff, "no key")
     assert found["problem"] == "the tunnel died 3 times within a minute: no key"
+
+
+def test_workspaces_are_told_by_name_and_status_and_bounded() -> None:
+    status = pb.Workspace.Status
+    told = [
+        pb.Workspace(id=b"1", name="lab\x1b", status=status.STARTING),
+        pb.Workspace(id=b"2", name="home"),
+    ]
+    assert describe_workspaces(told) == (
+        [{"name": "lab\\x1b", "status": "starting"}, {"name": "home", "status": "unknown"}],
+        0,
+    )
+    found, left_out = describe_workspaces([pb.Workspace(id=b"1")] * (MAX_WORKSPACES + 7))
+    assert (len(found), left_out) == (MAX_WORKSPACES, 7)
 
 
 def test_settings_in_force() -> None:

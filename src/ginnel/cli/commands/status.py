@@ -153,12 +153,24 @@ def _manager_only(answer: Json) -> str:
         lines.append(tunnel["problem"])
     elif tunnel["last_error"]:
         lines.append(f"last error: {tunnel['last_error']}")
+    lines += workspace_lines(answer)
     if answer["peers"]:
         rows = [_known_peer_row(peer) for peer in answer["peers"]]
         lines += ["", table(("PEER", "ADDRESS", "STATE", "LATENCY"), rows)]
     if answer.get("peers_left_out"):
         lines.append(f"and {answer['peers_left_out']} more, for which the answer has no room")
     return "\n".join(lines)
+
+
+def workspace_lines(answer: Json) -> list[str]:
+    """Return the tunnel's workspaces; nothing where all is said by the network's own that runs."""
+    told = answer.get("workspaces", [])
+    if told == [{"name": answer["network"], "status": "running"}]:
+        return []
+    lines = [f"workspace {item['name']}: {item['status']}" for item in told]
+    if answer.get("workspaces_left_out"):
+        lines.append(f"and {answer['workspaces_left_out']} more workspaces")
+    return lines
 
 
 def _known_peer_row(peer: Json) -> tuple[str, ...]:

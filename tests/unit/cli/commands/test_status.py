@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 
 from ginnel.cli.client import NotRunning
-from ginnel.cli.commands.status import format_pairs, format_path, format_status, read_status
+from ginnel.cli.commands.status import (
+    format_pairs,
+    format_path,
+    format_status,
+    read_status,
+    workspace_lines,
+)
 from ginnel.daemon.paths import NetworkPaths
 from support.answering import answer, answer_http, answer_line, serving
 
@@ -136,6 +142,16 @@ def test_without_a_tunnel_the_manager_says_why(paths: NetworkPaths) -> None:
     relayed = shown["peers"][0] | {"through": "attic"}
     assert "connected through attic" in format_status(shown | {"peers": [relayed]})
     assert "and 3 more" in format_status(shown | {"peers_left_out": 3})
+
+
+def test_workspaces_are_told_unless_the_network_runs_and_that_is_all() -> None:
+    own = {"name": "home", "status": "running"}
+    assert workspace_lines({"network": "home", "workspaces": [own]}) == []
+    starting = {"name": "lab", "status": "starting"}
+    told = {"network": "home", "workspaces": [own, starting], "workspaces_left_out": 2}
+    lines = ["workspace home: running", "workspace lab: starting", "and 2 more workspaces"]
+    assert workspace_lines(told) == lines
+    assert "\n".join(lines) in format_status(MANAGER_STATUS | told)
 
 
 def test_a_tunnel_that_dies_often_is_told_beside_its_answer(paths: NetworkPaths) -> None:
