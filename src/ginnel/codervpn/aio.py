@@ -137,6 +137,11 @@ class Tunnel(_Shell):
         self._stream = ByteStream(read_fd, write_fd, self._core, self._on_change)
         self._stream.drain()
 
+    @property
+    def lost_records(self) -> int:
+        """Return how many log records found no room: the manager reads too slowly."""
+        return self._speaker.lost_notices
+
     async def run(self) -> str | None:
         """Serve the manager until the stream ends; return its error, or None.
 

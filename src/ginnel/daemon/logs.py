@@ -22,6 +22,7 @@ from ginnel.codervpn.messages import LogLevel
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 MAX_MESSAGE = 8192  # characters of one line; the rest is cut off
 MAX_FIELDS = 32  # of one record
+MAX_RECORD = 64 * 1024  # bytes of message and fields; a datagram to the journal takes 208 KiB
 MAX_FIELD_NAME = 56  # characters; the journal takes 64 with our prefix
 RECORDS_PER_SECOND = 50.0  # of a tunnel that logs without end
 RECORD_BURST = 1000.0
@@ -75,7 +76,7 @@ class LogSink:
     ) -> None:
         self.identifier = identifier
         self.least = least
-        self.lost = 0  # records over the rate, or that the journal didn't take
+        self.lost = 0  # records that the journal, or the stream, didn't take
         self._stream = stream or sys.stderr
         self._journal = _connect(journal)
 
@@ -92,7 +93,7 @@ class LogSink:
             return
         message = escape_control(message)
         named = [(_field_name(name), value) for name, value in list(fields)[:MAX_FIELDS]]
-        pairs = [(name, escape_control(value)) for name, value in named if name]
+        pairs = _fitting(message, [(name, escape_control(value)) for name, value in named if name])
         if self._journal is not None:
             self._write_journal(level, message, source, pairs)
             return
@@ -104,7 +105,9 @@ class LogSink:
             self.lost += 1  # nobody reads our stderr any more
 
     def close(self) -> None:
-        """Close the journal's socket."""
+        """Say how many records were lost, if any, and close the journal's socket."""
+        if self.lost:
+            self.write(LogLevel.WARN, f"{self.lost} log records were lost")
         if self._journal is not None:
             self._journal.close()
 
@@ -178,6 +181,19 @@ def _connect(path: Path) -> socket.socket | None:
         connection.close()
         return None
     return connection
+
+
+def _fitting(message: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the fields that a record has room for, then how many it has none for."""
+    room = MAX_RECORD - len(message.encode())
+    kept: list[tuple[str, str]] = []
+    for name, value in pairs:
+        size = len(f"GINNEL_{name}={value}\n".encode())
+        if size <= room:
+            room -= size
+            kept.append((name, value))
+    left_out = len(pairs) - len(kept)
+    return [*kept, ("LEFT_OUT", str(left_out))] if left_out else kept
 
 
 def _field_name(name: str) -> str:

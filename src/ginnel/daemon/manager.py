@@ -432,6 +432,7 @@ class _Manager:
             ),
             "signer": self._signer.status() if self._signer is not None else None,
             "settings": describe_settings(plan, setter),
+            "log_records_lost": self._sink.lost,
             "workspaces": workspaces,
             "workspaces_left_out": workspaces_left_out,
             "peers": peers,

@@ -79,6 +79,11 @@ class TunnelEvents:
         """Say whether this machine has an admin key, and so perhaps no other member yet."""
         return self._port is not None
 
+    @property
+    def lost_records(self) -> int:
+        """Return how many log records the manager had no room for."""
+        return self._rpc.lost_records
+
     async def serve_signer(self) -> None:
         """Serve the signer's channel, if there is one, until it ends."""
         if self._port is not None:

@@ -180,6 +180,8 @@ class TunnelService:
             "discovery": {key.value: count for key, count in core.discovery.drops.items()},
             "node": {key.value: count for key, count in core.drops.items()},
         }
+        if self._events.lost_records:
+            named["manager"] = {"log records": self._events.lost_records}
         if core.mesh is not None:
             named["mesh"] = {key.value: count for key, count in core.mesh.drops.items()}
         return {name: counts for name, counts in named.items() if counts}

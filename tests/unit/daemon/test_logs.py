@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import socket
@@ -9,6 +10,7 @@ import pytest
 
 from ginnel.codervpn.messages import LogLevel
 from ginnel.daemon.logs import (
+    MAX_FIELDS,
     MAX_MESSAGE,
     RECORD_BURST,
     LogSink,
@@ -71,14 +73,48 @@ def test_the_journal_gets_fields_that_cannot_pass_for_its_own(tmp_path: Path) ->
     ]
 
 
+def test_a_record_at_all_limits_reaches_the_journal_with_its_message_whole(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    text = "\x1b" * MAX_MESSAGE  # four bytes each, when escaped
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(path))
+        sink = LogSink("ginnel", journal=path)
+        fields = [(f"F{n}", text) for n in range(1, MAX_FIELDS)]
+        sink.write(LogLevel.INFO, text, fields=[*fields, ("peer", "pi")])
+        assert sink.lost == 0
+        record = journal.recv(1 << 20)
+        sink.close()
+    lines = record.decode().splitlines()
+    assert lines[3] == "MESSAGE=manager: " + "\\x1b" * MAX_MESSAGE
+    assert lines[4:] == ["GINNEL_PEER=pi", f"GINNEL_LEFT_OUT={MAX_FIELDS - 1}"]
+
+
+def test_lost_records_are_told_at_the_end() -> None:
+    class Full(io.StringIO):
+        is_full = True
+
+        def write(self, text: str, /) -> int:
+            if self.is_full:
+                raise OSError(errno.ENOSPC, "full")
+            return super().write(text)
+
+    stream = Full()
+    sink = LogSink("ginnel", journal=NOWHERE, stream=stream)
+    sink.write(LogLevel.INFO, "one")
+    sink.write(LogLevel.INFO, "two")
+    stream.is_full = False
+    sink.close()
+    assert stream.getvalue() == "warn manager: 2 log records were lost\n"
+
+
 def test_a_journal_that_is_gone_costs_the_line_only(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(path))
         sink = LogSink("ginnel", journal=path)
     sink.write(LogLevel.ERROR, "lost")
-    sink.close()
     assert sink.lost == 1
+    sink.close()
 
 
 def test_a_flood_is_held_back_and_counted() -> None:

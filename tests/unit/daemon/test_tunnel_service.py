@@ -1,12 +1,14 @@
 """The control socket's answers, and what it refuses."""
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 
 import pytest
 
 from ginnel.cli.client import Json, Refused
+from ginnel.codervpn.speaker import MAX_QUEUED_NOTICES
 from ginnel.daemon.report import NO_NODES
 from support.live_tunnel import live_tunnel, make_network
 
@@ -91,3 +93,16 @@ def test_a_certificate_near_its_end_is_warned_of(tmp_path: Path) -> None:
             return await tunnel.ask("GET", "/v1/status")
 
     assert asyncio.run(play())["warnings"] == ["this machine's certificate ends in 25 days"]
+
+
+def test_log_records_that_the_manager_had_no_room_for_are_counted(tmp_path: Path) -> None:
+    paths = make_network(tmp_path, NOW)
+
+    async def play() -> Json:
+        async with live_tunnel(paths) as tunnel:
+            await tunnel.start()
+            for _ in range(2 * MAX_QUEUED_NOTICES):  # in one turn of the loop: nobody reads
+                logging.getLogger("ginnel.test").info("again" * 100)
+            return await tunnel.ask("GET", "/v1/status")
+
+    assert asyncio.run(play())["drops"]["manager"]["log records"] > 0
