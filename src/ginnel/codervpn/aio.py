@@ -44,6 +44,7 @@ class _Shell:
     def __init__(self) -> None:
         self._waiting: dict[int, asyncio.Future[str | None]] = {}
         self._closed: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._is_opened = asyncio.Event()  # both headers are there, or never will be
         self.version: Version | None = None
         self.dialect: Dialect | None = None
 
@@ -90,10 +91,12 @@ class _Shell:
 
     def _on_negotiated(self, event: Negotiated) -> None:
         self.version, self.dialect = event.version, event.dialect
+        self._is_opened.set()
 
     def _on_closed(self, event: StreamClosed) -> None:
         if not self._closed.done():
             self._closed.set_result(event.error)
+        self._is_opened.set()
         self._stream.close()
 
 
@@ -325,13 +328,15 @@ class Manager(_Shell):
     ) -> None:
         """Start the tunnel; with `pass_descriptor` a copy of the TUN's descriptor goes along.
 
-        Without, the number in `start` is the tunnel's own: it inherited the descriptor.
+        Without, the number in `start` is the tunnel's own: it inherited the descriptor. `wait_s`
+        begins with the handshake, which has limits of its own.
 
         Raises:
             SystemFailure: it didn't; the text is the tunnel's.
             UsageError: the stream is no Unix socket and can't pass a descriptor.
         """
-        if pass_descriptor:
+        await self._is_opened.wait()
+        if pass_descriptor and not self.is_closed:
             self._stream.send_descriptor(start.file_descriptor)
         await self._expect(self._core.start(start, now=self._stream.now, timeout=wait_s))
 

@@ -283,6 +283,42 @@ def test_a_stranger_on_the_stream_ends_it_with_a_reason() -> None:
     assert "header is not of CoderVPN" in str(asyncio.run(main()))
 
 
+def test_the_clock_of_start_begins_with_the_handshake() -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            end = ours.detach()
+            async with Manager(end, end, ManagerProgram(), silence_timeout=30.0) as manager:
+                starting = asyncio.create_task(manager.start(START, wait_s=0.0))
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                assert not starting.done()  # the tunnel's process imports for a while
+                theirs.send(b"codervpn 1.3 tunnel\n")
+                with pytest.raises(SystemFailure, match="no response in time"):
+                    await starting
+                assert theirs.recv(100).endswith(b"\x1a\x01t")  # it was asked
+                left = asyncio.create_task(manager.start(START))
+            with pytest.raises(SystemFailure, match="stream closed"):
+                await left
+
+    asyncio.run(main())
+
+
+def test_a_stream_that_ends_before_the_header_ends_a_start() -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        end = ours.detach()
+        manager = Manager(end, end, ManagerProgram())
+        starting = asyncio.create_task(manager.start(START))
+        serving = asyncio.create_task(manager.run())
+        theirs.close()
+        with pytest.raises(SystemFailure, match="stream closed"):
+            await starting
+        await serving
+
+    asyncio.run(main())
+
+
 def test_a_descriptor_comes_along_with_start() -> None:
     read_fd, write_fd = os.pipe()
     seen: list[int] = []
