@@ -15,7 +15,7 @@ from ginnel.codervpn.frame import FrameReader, encode_frame
 from ginnel.codervpn.header import Dialect, Header, Role, Version, format_header, parse_header
 from ginnel.codervpn.manager_role import Answered, ManagerCore, SettingsRequested
 from ginnel.codervpn.messages import LogLevel, LogRecord, Start
-from ginnel.codervpn.speaker import StreamClosed
+from ginnel.codervpn.speaker import LEAVE_TIMEOUT, StreamClosed
 from ginnel.codervpn.tunnel_role import (
     SettingsAnswered,
     StartRequested,
@@ -68,6 +68,7 @@ def test_hostile_bytes_never_raise_and_end_at_most_once(
     for chunk in chunks:
         core.handle_bytes(encode_frame(chunk) if is_framed else chunk, now=0.0)
     core.handle_eof(now=0.0)
+    core.handle_timeout(now=LEAVE_TIMEOUT)  # for requests among them, which nobody answers
     events: list[object] = []
     while (event := core.poll_event()) is not None:
         events.append(event)

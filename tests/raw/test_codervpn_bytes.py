@@ -244,6 +244,38 @@ def test_a_stop_answers_what_is_open_before_its_own_reply() -> None:
     assert not tunnel.is_running
 
 
+def test_who_only_stops_writing_gets_the_answers_to_what_it_asked() -> None:
+    from ginnel.codervpn import vpn_pb2 as pb
+
+    tunnel = open_tunnel()
+    settings = tunnel.request_settings(pb.NetworkSettingsRequest(), now=0.0)
+    sent(tunnel)
+    tunnel.handle_bytes(bytes.fromhex("000000060a0208031200") + STOP, now=0.0)
+    tunnel.handle_eof(now=0.0)
+    assert tunnel_events(tunnel) == [
+        StopRequested(),
+        SettingsAnswered(settings, "stream closed"),  # nobody can answer any more
+    ]
+    late = tunnel.request_settings(pb.NetworkSettingsRequest(), now=0.0)
+    assert sent(tunnel) == bytes.fromhex("000000060a0210031a00")
+    assert tunnel_events(tunnel) == [SettingsAnswered(late, "stream closed")]
+    tunnel.finish_stop()
+    assert sent(tunnel) == STOPPED
+    assert tunnel_events(tunnel) == [StreamClosed(None)]
+
+
+def test_an_answer_after_the_end_is_waited_for_five_seconds() -> None:
+    tunnel = open_tunnel()
+    tunnel.handle_bytes(STOP, now=0.0)
+    tunnel.handle_eof(now=1.0)
+    tunnel.handle_timeout(now=5.9)
+    assert tunnel_events(tunnel) == [StopRequested()]
+    tunnel.handle_timeout(now=6.0)
+    assert tunnel_events(tunnel) == [StreamClosed(None)]
+    tunnel.finish_stop()
+    assert sent(tunnel) == b""
+
+
 def test_a_start_without_url_or_token_fails_and_stop_before_start_succeeds() -> None:
     tunnel = open_tunnel()
     # start{fd 4}, msg_id 1

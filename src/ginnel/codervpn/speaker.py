@@ -47,6 +47,7 @@ from ginnel.codervpn.weigh import MAX_VALUES, is_light
 
 HANDSHAKE_TIMEOUT = 5.0  # seconds until both headers are there
 SILENT_TIMEOUT = 1.0  # seconds a tunnel waits for a header to mirror before it sends the seed's
+LEAVE_TIMEOUT = 5.0  # seconds for our answers to who has ended its writing
 REQUEST_TIMEOUT = 30.0  # seconds; network settings of a slow machine take some
 MAX_SENT_REQUESTS = 256  # open at once; control traffic is light
 MAX_RECEIVED_REQUESTS = 256  # unanswered at once; more is an attack or a fault
@@ -139,6 +140,7 @@ SpeakerEvent: TypeAlias = (
 class _Timer(Enum):
     HANDSHAKE = 1
     SILENT = 2
+    LEAVE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,7 @@ class Speaker:
         self._received: dict[int, str] = {}
         self._is_header_sent = False
         self._is_writing_over = False
+        self._is_reading_over = False
         self.is_closed = False
         if role is Role.MANAGER or dialect is not None:
             self._send_header(self.dialect)
@@ -210,11 +213,16 @@ class Speaker:
             self._finish(str(error))
 
     def handle_eof(self, *, now: float) -> None:
-        """Take the end of the stream."""
+        """Take the end of the stream; what was asked before it is still answered, if soon."""
         if self.version is None:
             self._finish("the stream ended before the header")
         elif self._frames.is_partial:
             self._finish("the stream ended in the middle of a frame")
+        elif self._received:
+            self._is_reading_over = True
+            self._timers.set(_Timer.LEAVE, now + LEAVE_TIMEOUT)
+            for request in list(self._sent):
+                self._fail(request, Failure.CLOSED)
         else:
             self._finish(None)
 
@@ -223,6 +231,8 @@ class Speaker:
         for timer in self._timers.expire(now):
             if timer is _Timer.SILENT:
                 self._send_header(Dialect.SEED)
+            elif timer is _Timer.LEAVE:
+                self._finish(None)
             else:
                 limit = HANDSHAKE_TIMEOUT if self._header else self._silence_timeout
                 self._finish(f"no header within {limit:g} s")
@@ -232,6 +242,8 @@ class Speaker:
     def poll_transmit(self) -> bytes | None:
         """Return the next bytes to write: whole lines or frames; call only when there is room."""
         if not self._transmits:
+            if self._is_reading_over and not self._received:
+                self._finish(None)  # the last answer is written
             return None
         data = self._transmits.popleft()
         self._queued_bytes -= len(data)
@@ -256,7 +268,7 @@ class Speaker:
         if kind is None:
             raise UsageError("a request needs content")
         self._sent[request] = _Sent(kind, now + timeout)
-        if self.is_closed or self._is_writing_over:
+        if self.is_closed or self._is_writing_over or self._is_reading_over:
             self._fail(request, Failure.CLOSED)
         elif len(self._sent) > MAX_SENT_REQUESTS:
             self._fail(request, Failure.TOO_MANY)
@@ -438,4 +450,4 @@ class Speaker:
         self._received.clear()
         self._waiting.clear()
         self._frames.clear()
-        self._events.append(StreamClosed(error))
+        self._events.append(StreamClosed(None if self._is_reading_over else error))

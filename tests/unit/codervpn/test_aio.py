@@ -269,6 +269,30 @@ def test_a_large_message_crosses_a_slow_stream() -> None:
     run(body)
 
 
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_manager_that_stops_writing_reads_the_answers(is_gone: bool) -> None:
+    async def main() -> tuple[str | None, bytes]:
+        ours, theirs = socket.socketpair()
+        end = ours.detach()
+        tunnel = Tunnel(end, end, TunnelProgram())
+        with theirs:
+            # asks for the full set and for the stop, as 1 and 2
+            asked = bytes.fromhex("000000060a0208011200000000060a0208022a00")
+            theirs.send(b"codervpn 1.3 manager\n" + asked)
+            theirs.shutdown(socket.SHUT_WR)
+            if is_gone:
+                theirs.close()
+            async with asyncio.timeout(20):
+                error = await tunnel.run()
+            return error, b"" if is_gone else theirs.makefile("rb").read()
+
+    error, answers = asyncio.run(main())
+    assert error is None
+    if not is_gone:
+        peers, stopped = "000000060a0210011a00", "000000080a02100232020801"
+        assert answers == b"codervpn 1.3 tunnel\n" + bytes.fromhex(peers + stopped)
+
+
 def test_a_stranger_on_the_stream_ends_it_with_a_reason() -> None:
     async def main() -> str | None:
         ours, theirs = socket.socketpair()
