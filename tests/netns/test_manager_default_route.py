@@ -105,9 +105,7 @@ def test_allowed_it_takes_all_but_the_tunnels_own_way_and_local_networks(
             again = pb.NetworkSettingsRequest.FromString(ALL.SerializeToString())
             del again.ipv4_settings.included_routes[0]
             del again.ipv6_settings.included_routes[0]
-            assert "excluded_routes: 203.0.113.0/24" in refusal(stream, again)
-            del again.ipv4_settings.excluded_routes[:]
-            assert stream.ask(again).success
+            assert stream.ask(again).success  # what it still excludes has no effect
             check_ways(is_default=False)
             assert stream.ask(ALL).success
             check_ways(is_default=True)

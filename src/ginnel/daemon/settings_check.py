@@ -109,7 +109,11 @@ def check_settings(
         mtu,
         tuple(dict.fromkeys(str(address) for _, address in addresses)),
         tuple(dict.fromkeys(str(route) for _, route in included)),
-        tuple(dict.fromkeys(str(route) for _, route in excluded)),
+        tuple(
+            dict.fromkeys(
+                str(route) for _, route in excluded if not _without_effect(route, included)
+            )
+        ),
         _dns(request, allowance),
     )
 
@@ -165,16 +169,15 @@ def _check_routes(included: _Routes, excluded: _Routes, allowance: Allowance) ->
             _check_inside(field_name, route, allowance)
         elif not allowance.default_route:
             raise UsageError(f"{field_name}: {route} needs `default_route` in root's settings")
-    kept = list(dict.fromkeys(route for _, route in included))
-    for index, route in enumerate(kept):
-        for other in kept[:index]:
-            if (_is_inside(route, other) or _is_inside(other, route)) and (
-                min(route.prefixlen, other.prefixlen) > 0
-            ):
-                raise UsageError(f"included_routes: {route} and {other} overlap")
+    kept = {route for _, route in included}
     for field_name, route in excluded:
-        if not any(_is_inside(route, other) and route != other for other in kept):
-            raise UsageError(f"{field_name}: {route} is not a part of an included route")
+        if route in kept:
+            raise UsageError(f"{field_name}: {route} is included too")
+
+
+def _without_effect(route: Network, included: _Routes) -> bool:
+    """Say whether an exclusion changes nothing: no shorter route would lead there."""
+    return not any(_is_inside(route, other) for _, other in included)
 
 
 def _check_remote(text: str, included: _Routes, excluded: _Routes) -> None:
@@ -185,9 +188,13 @@ def _check_remote(text: str, included: _Routes, excluded: _Routes) -> None:
         remote = ip_network(ip_address(text))
     except ValueError:
         raise UsageError(f"tunnel_remote_address: {text[:60]!r} is no address") from None
-    swallowed = any(_is_inside(remote, route) for _, route in included)
-    if swallowed and not any(_is_inside(remote, route) for _, route in excluded):
+    if _longest(remote, included) > _longest(remote, excluded):
         raise UsageError(f"tunnel_remote_address: {text} lies inside an included route")
+
+
+def _longest(address: Network, routes: _Routes) -> int:
+    """Return the length of the route that decides about an address, or -1."""
+    return max((r.prefixlen for _, r in routes if _is_inside(address, r)), default=-1)
 
 
 def _dns(request: pb.NetworkSettingsRequest, allowance: Allowance) -> DnsPlan | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv4Network, ip_network
 
 import pytest
 
@@ -29,26 +30,8 @@ BAD: list[tuple[str, pb.NetworkSettingsRequest]] = [
     ("dns_settings: not allowed", pb.NetworkSettingsRequest(dns_settings={"servers": ["9.9.9.9"]})),
     ("tunnel_overhead_bytes", pb.NetworkSettingsRequest(tunnel_overhead_bytes=513)),
     ("mtu: 988", pb.NetworkSettingsRequest(tunnel_overhead_bytes=512)),
-    (
-        "included_routes: 100.64.1.0/24 and",
-        make_settings([], ["100.64.0.0/16", "100.64.1.0/24"], mtu=1280),
-    ),
     ("tunnel_remote_address", pb.NetworkSettingsRequest(tunnel_remote_address="host.example")),
     ("ipv4_settings.router", pb.NetworkSettingsRequest(ipv4_settings=V4(router="100.64.0.1"))),
-    (
-        "ipv4_settings.excluded_routes",
-        pb.NetworkSettingsRequest(
-            ipv4_settings=V4(
-                excluded_routes=[V4.IPv4Route(destination="100.64.9.0", mask="255.255.255.0")]
-            )
-        ),
-    ),
-    (
-        "ipv6_settings.excluded_routes",
-        pb.NetworkSettingsRequest(
-            ipv6_settings=V6(excluded_routes=[V6.IPv6Route(destination="fd12::", prefix_length=64)])
-        ),
-    ),
     (
         "ipv4_settings.included_routes.router",
         pb.NetworkSettingsRequest(
@@ -130,6 +113,51 @@ def test_excluded_routes_and_the_other_end_fit_the_included_ones() -> None:
     del request.ipv4_settings.excluded_routes[:]
     request.tunnel_remote_address = "192.0.2.1"
     assert check_settings(request, Allowance()).excluded == ()
+
+
+def exclude(request: pb.NetworkSettingsRequest, *routes: str) -> pb.NetworkSettingsRequest:
+    """Return a copy that excludes these too."""
+    found = pb.NetworkSettingsRequest.FromString(request.SerializeToString())
+    for route in map(ip_network, routes):
+        if isinstance(route, IPv4Network):
+            found.ipv4_settings.excluded_routes.add(
+                destination=str(route.network_address), mask=str(route.netmask)
+            )
+        else:
+            found.ipv6_settings.excluded_routes.add(
+                destination=str(route.network_address), prefix_length=route.prefixlen
+            )
+    return found
+
+
+def test_included_routes_may_be_nested() -> None:
+    nested = ("100.64.0.0/16", "100.64.1.0/24", "fd12::/48", "fd12::/64")
+    assert check_settings(make_settings([], nested, mtu=1280), Allowance()).routes == nested
+
+
+def test_what_is_excluded_from_nothing_is_left_out() -> None:
+    request = make_settings([], ["100.64.0.0/16", "fd12::/48"], mtu=1280)
+    without_effect = ("192.0.2.0/24", "100.0.0.0/8", "0.0.0.0/0", "fd13::/48", "::/0")
+    found = check_settings(exclude(request, *without_effect, "100.64.1.0/24"), Allowance())
+    assert found.excluded == ("100.64.1.0/24",)
+    none = exclude(pb.NetworkSettingsRequest(), "100.64.1.0/24")
+    assert check_settings(none, Allowance()).excluded == ()
+
+
+def test_a_route_is_not_included_and_excluded() -> None:
+    both = exclude(make_settings([], ["fd12::/48"], mtu=1280), "fd12::/48")
+    with pytest.raises(UsageError, match=r"^ipv6_settings\.excluded_routes: fd12::/48 is included"):
+        check_settings(both, Allowance())
+
+
+def test_the_longest_route_decides_about_the_other_end() -> None:
+    routes = ["100.64.0.0/16", "100.64.9.1/32"]
+    request = exclude(make_settings([], routes, mtu=1280), "100.64.9.0/24")
+    request.tunnel_remote_address = "100.64.9.1"
+    with pytest.raises(UsageError, match=r"^tunnel_remote_address: 100\.64\.9\.1 lies inside"):
+        check_settings(request, Allowance())
+    request.tunnel_remote_address = "100.64.9.2"
+    assert check_settings(request, Allowance()).routes == tuple(routes)
 
 
 def test_the_default_route_needs_roots_word() -> None:
