@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -104,7 +105,11 @@ class TunnelHandlers(Protocol):
     """What a tunnel program does when its manager asks."""
 
     async def on_start(self, start: Start) -> str | None:
-        """Start; return None once running, or what went wrong. A Stop meanwhile cancels this."""
+        """Start; return None once running, or what went wrong. A Stop meanwhile cancels this.
+
+        Once running, the TUN's descriptor is the program's to close. After a refusal it isn't: one
+        that came along is closed for it, an inherited one is there for the next Start.
+        """
         ...
 
     async def on_stop(self) -> str | None:
@@ -227,15 +232,26 @@ class Tunnel(_Shell):
 
     async def _handle(self, event: tunnel_role.TunnelEvent) -> None:
         if isinstance(event, tunnel_role.StartRequested):
-            start = event.start
-            if (descriptor := self._stream.take_descriptor()) is not None:
-                start = replace(start, file_descriptor=descriptor)  # its number here
-            self._core.finish_start(await self._handlers.on_start(start))
+            self._core.finish_start(await self._start(event.start))
         elif isinstance(event, tunnel_role.StopRequested):
             await self._stop()
         elif isinstance(event, tunnel_role.WakeRequested):
             await self._handlers.on_wake()
         self._stream.drain()
+
+    async def _start(self, start: Start) -> str | None:
+        descriptor = self._stream.take_descriptor()
+        if descriptor is None:
+            return await self._handlers.on_start(start)
+        is_running = False
+        try:
+            start = replace(start, file_descriptor=descriptor)  # its number here
+            error = await self._handlers.on_start(start)
+            is_running = error is None
+        finally:
+            if not is_running:
+                os.close(descriptor)
+        return error
 
     async def _stop(self) -> None:
         if self._starting is not None:

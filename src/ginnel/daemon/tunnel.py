@@ -151,6 +151,8 @@ class TunnelProcess:
                 return refusal
             await running.start(parts)
             self._parts = parts.pop_all()
+        if start.file_descriptor >= 0:
+            os.close(start.file_descriptor)  # the data plane has a copy
         self._running = running
         self._job = self._tasks.create_task(running.run())
         return None

@@ -4,6 +4,8 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -17,8 +19,10 @@ from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.messages import Start
 from ginnel.daemon.member_state import MemberState
 from ginnel.daemon.tunnel import agent_config
+from ginnel.engine import embedded
 from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.mesh.objects import DAY_S
+from ginnel.storage.network_files import load_bundle
 from support.confined import ChildError, in_child
 from support.live_tunnel import WAIT, Handlers, live_tunnel, make_network, settings_of
 
@@ -102,6 +106,54 @@ def test_a_stop_during_start_leaves_nothing_half_made(
     monkeypatch.setattr(EmbeddedEngine, "close", close)
     asyncio.run(play())
     assert closed == ["engine"]
+
+
+make_plane: Callable[..., object] = embedded.DataPlane
+
+
+def blind(**keys: object) -> object:
+    """Make a data plane that works without the TUN that it is given."""
+    return make_plane(**(keys | {"tun_fd": None}))
+
+
+def broken(**keys: object) -> object:
+    """Fail to make one."""
+    raise SystemFailure("the TUN is none")
+
+
+@pytest.mark.parametrize(
+    ("plane", "refusal", "token", "error"),
+    [
+        (blind, None, None, None),
+        (blind, "mtu: too small", None, "mtu"),
+        (broken, None, None, "the TUN is none"),
+        (blind, None, Secret(b"nonsense"), "bundle"),
+    ],
+)
+def test_no_copy_of_the_tun_that_came_along_stays_with_us(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plane: Callable[..., object],
+    refusal: str | None,
+    token: Secret | None,
+    error: str | None,
+) -> None:
+    paths = make_network(tmp_path, NOW)
+    monkeypatch.setattr(embedded, "DataPlane", plane)
+    read_fd, write_fd = os.pipe()  # whose end is seen when the last copy is closed
+    os.set_blocking(read_fd, False)
+
+    async def play() -> None:
+        async with live_tunnel(paths, handlers=Handlers(refusal)) as tunnel:
+            start = Start(write_fd, "ginnel:home", token or load_bundle(paths).to_bundle())
+            answered = pytest.raises(SystemFailure, match=error) if error else nullcontext()
+            with answered:
+                await tunnel.manager.start(start, wait_s=WAIT, pass_descriptor=True)
+            os.close(write_fd)
+            assert os.read(read_fd, 1) == b""
+
+    asyncio.run(play())
+    os.close(read_fd)
 
 
 def test_a_stop_that_can_not_save_ends_all_parts_and_says_why(
