@@ -230,16 +230,14 @@ class _Running:
         signer = None if options.signer_fd is None else Channel.from_fd(options.signer_fd)
         self._links = links = StreamLinks(options.tls, self._on_link)
         self._events = TunnelEvents(self._shell, self._engine, state, rpc, signer, links=links)
-        parts.callback(self._events.close)
-        parts.callback(self._links.close)
-        parts.callback(self._shell.stop)
         self._reach = Reachability(self._shell, settings.protocol_id, advertised)
         self._ports = PortMapping(self._port, settings.port_mapping, self._on_mapped)
         self._shell.on_network = self._ports.on_network_changed
         self._control = ControlServer(self._service(separation).handlers())
         self._uapi = UapiServer(lambda: describe_mesh(self._engine, self._port))
-        parts.callback(self._uapi.close)
-        parts.callback(self._control.close)
+        control, uapi = self._control, self._uapi
+        for part in (self._events.close, links.close, self._shell.stop, uapi.close, control.close):
+            parts.callback(part)
 
     def _service(self, separation: Separation) -> TunnelService:
         return TunnelService(
