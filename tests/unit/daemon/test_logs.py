@@ -73,6 +73,28 @@ def test_the_journal_gets_fields_that_cannot_pass_for_its_own(tmp_path: Path) ->
     ]
 
 
+PRIORITIES = {  # syslog(3)
+    LogLevel.UNSPECIFIED: 6,
+    LogLevel.DEBUG: 7,
+    LogLevel.INFO: 6,
+    LogLevel.WARN: 4,
+    LogLevel.ERROR: 3,
+    LogLevel.CRITICAL: 2,
+    LogLevel.FATAL: 1,
+}
+
+
+@pytest.mark.parametrize("level", LogLevel)
+def test_each_level_has_its_priority(tmp_path: Path, level: LogLevel) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(path))
+        sink = LogSink("ginnel", journal=path, least=LogLevel.DEBUG)
+        sink.write(level, "text")
+        assert journal.recv(4096).decode().startswith(f"PRIORITY={PRIORITIES[level]}\n")
+        sink.close()
+
+
 def test_a_record_at_all_limits_reaches_the_journal_with_its_message_whole(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     text = "\x1b" * MAX_MESSAGE  # four bytes each, when escaped

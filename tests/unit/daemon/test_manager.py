@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ginnel.codervpn.messages import LogLevel
 from ginnel.daemon import privileges
 from ginnel.daemon.tunnel_child import STREAM_FD
 
@@ -43,15 +44,42 @@ run_manager(
 TUNNEL = """
 import asyncio
 from ginnel.codervpn import Tunnel
+from ginnel.codervpn.messages import LogLevel
 
 class Handlers:
-    async def on_start(self, start): print("INFO started", flush=True)
+    async def on_start(self, start):
+        for level in LogLevel:
+            self.tunnel.log(level, f"{level.name} of\\nours", ["net", "magic"], [("Peer", "pi")])
     async def on_stop(self): return "not saved\\x1b"
     async def on_wake(self): pass
 
-async def main(): await Tunnel(3, 3, Handlers()).run()
+async def main():
+    handlers = Handlers()
+    handlers.tunnel = Tunnel(3, 3, handlers)
+    await handlers.tunnel.run()
+
 asyncio.run(main())
 """
+
+
+def test_a_tunnels_log_records_reach_the_system_log_whole(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path), TUNNEL], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    try:
+        lines = []
+        while not lines or "FATAL" not in lines[-1]:
+            lines.append(process.stderr.readline())
+            assert lines[-1]
+    finally:
+        process.kill()
+        process.communicate()
+    words = ["unspecified", "unspecified", "info", "warn", "error", "critical", "fatal"]
+    assert [line for line in lines if "magic" in line] == [
+        f"{word} tunnel: net.magic: {level.name} of\\x0aours peer=pi\n"
+        for word, level in zip(words, LogLevel, strict=True)  # 0 is no level in the seed's dialect
+    ]
 
 
 def test_a_stop_that_failed_is_logged(tmp_path: Path) -> None:
