@@ -12,6 +12,8 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from ginnel.base.config import Settings
+from ginnel.base.rlp import Encodable
+from ginnel.base.types import MemberId
 from ginnel.cli.client import Json, ask_tunnel
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.aio import Manager
@@ -21,7 +23,7 @@ from ginnel.daemon.paths import NetworkPaths
 from ginnel.daemon.privileges import Separation
 from ginnel.daemon.tunnel import TunnelOptions, TunnelProcess
 from ginnel.mesh.join import NodeKeys
-from ginnel.mesh.objects import make_certificate
+from ginnel.mesh.objects import RevocationKind, make_certificate, make_object
 from ginnel.storage.network_files import (
     NewNetwork,
     create_network,
@@ -139,3 +141,11 @@ def certificate_of(paths: NetworkPaths, keys: NodeKeys, name: str, unix_now: int
     fields = first_certificate(new, keys, membership.network_id, first, os.urandom(16))
     second = replace(fields, ipv4=first[:3] + b"\2")
     return make_certificate(second, seed=authority.admin, network_id=membership.network_id)
+
+
+def revocation_of(paths: NetworkPaths, member_id: MemberId, unix_now: int) -> bytes:
+    """Return the network's own admin's word that a machine is no member any more."""
+    authority = load_authority(paths, unix_now=unix_now)
+    fields: list[Encodable] = [RevocationKind.MEMBER, member_id, unix_now]
+    network_id = authority.membership.network_id
+    return make_object("revoke", fields, seed=authority.admin, network_id=network_id)

@@ -3,24 +3,37 @@
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from ginnel.base.dataplane import (
     CommandRefused,
     EngineCommand,
     EngineEvent,
+    PeerStats,
     RemovePeer,
     SendInner,
     SetPeer,
 )
 from ginnel.base.errors import UsageError
+from ginnel.daemon import tunnel_events
 from ginnel.daemon.channel import NewObjects
 from ginnel.daemon.tunnel_events import TunnelEvents
+from ginnel.engine.relayed import RelayedEngine
 from ginnel.mesh.events import Engine
 from ginnel.net.links import StreamLinks
 from support.joins import joiner_keys
-from support.live_tunnel import WAIT, LiveTunnel, certificate_of, live_tunnel, make_network
+from support.live_tunnel import (
+    WAIT,
+    LiveTunnel,
+    certificate_of,
+    live_tunnel,
+    make_network,
+    revocation_of,
+)
 
 NOW = int(time.time())
 PI = "raspberry-pi"
@@ -63,6 +76,49 @@ def test_a_new_member_reaches_manager_status_journal_and_disk(tmp_path: Path) ->
             await until(lambda: bool(again.manager.agents))
             assert again.manager.agents[0].name == PI
 
+    asyncio.run(play())
+
+
+def test_a_revoked_member_is_told_as_deleted(tmp_path: Path) -> None:
+    paths = make_network(tmp_path, NOW)
+
+    async def play() -> None:
+        async with live_tunnel(paths) as tunnel:
+            await tunnel.start()
+            await admit(tunnel)
+            revoked = revocation_of(paths, joiner_keys(PI).member_id, NOW)
+            await tunnel.signer.send(NewObjects((revoked,)))
+            await until(lambda: not tunnel.manager.agents)  # without its asking
+            found = (await tunnel.ask("GET", "/v1/events"))["events"]
+            assert f"{PI} is no member any more" in [item["text"] for item in found]
+
+    asyncio.run(play())
+
+
+def test_handshakes_are_told_again_without_an_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_network(tmp_path, NOW)
+    shaken_at = float(NOW - 200)
+
+    def stats(engine: RelayedEngine) -> list[PeerStats]:
+        return [PeerStats(joiner_keys(PI).public[1], None, 0, 0, shaken_at, NOW - shaken_at)]
+
+    def is_told(tunnel: LiveTunnel, seconds: int) -> bool:
+        return tunnel.manager.agents[0].last_handshake.seconds == seconds
+
+    async def play() -> None:
+        nonlocal shaken_at
+        async with live_tunnel(paths) as tunnel:
+            await tunnel.start()
+            await admit(tunnel)
+
+            for seconds in (NOW - 150, NOW - 30):
+                shaken_at = float(seconds)
+                await until(partial(is_told, tunnel, seconds))
+
+    monkeypatch.setattr(RelayedEngine, "peer_stats", stats)
+    monkeypatch.setattr(tunnel_events, "TELL_INTERVAL_S", 0.001)
     asyncio.run(play())
 
 
