@@ -30,7 +30,7 @@ from ginnel.codervpn.speaker import (
 )
 from ginnel.net.byte_stream import ByteStream
 
-MAX_HANDLER_TASKS = 32  # handlers at work at once; one more is refused
+MAX_HANDLER_TASKS = 32  # handlers at work at once; one more wake-up is left out
 MAX_WAITING_SETTINGS = 4  # requests of a tunnel behind the one that is applied; each may be large
 
 log = logging.getLogger(__name__)
@@ -218,8 +218,9 @@ class Tunnel(_Shell):
 
     def _on_event(self, event: tunnel_role.TunnelEvent) -> None:
         assert self._tasks is not None
-        if self._task_count >= MAX_HANDLER_TASKS:
-            log.warning("codervpn: the manager asks faster than can be answered")
+        is_wake = isinstance(event, tunnel_role.WakeRequested)  # of others the core has one open
+        if is_wake and self._task_count >= MAX_HANDLER_TASKS:
+            log.warning("codervpn: wake-ups come faster than they are handled")
             return
         self._task_count += 1
         task = self._tasks.create_task(self._handle(event))

@@ -13,8 +13,9 @@ import pytest
 
 from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.base.types import Secret
-from ginnel.codervpn import Manager, Tunnel
+from ginnel.codervpn import Manager, Tunnel, tunnel_role
 from ginnel.codervpn import vpn_pb2 as pb
+from ginnel.codervpn.aio import MAX_HANDLER_TASKS, MAX_WAITING_SETTINGS
 from ginnel.codervpn.header import Dialect, Version
 from ginnel.codervpn.messages import LogLevel, LogRecord, Start, make_agent, make_settings
 
@@ -50,11 +51,14 @@ class ManagerProgram:
     def __init__(self) -> None:
         self.logs: list[LogRecord] = []
         self.mtus: list[int] = []
+        self.may_apply = asyncio.Event()
+        self.may_apply.set()
         self.changed = asyncio.Event()
         self.logged = asyncio.Event()
 
     async def on_settings(self, settings: pb.NetworkSettingsRequest) -> str | None:
         self.mtus.append(settings.mtu)
+        await self.may_apply.wait()
         return None if settings.mtu == 1280 else f"mtu: {settings.mtu}"
 
     def on_peers(self) -> None:
@@ -256,6 +260,52 @@ def test_messages_leave_nothing_in_memory(count: int) -> None:
         assert growth < GROWTH
 
     run(body, limit_s=3600)
+
+
+def test_more_settings_than_may_wait_are_refused_by_name() -> None:
+    async def body(
+        manager: Manager, tunnel: Tunnel, above: ManagerProgram, below: TunnelProgram
+    ) -> None:
+        await manager.start(START)
+        above.may_apply.clear()
+        asked = [
+            asyncio.create_task(tunnel.network_settings(make_settings([], mtu=1280)))
+            for _ in range(MAX_WAITING_SETTINGS + 2)
+        ]
+        refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        above.may_apply.set()
+        answers = await asyncio.gather(*asked)
+        assert {task.result() for task in refused} == {"network_settings: too many at once"}
+        assert len(refused) <= 2  # the first may be at work already, or wait too
+        assert answers.count(None) == len(asked) - len(refused)
+
+    run(body)
+
+
+def test_wake_ups_at_work_are_bounded_and_a_stop_comes_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tunnel_role, "WAKE_DEBOUNCE", 0.0)
+
+    class Sleepy(TunnelProgram):
+        async def on_wake(self) -> None:
+            self.seen.append("wake")
+            await asyncio.Event().wait()
+
+    async def main() -> list[str]:
+        one, two = (end.detach() for end in socket.socketpair())
+        program = Sleepy()
+        tunnel = Tunnel(two, two, program)
+        manager = Manager(one, one, ManagerProgram())
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            serving = [tasks.create_task(end.run()) for end in (manager, tunnel)]
+            for _ in range(MAX_HANDLER_TASKS + 3):
+                await manager.wake()
+            await manager.stop(wait_s=10)
+            serving[1].cancel()  # which waits for its handlers
+        return program.seen
+
+    assert asyncio.run(main()) == ["wake"] * MAX_HANDLER_TASKS + ["stop"]
 
 
 def test_a_large_message_crosses_a_slow_stream() -> None:
