@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 from ginnel.base.errors import SystemFailure
@@ -36,13 +37,14 @@ def start_manager(paths: NetworkPaths, options: list[str]) -> None:
     Raises:
         SystemFailure: it did not come up; the text is its own.
     """
-    log = paths.run / "manager.log"
+    log = paths.log
     paths.run_root.mkdir(mode=0o755, parents=True, exist_ok=True)
     paths.run.mkdir(mode=0o755, exist_ok=True)
     ready, theirs = os.pipe()
     argv = [*COMMAND, "manager", paths.name, *options]
     try:
-        with log.open("wb") as output:
+        log.unlink(missing_ok=True)
+        with open(log, "ab", opener=partial(os.open, mode=0o600)) as output:
             process = subprocess.Popen(
                 [*argv, "--ready-fd", str(theirs)],
                 stdin=subprocess.DEVNULL,

@@ -9,6 +9,7 @@ Source: systemd, "Native Journal Protocol".
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 import sys
@@ -24,8 +25,11 @@ MAX_MESSAGE = 8192  # characters of one line; the rest is cut off
 MAX_FIELDS = 32  # of one record
 MAX_RECORD = 64 * 1024  # bytes of message and fields; a datagram to the journal takes 208 KiB
 MAX_FIELD_NAME = 56  # characters; the journal takes 64 with our prefix
-RECORDS_PER_SECOND = 50.0  # of a tunnel that logs without end
+RECORDS_PER_SECOND = 50.0  # of a tunnel that logs without end; a long one counts as several
 RECORD_BURST = 1000.0
+RECORD_SIZE = 1024  # characters of a record that counts once
+MAX_FILE = 16 * 1024 * 1024  # bytes of a log file of ours, which may lie in memory (/run)
+_OWN_FIELDS = ("PROCESS", "LEFT_OUT")  # ours to say
 
 _PRIORITIES = {  # syslog's
     LogLevel.UNSPECIFIED: 6,
@@ -72,12 +76,15 @@ class LogSink:
         *,
         journal: Path = JOURNAL_SOCKET,
         stream: TextIO | None = None,
+        file: Path | None = None,
         least: LogLevel = LogLevel.INFO,
     ) -> None:
+        """Make one; a stream that is `file`, opened to append, is begun anew when it is full."""
         self.identifier = identifier
         self.least = least
         self.lost = 0  # records that the journal, or the stream, didn't take
         self._stream = stream or sys.stderr
+        self._is_bounded = file is not None and _is_same(self._stream, file)
         self._journal = _connect(journal)
 
     def write(
@@ -98,11 +105,7 @@ class LogSink:
             self._write_journal(level, message, source, pairs)
             return
         tail = "".join(f" {name.lower()}={value}" for name, value in pairs)
-        try:
-            self._stream.write(f"{level.name.lower()} {source}: {message}{tail}\n")
-            self._stream.flush()
-        except OSError:
-            self.lost += 1  # nobody reads our stderr any more
+        self._write_stream(f"{level.name.lower()} {source}: {message}{tail}\n")
 
     def close(self) -> None:
         """Say how many records were lost, if any, and close the journal's socket."""
@@ -110,6 +113,16 @@ class LogSink:
             self.write(LogLevel.WARN, f"{self.lost} log records were lost")
         if self._journal is not None:
             self._journal.close()
+
+    def _write_stream(self, line: str) -> None:
+        try:
+            if self._is_bounded and os.fstat(self._stream.fileno()).st_size > MAX_FILE:
+                os.ftruncate(self._stream.fileno(), 0)
+                self._stream.write("warn manager: this log was full, and was begun anew\n")
+            self._stream.write(line)
+            self._stream.flush()
+        except OSError:
+            self.lost += 1  # the disk is full, or nobody reads our stderr any more
 
     def _write_journal(
         self, level: LogLevel, message: str, source: str, pairs: Sequence[tuple[str, str]]
@@ -146,7 +159,9 @@ class RateLimited:
         fields: Iterable[tuple[str, str]] = (),
     ) -> None:
         """Write one record if the rate allows."""
-        if not self._bucket.take(now=now):
+        fields = list(fields)
+        size = len(message) + sum(len(name) + len(value) for name, value in fields)
+        if not self._bucket.take(now=now, amount=1 + size // RECORD_SIZE):
             self._held_back += 1
             return
         if self._held_back:
@@ -183,6 +198,13 @@ def _connect(path: Path) -> socket.socket | None:
     return connection
 
 
+def _is_same(stream: TextIO, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), file.stat())
+    except (OSError, ValueError):  # no file, or a stream without a descriptor
+        return False
+
+
 def _fitting(message: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the fields that a record has room for, then how many it has none for."""
     room = MAX_RECORD - len(message.encode())
@@ -197,8 +219,8 @@ def _fitting(message: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, 
 
 
 def _field_name(name: str) -> str:
-    letters = re.sub(r"[^A-Z0-9_]", "_", name.upper()[:MAX_FIELD_NAME])
-    return letters.lstrip("_")
+    letters = re.sub(r"[^A-Z0-9_]", "_", name.upper()[:MAX_FIELD_NAME]).lstrip("_")
+    return f"{letters}_" if letters in _OWN_FIELDS else letters
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -82,7 +82,8 @@ def run_manager(config: ManagerConfig, *, on_ready: Callable[[], None] | None = 
     """
     privileges.forbid_inspection()
     privileges.adopt_orphans()
-    sink = LogSink("ginnel", least=LogLevel.DEBUG if config.debug else LogLevel.INFO)
+    least = LogLevel.DEBUG if config.debug else LogLevel.INFO
+    sink = LogSink("ginnel", file=config.paths.log, least=least)
     # What the protocol's code says is about the tunnel's words, so that the tunnel sets the rate.
     of_tunnel = RateLimited(sink, "tunnel's stream", now=time.monotonic())
 

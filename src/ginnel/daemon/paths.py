@@ -68,6 +68,11 @@ class NetworkPaths:
         return self.run / "lock"
 
     @property
+    def log(self) -> Path:
+        """Return what a manager in the background writes its log to where there is no journal."""
+        return self.run / "manager.log"
+
+    @property
     def manager_socket(self) -> Path:
         """Return the manager's socket (root)."""
         return self.run / "manager.sock"

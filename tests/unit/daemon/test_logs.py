@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from ginnel.codervpn.messages import LogLevel
+from ginnel.daemon import logs
 from ginnel.daemon.logs import (
     MAX_FIELDS,
     MAX_MESSAGE,
     RECORD_BURST,
+    RECORD_SIZE,
     LogSink,
     RateLimited,
     SinkHandler,
@@ -59,7 +61,12 @@ def test_the_journal_gets_fields_that_cannot_pass_for_its_own(tmp_path: Path) ->
             LogLevel.ERROR,
             "down\n_UID=0",
             source="tunnel",
-            fields=[("_SYSTEMD_UNIT", "ssh"), ("MESSAGE", "a\nPRIORITY=0")],
+            fields=[
+                ("_SYSTEMD_UNIT", "ssh"),
+                ("MESSAGE", "a\nPRIORITY=0"),
+                ("process", "manager"),
+                ("_Process", "manager"),
+            ],
         )
         lines = journal.recv(4096).decode().splitlines()
         sink.close()
@@ -70,6 +77,8 @@ def test_the_journal_gets_fields_that_cannot_pass_for_its_own(tmp_path: Path) ->
         "MESSAGE=tunnel: down\\x0a_UID=0",
         "GINNEL_SYSTEMD_UNIT=ssh",
         "GINNEL_MESSAGE=a\\x0aPRIORITY=0",
+        "GINNEL_PROCESS_=manager",
+        "GINNEL_PROCESS_=manager",
     ]
 
 
@@ -149,6 +158,31 @@ def test_a_flood_is_held_back_and_counted() -> None:
     *_, notice, last = stream.getvalue().splitlines()
     assert notice == "warn tunnel: 7 log records were held back"
     assert last == "info tunnel: last"
+
+
+def test_a_long_record_counts_as_several() -> None:
+    stream = io.StringIO()
+    limited = RateLimited(LogSink("ginnel", journal=NOWHERE, stream=stream), "tunnel", now=0.0)
+    for _ in range(int(RECORD_BURST)):
+        limited.write(LogLevel.INFO, "", now=0.0, fields=[("a", "x" * 4 * RECORD_SIZE)])
+    assert len(stream.getvalue().splitlines()) == RECORD_BURST // 5
+
+
+def test_only_a_file_of_ours_is_begun_anew_when_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MAX_FILE", 1000)
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    for path in (ours, other):
+        with path.open("a") as stream:
+            sink = LogSink("ginnel", journal=NOWHERE, stream=stream, file=ours)
+            for number in range(100):
+                sink.write(LogLevel.INFO, f"record {number}")
+    assert len(other.read_text().splitlines()) == 100
+    first, *rest = ours.read_text().splitlines()
+    assert first == "warn manager: this log was full, and was begun anew"
+    assert rest[-1] == "info manager: record 99"
+    assert len(rest) < 60
 
 
 def test_records_of_logging_are_passed_on() -> None:
