@@ -309,7 +309,7 @@ class _Manager:
                 starting.exception()  # seen
 
     async def _ask_peers(self, rpc: Rpc) -> None:
-        """Ask once for all peers: a tunnel may have told of some before it read our header."""
+        """Ask once for all peers: a tunnel need not tell of what doesn't change."""
         try:
             await rpc.get_peers(wait_s=PEERS_TIMEOUT)
         except SystemFailure as error:  # its changes come all the same
