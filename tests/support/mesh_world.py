@@ -52,6 +52,7 @@ HOME_PORT = 33_333
 INITIATION, RESPONSE, DATA = (bytes((kind, 0, 0, 0)) + b"TOYW" for kind in (1, 2, 4))
 SIZES = {INITIATION: 148, RESPONSE: 92}  # bytes, as WireGuard's
 HANDSHAKE_RETRY = 5.0
+REKEY = 120.0  # s, as WireGuard where it has something to say
 
 EventT = TypeVar("EventT")
 
@@ -98,6 +99,8 @@ class ToyEngine:
         source: Address,
         local_ip: str | None = None,
         relayed: Address | None = None,
+        *,
+        now: float,
     ) -> list[EngineEvent]:
         kind, sender, psk, body = data[:8], data[8:40], data[40:48], data[48:]
         if self.is_dead or sender not in self.peers or psk != self._psk(sender):
@@ -109,6 +112,8 @@ class ToyEngine:
         self.again_at.pop(sender, None)
         if kind == INITIATION:
             self._send(RESPONSE, sender)
+        else:
+            self.again_at[sender] = now + REKEY
         return [HandshakeCompleted(sender, source)]
 
     def deadline(self) -> Deadline | None:
@@ -141,7 +146,7 @@ class MemberCore:
         if data[4:8] != b"TOYW":
             self.node.handle_datagram(data, source, now=now, local_ip=local_ip)
             return
-        for event in self.engine.receive(data, source, local_ip):
+        for event in self.engine.receive(data, source, local_ip, now=now):
             self.node.on_engine_event(event, now=now)
 
     def handle_timeout(self, *, now: float) -> None:
@@ -166,7 +171,9 @@ class MemberCore:
             assert self.node.mesh is not None
             self.node.mesh.relays.on_port(event.port, True, now=self.now)
         elif isinstance(event, RelayedPacket):
-            for told in self.engine.receive(event.data, event.peer, relayed=event.relayed):
+            for told in self.engine.receive(
+                event.data, event.peer, relayed=event.relayed, now=self.now
+            ):
                 self.node.on_engine_event(told, now=self.now)
         return event
 
