@@ -7,23 +7,28 @@ the database; certificates are, from peers. Everything is verified again when it
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from ginnel.base.errors import RemoteProtocolError, SystemFailure
-from ginnel.base.types import MemberId
+from ginnel.base.types import Address, MemberId
 from ginnel.mesh.derive import network_id_of, sha256
 from ginnel.mesh.membership import Membership, Status
 from ginnel.mesh.objects import Certificate, decode_object, parse_certificate, parse_network
 from ginnel.storage.identity import NodeBundle
-from ginnel.storage.state import PastEvent, StateDatabase, open_state
+from ginnel.storage.state import KnownNode, PastEvent, StateDatabase, open_state
 from ginnel.storage.trust import Trust, confirmed_time, load_trust, save_trust
 
 logger = logging.getLogger(__name__)
 
 
 class MemberState:
-    """Membership and database of one member, kept on disk together."""
+    """Membership and database of one member, kept on disk together.
+
+    After the start nothing here raises because of the disk: connections need no file, so a write
+    that fails is told by `trouble` and tried again at the next `save`.
+    """
 
     def __init__(
         self, folder: Path, bundle: NodeBundle, *, unix_now: float, resets_clock: bool = False
@@ -35,6 +40,8 @@ class MemberState:
                 the text says why.
         """
         self._folder = folder
+        self.trouble = ""  # why what is known can't be written now
+        self._has_failed = False  # a write, since the last save
         self.trust = load_trust(folder)
         if resets_clock:
             self.trust = replace(self.trust, confirmed_at=0)
@@ -74,16 +81,40 @@ class MemberState:
         confirmed_at = max(self.trust.confirmed_at, confirmed_time(self.membership))
         trust = Trust(tuple(trust_objects), self.membership.epochs.secrets(), confirmed_at)
         if trust != self.trust:
-            save_trust(self._folder, trust)
-            self.trust = trust
+            self._write(lambda: self._save_trust(trust))
         apart = dict.fromkeys(trust_objects)
-        self.database.save_objects(
-            (sha256(raw), raw) for raw in self.membership.objects_to_store() if raw not in apart
-        )
+        objects = [raw for raw in self.membership.objects_to_store() if raw not in apart]
+        self._write(lambda: self.database.save_objects((sha256(raw), raw) for raw in objects))
+        if self.trouble and not self._has_failed:
+            logger.info("what is known is written again")
+            self.trouble = ""
+        self._has_failed = False
 
     def note(self, kind: str, text: str, *, unix_now: float) -> None:
         """Add a line to the journal of events."""
-        self.database.add_event(PastEvent(unix_now, kind, text))
+        self._write(lambda: self.database.add_event(PastEvent(unix_now, kind, text)))
+
+    def see_node(self, node: KnownNode) -> None:
+        """Remember a node of the DHT for the next start."""
+        self._write(lambda: self.database.see_node(node))
+
+    def endpoint_worked(self, member_id: MemberId, address: Address, *, unix_now: float) -> None:
+        """Remember where a peer was reached."""
+        self._write(lambda: self.database.endpoint_worked(member_id, address, at=unix_now))
+
+    def _save_trust(self, trust: Trust) -> None:
+        save_trust(self._folder, trust)
+        self.trust = trust
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Write something; a disk that refuses is told once, until a while without failures."""
+        try:
+            write()
+        except SystemFailure as error:
+            if not self.trouble:
+                logger.warning("%s; the connections stay, it is tried again", error)
+            self.trouble = str(error)
+            self._has_failed = True
 
     def _check_own(self, bundle: NodeBundle, refusal: object) -> None:
         self._member_id = bundle.keys.member_id

@@ -165,7 +165,7 @@ class TunnelEvents:
             case NodeAdded():
                 record = event.enr
                 known = KnownNode(record.node_id, record.raw, self._shell.unix_now)
-                self._state.database.see_node(known)
+                self._state.see_node(known)
             case _:
                 pass
 
@@ -201,8 +201,8 @@ class TunnelEvents:
             before is None or before.state.remote_address != peer.state.remote_address
         )
         if became_connected and peer.state.remote_address is not None:
-            self._state.database.endpoint_worked(
-                peer.member_id, peer.state.remote_address, at=self._shell.unix_now
+            self._state.endpoint_worked(
+                peer.member_id, peer.state.remote_address, unix_now=self._shell.unix_now
             )
         self.tell_manager(peer)
 

@@ -166,6 +166,8 @@ class TunnelService:
 
     def _warnings(self) -> list[str]:
         warnings = list(self._events.notices.values())
+        if self._state.trouble:
+            warnings.append(self._state.trouble)
         left = self._state.certificate.not_after - self._shell.unix_now
         if left < EXPIRY_WARNING_S:
             warnings.append(

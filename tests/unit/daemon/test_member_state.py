@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from ginnel.base.errors import GinnelError, SystemFailure
+from ginnel.base.types import make_address
 from ginnel.daemon.member_state import MemberState
 from ginnel.mesh.objects import CERTIFICATE_LIFE_S, DAY_S
 from ginnel.storage.identity import NodeBundle
+from ginnel.storage.state import KnownNode
 from ginnel.storage.trust import Trust, load_trust, save_trust
+from support.full_disk import full_disk
 from support.joins import joiner_keys
 from support.members import NOW, MemberKeys, NetworkFactory
 
@@ -131,3 +134,28 @@ def test_a_damaged_trust_file_is_never_rebuilt(folder: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"time 1", b"time 2"))
     with pytest.raises(SystemFailure, match="restore it"):
         MemberState(folder, bundle(), unix_now=NOW)
+
+
+def test_a_full_disk_is_told_once_and_tried_again(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = MemberState(folder, bundle(), unix_now=NOW)
+    state.save()
+    state.membership.add_object(NET.cert(BOB, 2), unix_now=NOW)
+    state.membership.add_object(NET.revoke(1, b"\2" * 32), unix_now=NOW)
+    with full_disk():
+        for _ in range(3):
+            state.note("peer", "bob: connected", unix_now=NOW)
+            state.see_node(KnownNode(b"n", b"enr", NOW))
+            state.endpoint_worked(BOB.member_id, make_address("192.0.2.1", 7), unix_now=NOW)
+            state.save()
+    assert "disk" in state.trouble
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    state.save()
+    assert state.trouble == ""
+    state.note("peer", "bob: connected", unix_now=NOW)
+    state.database.close()
+    again = MemberState(folder, bundle(), unix_now=NOW)
+    assert names(again) == [ALICE.name, BOB.name]
+    assert again.membership.revocation_digest() == state.membership.revocation_digest()
+    again.database.close()

@@ -25,6 +25,7 @@ from ginnel.daemon.tunnel_events import TunnelEvents
 from ginnel.engine.relayed import RelayedEngine
 from ginnel.mesh.events import Engine
 from ginnel.net.links import StreamLinks
+from support.full_disk import full_disk
 from support.joins import joiner_keys
 from support.live_tunnel import (
     WAIT,
@@ -180,3 +181,18 @@ def test_a_refused_peer_is_told_to_its_connection_and_the_rest_is_not() -> None:
     events.on_event(Engine(RemovePeer(key)))
     events.on_event(Engine(SendInner(key, b"E")))
     assert shell.events == [(CommandRefused(key, "too many peers"), 7.0)]
+
+
+def test_a_full_disk_ends_no_tunnel(tmp_path: Path) -> None:
+    paths = make_network(tmp_path, NOW)
+
+    async def play() -> None:
+        async with live_tunnel(paths) as tunnel:
+            await tunnel.start()
+            with full_disk():
+                await admit(tunnel)
+                status = await tunnel.ask("GET", "/v1/status")
+            assert [peer["name"] for peer in status["peers"]] == [PI]
+            assert any("disk" in text for text in status["warnings"])
+
+    asyncio.run(play())
