@@ -61,12 +61,18 @@ def load_trust(folder: Path, *, owners: Sequence[int] | None = None) -> Trust:
     """Read the file; an empty Trust if there is none yet.
 
     Raises:
-        SystemFailure: damaged or readable by others. It is not rebuilt: what was revoked would
-            be trusted again.
+        SystemFailure: damaged, readable by others, or out of reach. It is not rebuilt: what was
+            revoked would be trusted again.
     """
     path = folder / TRUST_FILE
-    if not path.exists():
-        return Trust()
+    try:
+        if not path.exists():
+            return Trust()
+    except OSError as error:  # no way into the folder
+        raise SystemFailure(
+            f"{path} can't be looked for ({error.strerror}): the folder must belong to the user "
+            "that the tunnel or signer runs as"
+        ) from None
     data = read_private(path, owners=None if owners is None else tuple(owners))
     text, mark, check = data.rpartition(b"check ")
     damaged = SystemFailure(

@@ -31,3 +31,14 @@ def test_others_may_not_read_it(tmp_path: Path) -> None:
     (tmp_path / TRUST_FILE).chmod(0o644)
     with pytest.raises(SystemFailure, match="chmod"):
         load_trust(tmp_path)
+
+
+def test_a_folder_that_can_not_be_entered_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> bool:  # what the system says to others than root
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(SystemFailure, match=r"Permission denied.*must belong to"):
+        load_trust(tmp_path)
