@@ -57,9 +57,9 @@ class EpochBook:
         return (lowest,)
 
     def add_secret(self, secret: Secret) -> bool:
-        """Keep the secret of an epoch whose object is known; return whether it fits one."""
+        """Keep the secret of an epoch whose object is known; return whether that was new."""
         digest = derive.epoch_hash(secret)
-        if digest not in self._objects:
+        if digest not in self._objects or digest in self._secrets:
             return False
         self._secrets[digest] = secret
         return True

@@ -146,7 +146,7 @@ class Membership:
         return [self.add_object(raw, unix_now=unix_now) for raw in sorted(raws, key=_load_order)]
 
     def add_epoch_secret(self, secret: Secret) -> bool:
-        """Keep the secret of a known epoch; return whether it fits one."""
+        """Keep the secret of a known epoch; return whether that was new."""
         return self.epochs.add_secret(secret)
 
     def refresh(self, *, unix_now: float) -> None:

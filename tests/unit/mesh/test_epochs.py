@@ -23,6 +23,7 @@ def test_an_epoch_without_its_secret_is_not_usable() -> None:
     book.add(epoch(1))
     assert book.newest is None
     assert book.add_secret(seed("epoch 1"))
+    assert not book.add_secret(seed("epoch 1"))  # known: nothing to store or to tell
     assert book.newest is not None
 
 

@@ -201,6 +201,12 @@ def test_a_grant_brings_a_new_epoch(rig: Rig) -> None:
     assert RosterChanged((raw,)) in rig.events()
 
 
+def test_a_grant_of_a_known_epoch_is_no_news(rig: Rig) -> None:
+    rig.events()
+    rig.push(rig.sealed(Kind.GRANT, encode_grant(NET.epoch(), NET.epoch_secret)))
+    assert not [event for event in rig.events() if isinstance(event, RosterChanged)]
+
+
 def test_a_grant_with_a_wrong_secret_changes_nothing(rig: Rig) -> None:
     raw = NET.epoch(Secret(b"n" * 32), number=2)
     rig.push(rig.sealed(Kind.GRANT, encode_grant(raw, Secret(b"w" * 32))))
