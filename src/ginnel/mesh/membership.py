@@ -11,13 +11,13 @@ Source: docs/formats.md, "Signed objects", "Epochs", "Roster".
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
 from ginnel.base import rlp
 from ginnel.base.types import MemberId, Secret
 from ginnel.mesh import derive
+from ginnel.mesh.alarms import Alarm, AlarmBook, AlarmKind
 from ginnel.mesh.certcheck import Refusal, check_certificate, check_times, claims_of
 from ginnel.mesh.epochs import EpochBook
 from ginnel.mesh.objects import (
@@ -43,7 +43,6 @@ MAX_PER_MEMBER = 4  # certificates of one member: the current one and its neighb
 MAX_ADMINS = 64  # admin objects
 MAX_REVOCATIONS = 16_384  # more than certificates can be
 MAX_KEPT = 64  # objects of a higher version, kept and forwarded
-MAX_ALARMS = 256  # alarms not yet fetched, and alarms remembered so that each is raised once
 REVOCATION_KEPT_S = CERTIFICATE_LIFE_S + 30 * DAY_S  # seconds after `at` (Signed objects)
 
 
@@ -63,25 +62,6 @@ class Verdict:
     status: Status
     refusal: Refusal | None = None
     object: SignedObject | None = None
-
-
-class AlarmKind(Enum):
-    """What an administrator should look at."""
-
-    NETWORK_FORK = "two network objects with one sequence number"
-    KEY_CONFLICT = "two members with one key"
-    ADDRESS_CONFLICT = "two members with one address"
-    NAME_CONFLICT = "two members with one name"
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """Something that no honest admin does; raised once."""
-
-    kind: AlarmKind
-    member_id: MemberId | None  # the loser, who is refused or renamed
-    name: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +92,7 @@ class Membership:
         self._taken: dict[tuple[str, bytes | str], MemberId] = {}  # worked out with `_members`
         self._revoked: dict[tuple[int, bytes], None] | None = None  # None: to be worked out again
         self._changes_at = float("inf")  # wall time at which the answers change by themselves
-        self._alarms: deque[Alarm] = deque(maxlen=MAX_ALARMS)
-        self._alarmed: dict[tuple[AlarmKind, bytes], None] = {}
+        self._alarms = AlarmBook()
 
     # --- taking objects ---------------------------------------------------------------------
 
@@ -215,7 +194,7 @@ class Membership:
     def poll_alarm(self) -> Alarm | None:
         """Return the next alarm; call until None."""
         self._resolved()
-        return self._alarms.popleft() if self._alarms else None
+        return self._alarms.poll()
 
     # --- signers ----------------------------------------------------------------------------
 
@@ -282,7 +261,7 @@ class Membership:
     def _accept_network(self, network: Network) -> Refusal | None:
         current = self.network
         if current is not None and current.seq == network.seq:
-            self._raise_alarm(
+            self._alarms.add(
                 Alarm(AlarmKind.NETWORK_FORK, None, network.name, f"sequence {network.seq}"),
                 network.object.hash,
             )
@@ -474,15 +453,7 @@ class Membership:
             what, AlarmKind.KEY_CONFLICT
         )
         detail = f"{what} belongs to {winner.hex()[:8]}"
-        self._raise_alarm(Alarm(kind, cert.member_id, cert.name, detail), cert.object.hash)
-
-    def _raise_alarm(self, alarm: Alarm, digest: bytes) -> None:
-        if (alarm.kind, digest) in self._alarmed:
-            return
-        if len(self._alarmed) >= MAX_ALARMS:
-            del self._alarmed[next(iter(self._alarmed))]
-        self._alarmed[alarm.kind, digest] = None
-        self._alarms.append(alarm)
+        self._alarms.add(Alarm(kind, cert.member_id, cert.name, detail), cert.object.hash)
 
 
 def _load_order(raw: bytes) -> int:

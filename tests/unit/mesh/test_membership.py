@@ -1,12 +1,12 @@
 from ginnel.base import rlp
 from ginnel.base.types import Secret
 from ginnel.mesh import derive
+from ginnel.mesh.alarms import AlarmKind
 from ginnel.mesh.certcheck import Refusal
 from ginnel.mesh.membership import (
     MAX_ADMINS,
     MAX_KEPT,
     MAX_PER_MEMBER,
-    AlarmKind,
     Membership,
     Status,
     Verdict,
