@@ -13,12 +13,13 @@ from pathlib import Path
 
 from ginnel.base.errors import RemoteProtocolError, SystemFailure
 from ginnel.base.types import Address, MemberId
+from ginnel.mesh.certcheck import Refusal
 from ginnel.mesh.derive import network_id_of, sha256
 from ginnel.mesh.membership import Membership, Status
 from ginnel.mesh.objects import Certificate, decode_object, parse_certificate, parse_network
 from ginnel.storage.identity import NodeBundle
 from ginnel.storage.state import KnownNode, PastEvent, StateDatabase, open_state
-from ginnel.storage.trust import Trust, confirmed_time, load_trust, save_trust
+from ginnel.storage.trust import Trust, load_trust, save_trust
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +55,11 @@ class MemberState:
                 self.database.set_aside,
             )
         network = parse_network(decode_object(bundle.network))
-        self.membership = Membership(network_id_of(network.root_public))
         own = [bundle.network, bundle.admin, bundle.certificate]
-        verdicts = self.membership.add_objects(
+        self.membership = Membership(
+            network_id_of(network.root_public), own=own, confirmed_at=self.trust.confirmed_at
+        )
+        verdicts = self.membership.load_objects(
             [*own, *self.trust.objects, *self.database.objects()], unix_now=self.unix_now
         )
         for secret in self.trust.secrets:
@@ -66,20 +69,19 @@ class MemberState:
             for verdict in verdicts
             if verdict.status is Status.REFUSED and verdict.object is not None
         }
-        self._check_own(bundle, refused.get(sha256(bundle.certificate)))
+        self._member_id = bundle.keys.member_id
+        self._certificate = self._check_own(bundle, refused.get(sha256(bundle.certificate)))
 
     @property
     def certificate(self) -> Certificate:
-        """Return this node's own current certificate."""
-        certificate = self.membership.certificate_of(self._member_id)
-        assert certificate is not None
-        return certificate
+        """Return this node's own current certificate, or else the last one that was."""
+        return self.membership.latest_certificate_of(self._member_id) or self._certificate
 
     def save(self) -> None:
         """Write what changed: trust to its own file, all else to the database."""
         trust_objects = self.membership.trust_objects()
-        confirmed_at = max(self.trust.confirmed_at, confirmed_time(self.membership))
-        trust = Trust(tuple(trust_objects), self.membership.epochs.secrets(), confirmed_at)
+        secrets = self.membership.epochs.secrets()
+        trust = Trust(tuple(trust_objects), secrets, self.membership.confirmed_at)
         if trust != self.trust:
             self._write(lambda: self._save_trust(trust))
         apart = dict.fromkeys(trust_objects)
@@ -116,22 +118,23 @@ class MemberState:
             self.trouble = str(error)
             self._has_failed = True
 
-    def _check_own(self, bundle: NodeBundle, refusal: object) -> None:
-        self._member_id = bundle.keys.member_id
-        is_ours = _subject(bundle.certificate) == self._member_id
-        if not is_ours or self.membership.certificate_of(self._member_id) is None:
-            reason = getattr(refusal, "value", None)
-            reason = reason or ("not current" if is_ours else "not for this machine's keys")
+    def _check_own(self, bundle: NodeBundle, refusal: Refusal | None) -> Certificate:
+        own = _parsed(bundle.certificate)
+        is_ours = own is not None and own.member_id == self._member_id
+        if own is None or not is_ours or self.membership.certificate_of(self._member_id) is None:
+            refusal = refusal or self.membership.refusal_of(self._member_id)
+            reason = refusal.value if is_ours and refusal else "not for this machine's keys"
             raise SystemFailure(
                 f"this machine's certificate is not accepted: {reason}. Is the clock right? "
                 "Otherwise join again with a new invite"
             )
         if self.membership.epochs.newest is None:
             raise SystemFailure("no epoch of the network is known here: join again")
+        return own
 
 
-def _subject(raw: bytes) -> MemberId | None:
+def _parsed(raw: bytes) -> Certificate | None:
     try:
-        return parse_certificate(decode_object(raw)).member_id
+        return parse_certificate(decode_object(raw))
     except RemoteProtocolError:
         return None

@@ -17,6 +17,7 @@ from ginnel.daemon.reachability import Reachability
 from ginnel.daemon.report import describe_network, describe_peer, has_answers
 from ginnel.daemon.tunnel_events import TunnelEvents
 from ginnel.engine.relayed import RelayedEngine
+from ginnel.mesh.events import NoticeKind
 from ginnel.mesh.names import full_name, overlay_addresses, resolve
 
 PING_LIMIT_S = 5.0  # seconds that an answer is waited for
@@ -169,7 +170,7 @@ class TunnelService:
         if self._state.trouble:
             warnings.append(self._state.trouble)
         left = self._state.certificate.not_after - self._shell.unix_now
-        if left < EXPIRY_WARNING_S:
+        if left < EXPIRY_WARNING_S and NoticeKind.CERTIFICATE.value not in self._events.notices:
             warnings.append(
                 f"this machine's certificate ends in {max(0.0, left) / 86_400:.0f} days"
             )

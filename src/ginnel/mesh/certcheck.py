@@ -41,8 +41,25 @@ class Refusal(Enum):
     ROUTE = "a route inside the overlay"
     REVOKED = "revoked"
     CONFLICT = "another member has its key or address"
+    UNKNOWN = "none is known"
     OLDER = "a newer one is known"
     FULL = "no room for more"
+
+
+_PERHAPS_OF_TIME = (
+    Refusal.NOT_YET_VALID,
+    Refusal.EXPIRED,
+    Refusal.SIGNER_EXPIRED,
+    Refusal.UNKNOWN,  # refused when it came
+)
+
+
+def describe_own(refusal: Refusal | None) -> str:
+    """Return in words why this machine's own certificate is not in force, and what helps."""
+    if refusal is None:
+        return ""
+    remedy = "set the clock if it is wrong, else " if refusal in _PERHAPS_OF_TIME else ""
+    return f"no certificate in force ({refusal.value}): {remedy}join again with a new invite"
 
 
 def check_certificate(

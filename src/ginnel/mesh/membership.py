@@ -3,27 +3,31 @@
 Takes raw objects in any order that has signers first, and answers which certificates are current.
 Spreading them is `roster.py`'s business, storing them the shell's (`objects_to_store`).
 
+Our own clock only hides: what it calls past is not in force, but stays until a confirmed time has
+passed it, because a clock may jump ahead and come back.
+
 Invariant: no object is kept whose signature was not checked; revocations only grow until their
-time is past.
+time is past for sure.
 
 Source: docs/formats.md, "Signed objects", "Epochs", "Roster".
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from ginnel.base import rlp
-from ginnel.base.types import MemberId, Secret
+from ginnel.base.types import Secret
 from ginnel.mesh import derive
 from ginnel.mesh.alarms import Alarm, AlarmBook, AlarmKind
-from ginnel.mesh.certcheck import Refusal, check_certificate, check_times, claims_of
+from ginnel.mesh.certcheck import Refusal, check_certificate, check_times
+from ginnel.mesh.claims import ClaimTable, Member
 from ginnel.mesh.epochs import EpochBook
 from ginnel.mesh.objects import (
     CERTIFICATE_LIFE_S,
     DAY_S,
-    MAX_NAME,
     VERSION,
     Admin,
     Certificate,
@@ -64,41 +68,45 @@ class Verdict:
     object: SignedObject | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A current certificate and the name that its member is shown under."""
-
-    cert: Certificate
-    name: str
-
-
 class Membership:
     """All verified objects of one network and what follows from them.
 
     `refresh(unix_now=...)` brings the answers up to a time; `add_object` does so too.
+
+    Args:
+        network_id: objects of other networks are refused.
+        own: raw objects that no time drops once they are in.
+        confirmed_at: unix seconds; a time that has passed for sure.
     """
 
-    def __init__(self, network_id: bytes) -> None:
+    def __init__(
+        self, network_id: bytes, *, own: Sequence[bytes] = (), confirmed_at: int = 0
+    ) -> None:
         self.network_id = network_id
         self.network: Network | None = None
         self.epochs = EpochBook(self._is_void)
         self._unix_now = 0.0
+        self._confirmed_at = confirmed_at
+        self._own = dict.fromkeys(map(derive.sha256, own))
         self._admins: dict[bytes, Admin] = {}  # by hash of the object
         self._certs: dict[bytes, dict[bytes, Certificate]] = {}  # by member id, then hash
         self._revocations: dict[tuple[int, bytes, bytes], Revocation] = {}
         self._kept: dict[bytes, SignedObject] = {}
         self._raw: dict[bytes, bytes] = {}  # every object by its hash
         self._members: dict[bytes, Member] | None = None  # None: to be worked out again
-        self._taken: dict[tuple[str, bytes | str], MemberId] = {}  # worked out with `_members`
         self._revoked: dict[tuple[int, bytes], None] | None = None  # None: to be worked out again
         self._changes_at = float("inf")  # wall time at which the answers change by themselves
         self._alarms = AlarmBook()
+        self._claims = ClaimTable(self._alarms)  # worked out with `_members`
 
     # --- taking objects ---------------------------------------------------------------------
 
     def add_object(self, raw: bytes, *, unix_now: float) -> Verdict:
         """Check an object in the order of the format and keep it if it passes."""
         self.refresh(unix_now=unix_now)
+        return self._add(raw)
+
+    def _add(self, raw: bytes, *, is_stored: bool = False) -> Verdict:
         digest = derive.sha256(raw)
         if digest in self._raw:
             return Verdict(Status.KNOWN)
@@ -107,14 +115,14 @@ class Membership:
             parsed = None if signed.version > VERSION else parse_object(signed)
         except (rlp.RlpError, ValueError):
             return Verdict(Status.REFUSED, Refusal.MALFORMED)
-        refusal = self._check_signer(signed, parsed)
+        refusal = self._check_signer(signed, parsed, is_stored)
         if refusal is None and not signed.is_signed_in(self.network_id):
             refusal = Refusal.SIGNATURE
         if refusal is None and parsed is None:
             return self._keep(signed)
         if refusal is None:
             assert parsed is not None
-            refusal = self._accept(parsed)
+            refusal = self._accept(parsed, is_stored)
         if refusal is not None and refusal is not Refusal.CONFLICT:
             return Verdict(Status.REFUSED, refusal, signed)
         return Verdict(Status.NEW, refusal, signed)
@@ -123,6 +131,15 @@ class Membership:
         """Add many (of a file, say), those that others depend on first."""
         # Revocations go before certificates: what is revoked never appears.
         return [self.add_object(raw, unix_now=unix_now) for raw in sorted(raws, key=_load_order)]
+
+    def load_objects(self, raws: Sequence[bytes], *, unix_now: float) -> list[Verdict]:
+        """Take back what was stored, so that as much is known as before the restart.
+
+        All is verified again, but what ended meanwhile (by time or revocation) is kept: it is not
+        in force, yet others depend on it, and our clock may be wrong.
+        """
+        self.refresh(unix_now=unix_now)
+        return [self._add(raw, is_stored=True) for raw in sorted(raws, key=_load_order)]
 
     def add_epoch_secret(self, secret: Secret) -> bool:
         """Keep the secret of a known epoch; return whether that was new."""
@@ -133,10 +150,19 @@ class Membership:
         backwards = unix_now < self._unix_now
         self._unix_now = unix_now
         if backwards or self._members is None or unix_now >= self._changes_at:
-            self._expire()
-            self._members = None
+            self._drop_past()
+            self._members = self._revoked = None
 
     # --- answers ----------------------------------------------------------------------------
+
+    @property
+    def confirmed_at(self) -> int:
+        """Return a time that has passed for sure: somebody who may sign here signed later.
+
+        It lies before our clock, too: what is dated more than the tolerance ahead is not accepted.
+        """
+        self._resolved()
+        return self._confirmed_at
 
     def certificates(self) -> tuple[Certificate, ...]:
         """Return the current certificates, by member id."""
@@ -147,6 +173,22 @@ class Membership:
         """Return a member's current certificate."""
         member = self._resolved().get(member_id)
         return None if member is None else member.cert
+
+    def latest_certificate_of(self, member_id: bytes) -> Certificate | None:
+        """Return a member's current certificate, or else the last one known."""
+        known = self._certs.get(member_id, {}).values()
+        latest = max(known, key=lambda cert: cert.recency, default=None)
+        return self.certificate_of(member_id) or latest
+
+    def refusal_of(self, member_id: bytes) -> Refusal | None:
+        """Return why a member has no current certificate, or None if it has one."""
+        cert = self.latest_certificate_of(member_id)
+        if cert is None:
+            return Refusal.UNKNOWN
+        if member_id in self._resolved():
+            return None
+        times = check_times(cert.not_before, cert.not_after, unix_now=self._unix_now)
+        return times or self._check_certificate(cert) or Refusal.CONFLICT
 
     def members(self) -> tuple[Member, ...]:
         """Return the current members with the names that they are shown under, by member id."""
@@ -187,8 +229,9 @@ class Membership:
         return list(self._raw.values())
 
     def trust_objects(self) -> list[bytes]:
-        """Return revocations and epochs, which are stored apart from the database."""
-        trusted = [revocation.object.raw for revocation in self._revocations.values()]
+        """Return what is stored apart from the database: revocations, epochs, who signed them."""
+        trusted = [admin.object.raw for admin in self._admins.values()]
+        trusted += [revocation.object.raw for revocation in self._revocations.values()]
         return trusted + [epoch.object.raw for epoch in self.epochs.objects()]
 
     def poll_alarm(self) -> Alarm | None:
@@ -198,7 +241,9 @@ class Membership:
 
     # --- signers ----------------------------------------------------------------------------
 
-    def _check_signer(self, signed: SignedObject, parsed: Parsed | None) -> Refusal | None:
+    def _check_signer(
+        self, signed: SignedObject, parsed: Parsed | None, is_stored: bool
+    ) -> Refusal | None:
         by_root = derive.network_id_of(signed.signer) == self.network_id
         if signed.type in ("network", "admin"):
             return None if by_root else Refusal.FOREIGN_NETWORK
@@ -214,6 +259,8 @@ class Membership:
         admins = self._admins_with(signed.signer)
         if not admins:
             return Refusal.UNKNOWN_SIGNER
+        if is_stored:  # he was in force then
+            return None
         refusals = [self._check_admin(admin) for admin in admins]
         return None if None in refusals else refusals[0]
 
@@ -226,10 +273,8 @@ class Membership:
         return Refusal.SIGNER_REVOKED if self._is_admin_revoked(admin.admin_id) else None
 
     def _is_admin_revoked(self, admin_id: bytes) -> bool:
-        return any(
-            revocation.kind is RevocationKind.ADMIN and revocation.subject == admin_id
-            for revocation in self._revocations.values()
-        )
+        what = (RevocationKind.ADMIN, admin_id)
+        return any((known.kind, known.subject) == what for known in self._revocations.values())
 
     def _is_void(self, signer: bytes) -> bool:
         admins = self._admins_with(signer)
@@ -238,22 +283,24 @@ class Membership:
     def _in_force(self) -> dict[tuple[int, bytes], None]:
         """Return what is revoked; what a revoked admin revoked is void until another repeats it."""
         if self._revoked is None:
+            past = self._unix_now - derive.CLOCK_TOLERANCE_S
             self._revoked = {
                 (int(revocation.kind), revocation.subject): None
                 for revocation in self._revocations.values()
-                if not self._is_void(revocation.object.signer)
+                if revocation.at + REVOCATION_KEPT_S >= past
+                and not self._is_void(revocation.object.signer)
             }
         return self._revoked
 
     # --- keeping ----------------------------------------------------------------------------
 
-    def _accept(self, parsed: Parsed) -> Refusal | None:
+    def _accept(self, parsed: Parsed, is_stored: bool) -> Refusal | None:
         if isinstance(parsed, Network):
             return self._accept_network(parsed)
         if isinstance(parsed, Admin):
-            return self._accept_admin(parsed)
+            return self._accept_admin(parsed, is_stored)
         if isinstance(parsed, Certificate):
-            return self._accept_certificate(parsed)
+            return self._accept_certificate(parsed, is_stored)
         if isinstance(parsed, Revocation):
             return self._accept_revocation(parsed)
         return self._accept_epoch(parsed)
@@ -275,16 +322,16 @@ class Membership:
         self.network = network
         self._changed(network.object)
         for cert in [c for own in self._certs.values() for c in own.values()]:
-            if self._check_in_force(cert) is not None:  # another prefix
+            if self._check_certificate(cert, is_stored=True) is not None:  # another prefix
                 self._forget_certificate(cert)
         return None
 
-    def _accept_admin(self, admin: Admin) -> Refusal | None:
+    def _accept_admin(self, admin: Admin, is_stored: bool) -> Refusal | None:
         try:
             derive.check_ed25519_key(admin.public_key)
         except derive.BadKey:
             return Refusal.KEY
-        if self._unix_now - derive.CLOCK_TOLERANCE_S > admin.not_after:
+        if not is_stored and self._unix_now - derive.CLOCK_TOLERANCE_S > admin.not_after:
             return Refusal.EXPIRED
         if len(self._admins) >= MAX_ADMINS:
             return Refusal.FULL
@@ -292,8 +339,8 @@ class Membership:
         self._changed(admin.object)
         return None
 
-    def _accept_certificate(self, cert: Certificate) -> Refusal | None:
-        refusal = self._check_in_force(cert)
+    def _accept_certificate(self, cert: Certificate, is_stored: bool) -> Refusal | None:
+        refusal = self._check_certificate(cert, is_stored=is_stored)
         if refusal is not None:
             return refusal
         own = self._certs.get(cert.member_id, {})
@@ -306,17 +353,20 @@ class Membership:
             return Refusal.FULL
         self._certs.setdefault(cert.member_id, {})[cert.object.hash] = cert
         self._raw[cert.object.hash] = cert.object.raw
+        if is_stored:  # worked out once all are there
+            self._members = None
+            return None
         if own or not self._admit(cert):
             self._members = None
         return None if cert.member_id in self._resolved() else Refusal.CONFLICT
 
     def _admit(self, cert: Certificate) -> bool:
         """Add a new member who clashes with nobody, without working all out again."""
-        claims = [*claims_of(cert), ("name", cert.name)]
-        if self._members is None or any(claim in self._taken for claim in claims):
+        member = None if self._members is None else self._claims.admit(cert)
+        if self._members is None or member is None:
             return False
-        self._taken.update(dict.fromkeys(claims, cert.member_id))
-        self._members[cert.member_id] = Member(cert, cert.name)
+        self._members[cert.member_id] = member
+        self._confirm(cert.not_before)
         self._changes_at = min(self._changes_at, cert.not_after + derive.CLOCK_TOLERANCE_S + 1)
         return True
 
@@ -325,7 +375,7 @@ class Membership:
         former = self._revocations.get(key)
         if former is not None and former.at >= revocation.at:
             return Refusal.OLDER
-        if revocation.at + REVOCATION_KEPT_S < self._unix_now:
+        if revocation.at + REVOCATION_KEPT_S < self._confirmed_at - derive.CLOCK_TOLERANCE_S:
             return Refusal.EXPIRED
         if former is not None:
             del self._raw[former.object.hash]
@@ -343,6 +393,7 @@ class Membership:
             return Refusal.OLDER
         for other in dropped:
             self._raw.pop(other.object.hash, None)
+        self._confirm(epoch.at)
         self._changed(epoch.object)
         return None
 
@@ -358,6 +409,9 @@ class Membership:
         self._members = None
         self._revoked = None
 
+    def _confirm(self, at: int) -> None:
+        self._confirmed_at = max(self._confirmed_at, at - derive.CLOCK_TOLERANCE_S)
+
     def _forget_certificate(self, cert: Certificate) -> None:
         own = self._certs[cert.member_id]
         del own[cert.object.hash]
@@ -365,38 +419,35 @@ class Membership:
         if not own:
             del self._certs[cert.member_id]
 
-    def _expire(self) -> None:
-        """Drop what can never count again."""
-        past = self._unix_now - derive.CLOCK_TOLERANCE_S
+    def _drop_past(self) -> None:
+        """Drop what can never count again: a confirmed time has passed its end."""
+        past = self._confirmed_at - derive.CLOCK_TOLERANCE_S
         for cert in [c for own in self._certs.values() for c in own.values()]:
-            if cert.not_after < past:
+            if cert.not_after < past and cert.object.hash not in self._own:
                 self._forget_certificate(cert)
         for key, revocation in list(self._revocations.items()):
             if revocation.at + REVOCATION_KEPT_S < past:
                 del self._revocations[key]
                 del self._raw[revocation.object.hash]
-                self._revoked = None
-        for epoch in self.epochs.expire(unix_now=self._unix_now):
+        for epoch in self.epochs.expire(unix_now=self._confirmed_at):
             self._raw.pop(epoch.object.hash, None)
 
     # --- what is in force -------------------------------------------------------------------
 
-    def _check_in_force(self, cert: Certificate) -> Refusal | None:
-        """Check a new certificate but for its signature and other members."""
+    def _check_certificate(self, cert: Certificate, *, is_stored: bool = False) -> Refusal | None:
+        """Check all but its signature and other members; of a stored one only what never ends."""
         if self.network is None:
             return Refusal.NO_NETWORK
+        unix_now = cert.not_before if is_stored else self._unix_now
         refusal: Refusal | None = Refusal.UNKNOWN_SIGNER
         for admin in self._admins_with(cert.object.signer):
-            refusal = self._check_admin(admin) or check_certificate(
-                cert, admin, self.network, unix_now=self._unix_now
-            )
+            refusal = None if is_stored else self._check_admin(admin)
+            refusal = refusal or check_certificate(cert, admin, self.network, unix_now=unix_now)
             if refusal is None:
                 break
         if refusal is not None:
             return refusal
-        if self._is_cert_revoked(cert):
-            return Refusal.REVOKED
-        return None
+        return Refusal.REVOKED if not is_stored and self._is_cert_revoked(cert) else None
 
     def _is_cert_revoked(self, cert: Certificate) -> bool:
         return self.is_revoked(RevocationKind.MEMBER, cert.member_id) or self.is_revoked(
@@ -424,20 +475,9 @@ class Membership:
             if (valid := [cert for cert in own.values() if self._is_still_valid(cert)])
         ]
         self._changes_at = self._next_change()
-        members: dict[bytes, Member] = {}
-        taken = self._taken = {}
-        for cert in sorted(current, key=lambda cert: cert.seniority):
-            claims = claims_of(cert)
-            clash = next((claim for claim in claims if claim in taken), None)
-            if clash is not None:
-                self._alarm_about(cert, clash[0], taken[clash])
-                continue
-            name = cert.name
-            if ("name", name) in taken:
-                self._alarm_about(cert, "name", taken["name", name])
-                name = f"{name[: MAX_NAME - 5]}-{cert.member_id.hex()[:4]}"
-            taken.update(dict.fromkeys([*claims, ("name", name)], cert.member_id))
-            members[cert.member_id] = Member(cert, name)
+        members = self._claims.assign(current)
+        for member in members.values():
+            self._confirm(member.cert.not_before)
         return members
 
     def _next_change(self) -> float:
@@ -447,13 +487,6 @@ class Membership:
         instants = [at for start, end in spans for at in (start - slack, end + slack + 1)]
         instants += [r.at + REVOCATION_KEPT_S + slack + 1 for r in self._revocations.values()]
         return min((at for at in instants if at > self._unix_now), default=float("inf"))
-
-    def _alarm_about(self, cert: Certificate, what: str, winner: MemberId) -> None:
-        kind = {"name": AlarmKind.NAME_CONFLICT, "ip": AlarmKind.ADDRESS_CONFLICT}.get(
-            what, AlarmKind.KEY_CONFLICT
-        )
-        detail = f"{what} belongs to {winner.hex()[:8]}"
-        self._alarms.add(Alarm(kind, cert.member_id, cert.name, detail), cert.object.hash)
 
 
 def _load_order(raw: bytes) -> int:

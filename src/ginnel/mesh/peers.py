@@ -22,7 +22,8 @@ from ginnel.base.demux import classify
 from ginnel.base.types import Address, MemberId, NodeId, Secret, Transmit
 from ginnel.ice import stun
 from ginnel.ice.candidate import Candidate
-from ginnel.mesh import derive, names
+from ginnel.mesh import certcheck, derive, names
+from ginnel.mesh.claims import Member
 from ginnel.mesh.control_port import ControlPort
 from ginnel.mesh.courier import Courier
 from ginnel.mesh.derive import Point
@@ -37,7 +38,7 @@ from ginnel.mesh.events import (
     RelayedPacket,
 )
 from ginnel.mesh.finder import Found
-from ginnel.mesh.membership import Member, Membership
+from ginnel.mesh.membership import Membership
 from ginnel.mesh.objects import CAP_RELAY, Certificate
 from ginnel.mesh.path_mtu import PathMtus
 from ginnel.mesh.relay_events import (
@@ -235,7 +236,8 @@ class PeerTable:
         self._serve_as_relay(now)
         epoch = self.signaller.newest_epoch()
         if own is None or epoch is None:
-            self._notify(NoticeKind.CERTIFICATE, "no certificate in force: is the clock right?")
+            why = certcheck.describe_own(self.membership.refusal_of(self.member_id))
+            self._notify(NoticeKind.CERTIFICATE, why or "no epoch of the network is known")
             members: dict[MemberId, Member] = {}
         else:
             self._notify(NoticeKind.CERTIFICATE, "")

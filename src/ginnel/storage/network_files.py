@@ -54,7 +54,7 @@ from ginnel.storage.identity import (
     read_fields,
     save_keys,
 )
-from ginnel.storage.trust import Trust, confirmed_time, load_trust, save_trust
+from ginnel.storage.trust import Trust, load_trust, save_trust
 
 ADMIN_FILE = "admin.key"
 SETTINGS_FILE = "settings.toml"
@@ -218,7 +218,7 @@ def store_joined(
     raws = (granted.network, granted.admin, granted.certificate)
     membership = verify_membership(raws, trust, unix_now=unix_now)
     # Not our own time: a clock that is ahead must not be taken for confirmed.
-    trust = replace(trust, confirmed_at=confirmed_time(membership))
+    trust = replace(trust, confirmed_at=membership.confirmed_at)
     _store(folders, bundle, trust, settings, None)
 
 
@@ -277,8 +277,9 @@ def verify_membership(raws: Sequence[bytes], trust: Trust, *, unix_now: float) -
         root_public = parse_network(decode_object(raws[0])).root_public
     except RemoteProtocolError:
         raise SystemFailure("the network's object is damaged: restore it from a backup") from None
-    membership = Membership(derive.network_id_of(root_public))
-    verdicts = membership.add_objects([*raws, *trust.objects], unix_now=unix_now)
+    network_id = derive.network_id_of(root_public)
+    membership = Membership(network_id, own=raws, confirmed_at=trust.confirmed_at)
+    verdicts = membership.load_objects([*raws, *trust.objects], unix_now=unix_now)
     if membership.network is None:
         reason = next((v.refusal for v in verdicts if v.status is Status.REFUSED), None)
         why = "" if reason is None else f": {reason.value}"

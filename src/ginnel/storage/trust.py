@@ -1,5 +1,5 @@
-"""Revocations, epochs and the last confirmed time: kept apart from the database, in a file of
-their own that is never rebuilt from it.
+"""Revocations, epochs, who signed them, and the last confirmed time: kept apart from the database,
+in a file of their own that is never rebuilt from it.
 
 Shape: lines `object BASE64`, `secret BASE64`, `time SECONDS`, and last `check HEX` of all before.
 
@@ -17,8 +17,6 @@ from pathlib import Path
 
 from ginnel.base.errors import SystemFailure
 from ginnel.base.types import Secret
-from ginnel.mesh.derive import CLOCK_TOLERANCE_S
-from ginnel.mesh.membership import Membership
 from ginnel.storage.files import read_private, write_atomic
 
 TRUST_FILE = "trust"
@@ -26,21 +24,11 @@ TRUST_FILE = "trust"
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Signed revocations and epochs, epoch secrets, and the last time that an object confirmed."""
+    """What must outlast the database, and the last time that an object confirmed."""
 
     objects: tuple[bytes, ...] = ()
     secrets: tuple[Secret, ...] = ()
     confirmed_at: int = 0
-
-
-def confirmed_time(membership: Membership) -> int:
-    """Return a time that has passed for sure: somebody who may sign here signed later.
-
-    It lies before our clock, too: what is dated more than the tolerance ahead is not accepted.
-    """
-    times = [certificate.not_before for certificate in membership.certificates()]
-    times += [epoch.at for epoch in membership.epochs.objects()]
-    return max(0, max(times, default=0) - CLOCK_TOLERANCE_S)
 
 
 def save_trust(folder: Path, trust: Trust, *, uid: int | None = None) -> None:

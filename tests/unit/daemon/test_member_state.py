@@ -8,13 +8,14 @@ import pytest
 from ginnel.base.errors import GinnelError, SystemFailure
 from ginnel.base.types import make_address
 from ginnel.daemon.member_state import MemberState
+from ginnel.mesh.derive import ed25519_public
 from ginnel.mesh.objects import CERTIFICATE_LIFE_S, DAY_S
 from ginnel.storage.identity import NodeBundle
 from ginnel.storage.state import KnownNode
 from ginnel.storage.trust import Trust, load_trust, save_trust
 from support.full_disk import full_disk
 from support.joins import joiner_keys
-from support.members import NOW, MemberKeys, NetworkFactory
+from support.members import NOW, MemberKeys, NetworkFactory, seed
 
 NET = NetworkFactory()
 ALICE, BOB = MemberKeys("laptop-of-alice"), MemberKeys("workshop-of-bob")
@@ -157,5 +158,38 @@ def test_a_full_disk_is_told_once_and_tried_again(
     state.database.close()
     again = MemberState(folder, bundle(), unix_now=NOW)
     assert names(again) == [ALICE.name, BOB.name]
+    assert again.membership.revocation_digest() == state.membership.revocation_digest()
+    again.database.close()
+
+
+def test_a_clock_that_jumps_ahead_for_a_moment_costs_nothing(folder: Path) -> None:
+    state = MemberState(folder, bundle(), unix_now=NOW)
+    state.membership.add_object(NET.cert(BOB, 2), unix_now=NOW)
+    state.membership.add_object(NET.revoke(0, BOB.member_id), unix_now=NOW)
+    digest = state.membership.revocation_digest()
+    state.membership.refresh(unix_now=NOW + 400 * DAY_S)
+    assert state.certificate.object.raw == NET.cert(ALICE, 1)  # known, though not in force
+    state.save()
+    state.membership.refresh(unix_now=NOW)
+    assert names(state) == [ALICE.name]
+    state.save()
+    state.database.close()
+    again = MemberState(folder, bundle(), unix_now=NOW)
+    assert names(again) == [ALICE.name]
+    assert again.membership.revocation_digest() == digest
+    again.database.close()
+
+
+def test_what_others_revoked_outlasts_a_lost_database(folder: Path) -> None:
+    second = seed("second admin")
+    admin = NET.admin_object(admin_id=b"the-second-admin", public=ed25519_public(second))
+    state = MemberState(folder, bundle(), unix_now=NOW)
+    for raw in (admin, NET.revoke(0, BOB.member_id, by=second)):
+        state.membership.add_object(raw, unix_now=NOW)
+    state.save()
+    state.database.close()
+    for path in folder.glob("*.db*"):
+        path.unlink()
+    again = MemberState(folder, bundle(), unix_now=NOW)
     assert again.membership.revocation_digest() == state.membership.revocation_digest()
     again.database.close()

@@ -9,7 +9,10 @@ import pytest
 
 from ginnel.cli.client import Json, Refused
 from ginnel.codervpn.speaker import MAX_QUEUED_NOTICES
+from ginnel.daemon.channel import NewObjects
 from ginnel.daemon.report import NO_NODES
+from ginnel.mesh.objects import make_object
+from ginnel.storage.network_files import load_authority
 from support.live_tunnel import live_tunnel, make_network
 
 NOW = int(time.time())
@@ -106,3 +109,28 @@ def test_log_records_that_the_manager_had_no_room_for_are_counted(tmp_path: Path
             return await tunnel.ask("GET", "/v1/status")
 
     assert asyncio.run(play())["drops"]["manager"]["log records"] > 0
+
+
+def test_who_was_revoked_still_gets_answers_and_the_reason(tmp_path: Path) -> None:
+    paths = make_network(tmp_path, NOW)
+    authority = load_authority(paths, unix_now=NOW)
+    (own,) = authority.membership.certificates()
+    network_id = authority.network_id
+    raw = make_object(
+        "revoke", [0, own.member_id, NOW], seed=authority.admin, network_id=network_id
+    )
+
+    async def play() -> tuple[Json, Json]:
+        async with live_tunnel(paths) as tunnel:
+            await tunnel.start()
+            await tunnel.signer.send(NewObjects((raw,)))
+            while not (status := await tunnel.ask("GET", "/v1/status"))["warnings"]:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            with pytest.raises(Refused, match="no member"):
+                await tunnel.ask("POST", "/v1/ping", {"peer": "nobody"})
+            return status, await tunnel.ask("GET", "/v1/netcheck")
+
+    status, netcheck = asyncio.run(play())
+    assert status["self"]["name"] == "attic"
+    assert status["warnings"] == ["no certificate in force (revoked): join again with a new invite"]
+    assert status["warnings"][0] in netcheck["advice"]

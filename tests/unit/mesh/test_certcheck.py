@@ -1,7 +1,7 @@
 import pytest
 
 from ginnel.mesh import derive
-from ginnel.mesh.certcheck import Refusal, check_certificate, overlay_networks
+from ginnel.mesh.certcheck import Refusal, check_certificate, describe_own, overlay_networks
 from ginnel.mesh.objects import (
     DAY_S,
     Admin,
@@ -78,3 +78,12 @@ def test_the_overlay_is_the_ipv4_prefix_and_the_ula() -> None:
     ipv4, ipv6 = overlay_networks(network())
     assert str(ipv4) == "100.80.0.0/16"
     assert str(ipv6) == derive.overlay_prefix(NET.network_id)
+
+
+def test_what_helps_when_our_own_is_not_in_force() -> None:
+    assert describe_own(None) == ""
+    assert describe_own(Refusal.REVOKED) == (
+        "no certificate in force (revoked): join again with a new invite"
+    )
+    for refusal in (Refusal.EXPIRED, Refusal.NOT_YET_VALID, Refusal.SIGNER_EXPIRED):
+        assert "set the clock if it is wrong, else join again" in describe_own(refusal)

@@ -1,3 +1,5 @@
+import pytest
+
 from ginnel.base import rlp
 from ginnel.base.types import Secret
 from ginnel.mesh import derive
@@ -235,7 +237,7 @@ def test_what_is_stored_comes_back_in_any_order() -> None:
     assert again.add_epoch_secret(NET.epoch_secret)
     assert again.roster_digest() == membership.roster_digest()
     assert again.revocation_digest() == membership.revocation_digest()
-    assert len(again.trust_objects()) == 2
+    assert len(again.trust_objects()) == 3  # the admin who signed them, too
 
 
 def test_an_epoch_of_the_future_is_refused() -> None:
@@ -250,3 +252,121 @@ def test_many_members_are_taken_one_by_one() -> None:
         add(membership, NET.cert(keys, ipv4=bytes((100, 80, 1, number))))
         assert membership.certificate_of(keys.member_id) is not None
     assert len(membership.members()) == 200
+
+
+AHEAD = NOW + 400 * DAY_S
+SECOND = seed("second admin")
+
+
+def second_admin(**changes: object) -> bytes:
+    fields = {"admin_id": b"the-second-admin", "public": derive.ed25519_public(SECOND)}
+    return NET.admin_object(**(fields | changes))
+
+
+def test_a_clock_that_jumps_ahead_hides_and_deletes_nothing() -> None:
+    membership = NET.membership(PI, LAPTOP, THIRD)
+    add(membership, NET.revoke(0, THIRD.member_id))
+    stored, digest = membership.objects_to_store(), membership.revocation_digest()
+    membership.refresh(unix_now=AHEAD)
+    assert membership.certificates() == ()
+    assert not membership.is_revoked(RevocationKind.MEMBER, THIRD.member_id)
+    assert membership.objects_to_store() == stored
+    membership.refresh(unix_now=NOW)
+    assert len(membership.certificates()) == 2
+    assert membership.revocation_digest() == digest
+
+
+def test_what_a_confirmed_time_has_passed_goes_but_not_our_own() -> None:
+    own = [NET.network(), NET.admin_object(), NET.cert(PI)]
+    membership = Membership(NET.network_id, own=own)
+    others = [NET.cert(LAPTOP, 2), NET.revoke(0, THIRD.member_id)]
+    membership.add_objects([*own, *others], unix_now=NOW)
+    later = NET.epoch(seed("later"), 2, at=AHEAD)
+    assert add(membership, later, AHEAD).status is Status.NEW
+    membership.refresh(unix_now=AHEAD + 1)
+    assert membership.confirmed_at == AHEAD - derive.CLOCK_TOLERANCE_S
+    assert set(membership.objects_to_store()) == {*own, later}
+    again = Membership(NET.network_id, own=own, confirmed_at=AHEAD)
+    again.load_objects([*own, *others], unix_now=AHEAD)
+    again.refresh(unix_now=AHEAD)
+    assert set(again.objects_to_store()) == set(own)
+
+
+def test_only_a_current_certificate_or_a_known_epoch_confirms_a_time() -> None:
+    membership = NET.membership(PI)
+    before = membership.confirmed_at
+    assert before == NOW - 500 - derive.CLOCK_TOLERANCE_S
+    add(membership, NET.cert(LAPTOP, 1, not_before=NOW - 100, since=NOW - 100))  # PI's address
+    assert membership.confirmed_at == before
+    add(membership, NET.cert(LAPTOP, 2, not_before=NOW - 100))
+    assert membership.confirmed_at == NOW - 100 - derive.CLOCK_TOLERANCE_S
+
+
+def reloaded(membership: Membership, now: float, *, with_database: bool = True) -> Membership:
+    """Return what a restart makes of it, perhaps with the database lost."""
+    again = Membership(NET.network_id)
+    raws = membership.objects_to_store() if with_database else membership.trust_objects()
+    again.load_objects([NET.network(), NET.admin_object(), *raws], unix_now=now)
+    for secret in membership.epochs.secrets():
+        again.add_epoch_secret(secret)
+    return again
+
+
+@pytest.mark.parametrize("with_database", [True, False])
+def test_after_a_restart_the_epochs_of_a_revoked_admin_rank_last_too(with_database: bool) -> None:
+    membership = NET.membership(PI)
+    add(membership, NET.revoke(2, NET.admin_id, by=NET.root))
+    assert membership.epochs.newest is not None
+    again = reloaded(membership, NOW, with_database=with_database)
+    assert again.epochs.newest is not None
+    assert again.epochs.newest.epoch_id == membership.epochs.newest.epoch_id
+    better = NET.epoch(seed("better"), 1, by=SECOND)
+    for either in (membership, again):
+        either.add_objects([second_admin(), better], unix_now=NOW)
+        assert either.add_epoch_secret(seed("better"))
+        assert either.epochs.newest is not None
+        assert either.epochs.newest.epoch.object.raw == better
+
+
+@pytest.mark.parametrize("with_database", [True, False])
+def test_after_a_restart_the_revocations_of_an_expired_admin_stand(with_database: bool) -> None:
+    membership = NET.membership(PI, LAPTOP)
+    add(membership, second_admin(not_after=NOW + 100))
+    add(membership, NET.revoke(0, LAPTOP.member_id, by=SECOND))
+    later = NOW + 10 * DAY_S
+    membership.refresh(unix_now=later)
+    again = reloaded(membership, later, with_database=with_database)
+    assert again.is_revoked(RevocationKind.MEMBER, LAPTOP.member_id)
+    assert again.revocation_digest() == membership.revocation_digest()
+    assert again.trust_objects() == membership.trust_objects()
+
+
+def test_a_restart_forgets_no_certificate_that_may_count_again() -> None:
+    membership = NET.membership(PI, LAPTOP)
+    add(membership, second_admin())
+    add(membership, NET.revoke(0, LAPTOP.member_id, by=SECOND))
+    again = reloaded(membership, NOW)
+    assert again.certificate_of(LAPTOP.member_id) is None
+    add(again, NET.revoke(2, b"the-second-admin", by=NET.root))  # voids what he revoked
+    assert again.certificate_of(LAPTOP.member_id) is not None
+
+
+def test_what_is_stored_is_verified_again() -> None:
+    bad = [NET.cert(PI, by=seed("x")), NET.cert(LAPTOP)[:-9] + bytes(9), OTHER.admin_object()]
+    bad += [NET.cert(PI, identity=(1).to_bytes(32, "little")), NET.revoke(2, b"x" * 16)]
+    verdicts = NET.membership().load_objects(bad, unix_now=NOW)
+    assert {verdict.status for verdict in verdicts} == {Status.REFUSED}
+
+
+def test_why_a_member_is_out() -> None:
+    membership = NET.membership(PI, LAPTOP)
+    add(membership, NET.cert(THIRD, 1, since=NOW - 400))  # PI's address
+    add(membership, NET.revoke(0, LAPTOP.member_id))
+    ids = {keys.name: keys.member_id for keys in (PI, LAPTOP, THIRD)}
+    found = {name: membership.refusal_of(member_id) for name, member_id in ids.items()}
+    assert found == {PI.name: None, LAPTOP.name: Refusal.REVOKED, THIRD.name: Refusal.CONFLICT}
+    assert membership.refusal_of(b"nobody") is Refusal.UNKNOWN
+    for now, why in ((AHEAD, Refusal.EXPIRED), (NOW - 9 * DAY_S, Refusal.NOT_YET_VALID)):
+        membership.refresh(unix_now=now)
+        assert membership.refusal_of(PI.member_id) is why
+        assert membership.latest_certificate_of(PI.member_id) is not None

@@ -16,7 +16,14 @@ from ginnel.mesh.control_port import Kind as ControlKind
 from ginnel.mesh.control_port import build_packet, encode_message
 from ginnel.mesh.courier import CourierDrop
 from ginnel.mesh.envelope import EnvelopeDrop, Kind
-from ginnel.mesh.events import EnvelopeReceived, MeshEvent, PeerChanged, PingResult, RosterChanged
+from ginnel.mesh.events import (
+    EnvelopeReceived,
+    MeshEvent,
+    Notice,
+    PeerChanged,
+    PingResult,
+    RosterChanged,
+)
 from ginnel.mesh.mesh import Mesh, MeshConfig, MeshDrop, MeshKeys
 from ginnel.mesh.rendezvous import (
     Answer,
@@ -256,3 +263,17 @@ def test_an_envelope_over_the_control_port_passes_the_same_checks(rig: Rig) -> N
 def test_a_ping_to_who_is_not_connected_ends_at_once(rig: Rig) -> None:
     token = rig.mesh.ping(LAPTOP.member_id, now=0.0)
     assert PingResult(token, LAPTOP.member_id, None) in rig.events()
+
+
+def test_a_clock_that_is_ahead_for_a_moment_unseats_nobody(rig: Rig) -> None:
+    rig.events()
+    rig.mesh.handle_timeout(now=30.0, unix_now=NOW + 400 * 86_400)
+    assert rig.mesh.peers() == []
+    rig.mesh.handle_timeout(now=60.0, unix_now=NOW + 60)
+    assert [peer.name for peer in rig.mesh.peers()] == [LAPTOP.name]
+    told = [e.text for e in rig.events() if isinstance(e, Notice)]
+    assert told == [
+        "no certificate in force (expired): set the clock if it is wrong, else join again with a "
+        "new invite",
+        "",
+    ]
