@@ -15,6 +15,7 @@ from ginnel.base.errors import SystemFailure
 from ginnel.cli.client import Json, NotRunning, ask_manager
 from ginnel.daemon.command import COMMAND
 from ginnel.daemon.paths import NetworkPaths
+from ginnel.storage.files import make_open_folder
 
 READY_LIMIT_S = 60.0  # seconds for the manager to open TUN, ports and sockets
 TUNNEL_LIMIT_S = 30.0  # seconds for the tunnel to start and the settings to be applied
@@ -38,8 +39,7 @@ def start_manager(paths: NetworkPaths, options: list[str]) -> None:
         SystemFailure: it did not come up; the text is its own.
     """
     log = paths.log
-    paths.run_root.mkdir(mode=0o755, parents=True, exist_ok=True)
-    paths.run.mkdir(mode=0o755, exist_ok=True)
+    make_open_folder(paths.run)
     ready, theirs = os.pipe()
     argv = [*COMMAND, "manager", paths.name, *options]
     try:

@@ -19,6 +19,7 @@ from ginnel.base.errors import SystemFailure
 from ginnel.daemon.admin_socket import listen_unix
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.daemon.resources import bind_udp, bind_udp6, keep_outside
+from ginnel.storage.files import make_open_folder
 
 LONE_STATE = Path("/var/lib/ginnel-tunnel")
 
@@ -62,8 +63,5 @@ def open_listener(paths: NetworkPaths) -> int:
     Raises:
         SystemFailure: the folder or the socket can't be made.
     """
-    try:
-        paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
-    except OSError as error:
-        raise SystemFailure(f"{paths.run} can't be made: {error.strerror}") from None
+    make_open_folder(paths.run)
     return listen_unix(paths.tunnel_socket, mode=0o666).detach()

@@ -27,6 +27,7 @@ from ginnel.daemon.guard import TUNNEL_MARK
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.net.dns_upstream import UpstreamNote
 from ginnel.net.tun import TunDevice, device_name, open_tun
+from ginnel.storage.files import make_folder, make_open_folder
 
 SOCKET_BUFFER = 7 * 1024 * 1024  # bytes, each way; what wireguard-go asks for
 UAPI_FOLDER = Path("/var/run/wireguard")  # where `wg` looks for INTERFACE.sock
@@ -76,13 +77,13 @@ def open_resources(
         SystemFailure: one of them can't be had; nothing is left open.
     """
     with contextlib.ExitStack() as stack:
-        _make_folder(paths.run_root, 0o755)
-        _make_folder(paths.run, 0o755)
+        _make_folder(paths.run_root)
+        _make_folder(paths.run)
         stack.callback(os.close, _lock(paths.lock))
-        _make_folder(paths.state_root, 0o755)
-        _make_folder(paths.state, 0o700, uid=tunnel_uid)
+        _make_folder(paths.state_root)
+        _make_folder(paths.state, uid=tunnel_uid)
         if signer_uid is not None:
-            _make_folder(paths.signer_state, 0o700, uid=signer_uid)
+            _make_folder(paths.signer_state, uid=signer_uid)
         udp4 = stack.enter_context(_patiently(lambda: bind_udp(socket.AF_INET, port)))
         udp6 = bind_udp6(port)
         if udp6 is not None:
@@ -113,9 +114,9 @@ def _listen_for_wg(device: str) -> Iterator[socket.socket | None]:
     """Open the socket at which `wg show` asks root's questions; without it all else works."""
     path = UAPI_FOLDER / f"{device}.sock"
     try:
-        UAPI_FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_open_folder(UAPI_FOLDER)
         listener = listen_unix(path, mode=0o600)
-    except (OSError, SystemFailure) as error:
+    except SystemFailure as error:
         logger.warning("`wg show` will not see %s: %s", device, error)
         yield None
         return
@@ -236,19 +237,21 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _make_folder(path: Path, mode: int, *, uid: int | None = None) -> None:
-    """Make a folder if it isn't there; with a uid, give it to that uid where it is mapped.
+def _make_folder(path: Path, *, uid: int | None = None) -> None:
+    """Make a folder if it isn't there: everybody's, or one that only this uid may enter.
 
-    The folder's parent belongs to root, so that nobody else can have put something there.
+    The folder's parent belongs to root, so that nobody else can have put something there. The uid
+    gets it where it is mapped.
     """
+    if uid is None:
+        make_open_folder(path)
+    else:
+        make_folder(path)
     try:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode):
             raise SystemFailure(f"{path} is not a folder: move it away")
         if uid is not None and privileges.can_become(uid) and found.st_uid != uid:
             os.chown(path, uid, uid, follow_symlinks=False)
-    except FileExistsError:
-        raise SystemFailure(f"{path} is not a folder: move it away") from None
     except OSError as error:
         raise SystemFailure(f"{path} can't be made: {error.strerror}") from None

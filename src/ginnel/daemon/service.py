@@ -19,6 +19,7 @@ from pathlib import Path
 from ginnel.base.errors import SystemFailure
 from ginnel.daemon.command import COMMAND
 from ginnel.daemon.paths import NetworkPaths
+from ginnel.storage.files import make_open_folder
 
 ROOT = Path("/")  # of the system that is changed; a test or an image has another
 UNIT_FOLDER = Path("etc/systemd/system")
@@ -106,7 +107,7 @@ def install(
     try:
         _write(users, users_text(paths.name, uids))
         _write(unit, unit_text(paths.name, command))
-        link.parent.mkdir(mode=0o755, exist_ok=True)
+        make_open_folder(link.parent)
         if not link.is_symlink():
             link.symlink_to(unit)
     except OSError as error:
@@ -184,7 +185,7 @@ def _files(network: str, root: Path) -> tuple[Path, Path, Path]:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_open_folder(path.parent)
     new = path.with_suffix(".new")
     new.write_text(text)
     new.chmod(0o644)

@@ -15,6 +15,7 @@ from ginnel.base.errors import SystemFailure, UsageError
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
+OPEN_FOLDER = 0o755
 MAX_FILE = 16 * 1024 * 1024  # bytes read at most; the largest file holds revocations
 
 
@@ -42,7 +43,7 @@ def write_atomic(path: Path, data: bytes, *, replace: bool = True, uid: int | No
     except FileExistsError:
         raise UsageError(f"{path} exists and is not overwritten") from None
     except OSError as error:
-        raise SystemFailure(_why_not_written(path, error)) from None
+        raise SystemFailure(_why_not(path, error, "written")) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -110,15 +111,35 @@ def make_folder(path: Path, *, uid: int | None = None) -> None:
     Raises:
         SystemFailure: it can't be made.
     """
+    make_open_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=PRIVATE_FOLDER)
             if uid is not None:
                 os.chown(path, uid, uid)
         sync_folder(path.parent)
     except OSError as error:
-        raise SystemFailure(_why_not_written(path, error)) from None
+        raise SystemFailure(_why_not(path, error, "made")) from None
+
+
+def make_open_folder(path: Path) -> None:
+    """Make a folder that everybody may enter (0755), and those above it; what is there stays.
+
+    The umask has no say: the tunnel's uid must get through, and the umask is often 077, in our
+    service for one.
+
+    Raises:
+        SystemFailure: it can't be made.
+    """
+    try:
+        if path.is_dir():
+            return
+        make_open_folder(path.parent)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=OPEN_FOLDER)
+            path.chmod(OPEN_FOLDER)
+    except OSError as error:
+        raise SystemFailure(_why_not(path, error, "made")) from None
 
 
 def sync_folder(path: Path) -> None:
@@ -147,9 +168,9 @@ def _write_new(path: Path, data: bytes, uid: int | None) -> None:
         os.close(descriptor)
 
 
-def _why_not_written(path: Path, error: OSError) -> str:
+def _why_not(path: Path, error: OSError, done: str) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{path} was not written, no room on the disk: make some and try again"
+        return f"{path} was not {done}, no room on the disk: make some and try again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{path} was not written ({error.strerror}): try again as root"
-    return f"{path} was not written: {error.strerror}"
+        return f"{path} was not {done} ({error.strerror}): try again as root"
+    return f"{path} was not {done}: {error.strerror}"

@@ -11,6 +11,7 @@ from ginnel.base.errors import SystemFailure
 from ginnel.cli.launch import is_running, start_manager, tell_ready, wait_for_tunnel
 from ginnel.daemon.paths import NetworkPaths
 from support.answering import answer_line, serving
+from support.umask import umask
 
 
 def paths_in(root: Path, name: str = "no-such-network") -> NetworkPaths:
@@ -52,6 +53,14 @@ def test_the_real_managers_own_error_is_shown(tmp_path: Path) -> None:
     paths = paths_in(tmp_path)
     with pytest.raises(SystemFailure, match=r"no-such-network/settings\.toml can't be read"):
         start_manager(paths, [])
+
+
+def test_everybody_may_enter_the_folder_of_the_sockets(tmp_path: Path) -> None:
+    paths = NetworkPaths("no-such-network", tmp_path, tmp_path, tmp_path / "run")
+    with umask(0o077), pytest.raises(SystemFailure):
+        start_manager(paths, [])
+    for folder in (paths.run_root, paths.run):
+        assert folder.stat().st_mode & 0o777 == 0o755
 
 
 def test_last_words_of_a_manager_that_never_told(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from ginnel.base.errors import SystemFailure
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.daemon.resources import bind_udp, open_resources
+from support.umask import umask
 
 
 def paths_in(root: Path) -> NetworkPaths:
@@ -38,6 +39,15 @@ def test_everything_is_open_and_then_gone(tmp_path: Path) -> None:
     assert not paths.tunnel_socket.exists()
     with open_resources(paths, port=port, tunnel_uid=uid, use_tun=False):
         pass
+
+
+def test_everybody_reaches_the_tunnels_socket_whatever_the_umask(tmp_path: Path) -> None:
+    paths, uid = paths_in(tmp_path), os.geteuid()
+    with umask(0o077), open_resources(paths, port=free_port(), tunnel_uid=uid, use_tun=False):
+        for folder in (paths.run_root, paths.run, paths.state_root):
+            assert folder.stat().st_mode & 0o777 == 0o755
+        assert paths.tunnel_socket.stat().st_mode & 0o777 == 0o666
+        assert paths.state.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_port_in_use_is_named_with_the_remedy() -> None:

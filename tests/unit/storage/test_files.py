@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from ginnel.base.errors import SystemFailure, UsageError
-from ginnel.storage.files import check_folder, make_folder, read_private, write_atomic
+from ginnel.storage.files import (
+    check_folder,
+    make_folder,
+    make_open_folder,
+    read_private,
+    write_atomic,
+)
+from support.umask import umask
 
 
 @contextmanager
@@ -100,3 +107,28 @@ def test_a_folder_must_be_private(tmp_path: Path) -> None:
 def test_a_folder_that_is_missing_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(SystemFailure):
         write_atomic(tmp_path / "missing" / "file", b"x")
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o027, 0o077])
+def test_the_umask_has_no_say_in_folders(tmp_path: Path, mask: int) -> None:
+    with umask(mask):
+        make_folder(tmp_path / "lib" / "ginnel" / "home")
+        make_open_folder(tmp_path / "run" / "ginnel" / "home")
+    made = [path for path in tmp_path.rglob("*") if path.name != "home"]
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o755}
+    assert (tmp_path / "lib" / "ginnel" / "home").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "run" / "ginnel" / "home").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_that_is_there_is_not_opened(tmp_path: Path) -> None:
+    root = tmp_path / "private"
+    root.mkdir(mode=0o700)
+    make_open_folder(root)
+    make_folder(root / "home")
+    assert root.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_where_a_folder_belongs_is_an_error_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemFailure, match="Not a directory"):
+        make_open_folder(tmp_path / "file" / "folder")

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from support.console import Printed, ginnel, on_machine
+from support.umask import umask
 
 KEY = "02" + "79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
 
@@ -54,3 +55,14 @@ def test_for_people_the_next_command_is_named() -> None:
     assert printed.code == 0, printed.err
     assert printed.out.splitlines()[0].startswith("Network home, 10.9.0.0/16; this machine is ")
     assert printed.out.endswith("\nNext: sudo ginnel up\n")
+
+
+def test_under_any_umask_the_tunnel_gets_to_its_state() -> None:
+    def make() -> list[int]:
+        os.rmdir("/var/lib/ginnel")
+        with umask(0o077):
+            assert ginnel("init", "home").code == 0
+        folders = ("/var/lib/ginnel", "/var/lib/ginnel/home", "/etc/ginnel/home")
+        return [os.stat(folder).st_mode & 0o777 for folder in folders]
+
+    assert on_machine(make) == [0o755, 0o700, 0o700]
