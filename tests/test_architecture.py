@@ -150,7 +150,10 @@ def test_the_manager_loads_no_code_for_what_comes_from_the_network() -> None:
     )
     names = [name.split(".") for name in done.stdout.split()]
     ours = {parts[1] for parts in names if parts[0] == "ginnel" and len(parts) > 1}
-    assert ours == {"base", "codervpn", "daemon", "net"}
+    assert ours == {"base", "codervpn", "daemon", "net", "storage"}
+    assert {parts[2] for parts in names if parts[:2] == ["ginnel", "storage"] and parts[2:]} == {
+        "files"  # makes folders, reads nothing by itself
+    }
     foreign = {"cryptography", "coincurve", "dns", "h11", "miniupnpc", "jeepney", "pyroute2"}
     assert {parts[0] for parts in names} & {*foreign, "http", "sqlite3"} == set()
 
