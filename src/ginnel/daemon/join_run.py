@@ -1,5 +1,8 @@
 """The parent of a join: holds the invite's secret and the new keys, starts a tunnel without them.
 
+The keys are on disk before anything is asked (`storage/asked.py`), so that the same command, given
+again, gets what was granted meanwhile.
+
 Source: docs/formats.md, "Invite and join"; DESIGN, "What a user does".
 """
 
@@ -37,7 +40,15 @@ from ginnel.discv5.enr import Enr
 from ginnel.mesh.join import Invite, parse_invite
 from ginnel.mesh.join_attempt import Granted, JoinAttempt, JoinState
 from ginnel.mesh.sealer import HpkeSealer
-from ginnel.storage.identity import generate_keys
+from ginnel.storage.asked import (
+    Asked,
+    asked_folder,
+    draw_asked,
+    forget_asked,
+    forget_expired,
+    load_asked,
+    save_asked,
+)
 from ginnel.storage.network_files import stored_network_id
 
 ShowStage = Callable[[str, str, bool], None]
@@ -121,15 +132,11 @@ async def _run(options: JoinOptions, show: ShowStage) -> Granted:
     parse_advertised(used.advertise, used.port)
     tls_for(used)  # refused here rather than by the tunnel
     hints = [parse_hint(text) for text in used.nodes]
-    keys = generate_keys(os.urandom)
-    attempt = JoinAttempt(
-        invite,
-        keys,
-        options.name,
-        sealer=HpkeSealer(),
-        random_bytes=os.urandom,
-        unix_now=time.time(),
-    )
+    forget_expired(ETC_ROOT, unix_now=time.time())
+    folder = asked_folder(ETC_ROOT, invite, options.name)
+    asked = load_asked(folder) or draw_asked(time.time(), os.urandom)
+    attempt = _attempt(invite, asked, options.name)
+    save_asked(folder, asked)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with theirs:
@@ -146,7 +153,9 @@ async def _run(options: JoinOptions, show: ShowStage) -> Granted:
     joiner = Joiner(channel, attempt, records, on_stage)
     show("searching for a node", attempt.code, False)
     try:
-        return await join_and_store(joiner, keys, kept, NetworkPaths)
+        granted = await join_and_store(joiner, asked.keys, kept, NetworkPaths)
+        forget_asked(folder)
+        return granted
     except JoinRefused:
         raise
     except SystemFailure as error:
@@ -158,6 +167,18 @@ async def _run(options: JoinOptions, show: ShowStage) -> Granted:
     finally:
         channel.close()
         await child.end()
+
+
+def _attempt(invite: Invite, asked: Asked, name: str) -> JoinAttempt:
+    """Return the request; what was asked before gives the same bytes, and so the same answer."""
+    return JoinAttempt(
+        invite,
+        asked.keys,
+        name,
+        sealer=HpkeSealer(),
+        random_bytes=lambda _size: asked.nonce,
+        unix_now=asked.sent_at,
+    )
 
 
 def _start_tunnel(settings: Settings, channel: socket.socket) -> Child:

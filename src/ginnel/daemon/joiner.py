@@ -1,7 +1,7 @@
 """The parent's side of `ginnel join`: drives a `JoinAttempt` over a tunnel in join mode.
 
 It holds the invite's secret and the new keys; the tunnel gets points and whole envelopes. What was
-granted is stored whole at the end, or nothing is.
+granted is stored whole at the end, or nothing is; then the same request may be made again.
 
 Source: docs/formats.md, "Invite and join".
 """
