@@ -10,6 +10,7 @@ Source: docs/formats.md, "Invite and join".
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -41,6 +42,8 @@ MAX_LIFE_S = 30 * DAY_S  # seconds
 BACKDATE_S = 600  # seconds a certificate begins early, for clocks that are behind
 STATE_VERSION = 1
 
+log = logging.getLogger(__name__)
+
 
 class JoinDrop(Enum):
     """Why an envelope for an invite was dropped, in the order of the checks."""
@@ -53,7 +56,6 @@ class JoinDrop(Enum):
     MALFORMED = "malformed inside"
     SIGNATURE = "a signature is wrong"
     KEY = "a key is not valid"  # no answer: there may be no way to seal one
-    TOO_MANY = "too many different requests"
     CANNOT_SIGN = "this admin's time is over, or no epoch is known"
 
 
@@ -276,13 +278,11 @@ class InviteBook:
             return Handled(self._replies(entry, request, AnswerStatus.GRANTED, unix_now))
         if entry.granted:
             return Handled(self._replies(entry, request, AnswerStatus.USED, unix_now))
-        reason = self._why_not(request)
+        reason = self._why_not(request) or _why_no_more(entry, request)
         if reason is not None:
             refused = self._replies(entry, request, AnswerStatus.REFUSED, unix_now, reason)
             return Handled(refused)
         if request.hash not in entry.requests:
-            if len(entry.requests) >= MAX_REQUESTS:
-                return self._drop(JoinDrop.TOO_MANY)
             entry = replace(entry, requests={**entry.requests, request.hash: request})
             self._keep(entry)
         if not entry.is_auto:
@@ -458,6 +458,14 @@ def free_ipv4(admin: Admin, membership: Membership) -> bytes:
         if address[3] not in (0, 255) and address not in taken:
             return address
     return b""
+
+
+def _why_no_more(entry: _Open, request: JoinRequest) -> str | None:
+    """Return why an invite takes no further request, in words for the joiner; its admin is told."""
+    if request.hash in entry.requests or len(entry.requests) < MAX_REQUESTS:
+        return None
+    log.warning("a fourth machine asked under one invite and was refused")
+    return "three machines have asked under this invite: make a new one"
 
 
 def _shares_key(request: JoinRequest, keys: tuple[bytes, ...]) -> bool:

@@ -104,18 +104,23 @@ def test_a_used_invite_says_so() -> None:
     assert len(admin.membership.certificates()) == 1
 
 
-def test_an_invite_takes_three_different_requests() -> None:
+def test_an_invite_takes_three_different_requests(caplog: pytest.LogCaptureFixture) -> None:
     admin = AdminSide(NET)
     text = admin.invite()
     for number in range(MAX_REQUESTS):
         ask(attempt(text, f"machine-{number}"), admin)
     ask(attempt(text, "machine-0"), admin)
-    assert admin.book.drops == {}
+    assert caplog.messages == []
     fourth = attempt(text, "machine-9")
     ask(fourth, admin)
-    assert fourth.state is JoinState.ASKING
-    assert only_drop(admin.book) is JoinDrop.TOO_MANY
+    assert fourth.state is JoinState.REFUSED
+    assert fourth.reason == "three machines have asked under this invite: make a new one"
+    assert caplog.messages == ["a fourth machine asked under one invite and was refused"]
+    assert admin.book.drops == {}
     assert len(admin.book.pending()) == MAX_REQUESTS
+    first = attempt(text, "machine-0")
+    carry(admin.book.approve("machine-0", unix_now=NOW), first)
+    assert first.state is JoinState.GRANTED
 
 
 def test_an_expired_invite_is_gone() -> None:
