@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed or not running, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -91,7 +92,17 @@ def main(argv: list[str] | None = None) -> None:
     except (GinnelError, OSError) as error:  # e.g. a full disk under a folder's making
         click.echo(f"ginnel: {error}", err=True)
         code = 1
+    _drop_unwritten()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_unwritten() -> None:
+    """Give up what standard output doesn't take: at exit Python would try again, and complain."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, ip_network
 from pathlib import Path
@@ -123,13 +124,19 @@ def choose_ipv4_prefix(local_routes: Sequence[str], rng: Rng) -> str:
 
 
 def create_network(
-    new: NewNetwork, folders: Folders, random_bytes: RandomBytes = os.urandom
+    new: NewNetwork,
+    folders: Folders,
+    random_bytes: RandomBytes = os.urandom,
+    *,
+    show: Callable[[Created], None] = lambda _created: None,
 ) -> Created:
     """Make a network, this machine its first member and admin; settings name its IPv4 prefix.
 
+    `show` is called before the last step: words that could not be shown belong to no network.
+
     Raises:
         UsageError: the network is there already, or a name or prefix can't be.
-        SystemFailure: the disk refuses; nothing is left.
+        SystemFailure: the disk refuses, or what `show` raises; nothing is left.
     """
     _check_free(folders, new.name, new.member_name)
     prefix = IPv4Network(new.settings.ipv4_prefix)
@@ -174,9 +181,11 @@ def create_network(
             "",
         ]
     )
-    _store(folders, bundle, trust, new.settings, admin_text)
     words = Mnemonic("english").to_mnemonic(root.reveal())
-    return Created(network_id, Secret(words.encode()), fields.ipv6, fields.ipv4)
+    created = Created(network_id, Secret(words.encode()), fields.ipv6, fields.ipv4)
+    with _stored(folders, bundle, trust, new.settings, admin_text):
+        show(created)
+    return created
 
 
 def first_certificate(
@@ -219,7 +228,8 @@ def store_joined(
     membership = verify_membership(raws, trust, unix_now=unix_now)
     # Not our own time: a clock that is ahead must not be taken for confirmed.
     trust = replace(trust, confirmed_at=membership.confirmed_at)
-    _store(folders, bundle, trust, settings, None)
+    with _stored(folders, bundle, trust, settings, None):
+        pass
 
 
 def load_bundle(folders: Folders) -> NodeBundle:
@@ -307,10 +317,14 @@ def _check_free(folders: Folders, *names: str) -> None:
         raise UsageError(f"{folders.etc} exists: this machine is in a network of that name")
 
 
-def _store(
+@contextmanager
+def _stored(
     folders: Folders, bundle: NodeBundle, trust: Trust, settings: Settings, admin: str | None
-) -> None:
-    """Write everything; the folder of keys appears last and whole."""
+) -> Iterator[None]:
+    """Write everything; the folder of keys appears last and whole, at the end of the block.
+
+    An error inside the block, too, leaves nothing.
+    """
     building = folders.etc.with_name(f".{folders.etc.name}.{os.getpid()}.new")
     state_folders = [(folders.state, settings.tunnel_uid)]
     if admin is not None:
@@ -332,6 +346,7 @@ def _store(
         write_atomic(building / SETTINGS_FILE, format_settings(settings).encode())
         if admin is not None:
             write_atomic(building / ADMIN_FILE, admin.encode(), replace=False)
+        yield
         _rename(building, folders.etc)
     except BaseException:
         for folder in made:

@@ -14,6 +14,7 @@ from ginnel.storage.network_files import (
     ADMIN_FILE,
     OBJECT_FILES,
     SETTINGS_FILE,
+    Created,
     NewNetwork,
     choose_ipv4_prefix,
     create_network,
@@ -196,3 +197,16 @@ def test_the_prefix_avoids_local_routes() -> None:
         assert 112 <= int(prefix.split(".")[1]) < 128
     with pytest.raises(UsageError, match="--ipv4-prefix"):
         choose_ipv4_prefix(["100.64.0.0/10"], rng)
+
+
+def test_words_that_can_not_be_shown_belong_to_no_network(tmp_path: Path) -> None:
+    folders = Folders(tmp_path)
+
+    def show(created: Created) -> None:
+        assert len(created.words.reveal().split()) == 24
+        assert not folders.etc.exists()
+        raise SystemFailure("nobody reads")
+
+    with pytest.raises(SystemFailure, match="nobody reads"):
+        create_network(NEW, folders, show=show)
+    assert [path for root in ("etc", "var") for path in (tmp_path / root).iterdir()] == []

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import socket
+import sys
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
+from ginnel.base.errors import SystemFailure
 from ginnel.cli.networks import json_option, require_root
 from ginnel.cli.render import SCHEMA, show_json
 from ginnel.daemon.paths import NetworkPaths
+
+if TYPE_CHECKING:
+    from ginnel.storage.network_files import Created
 
 WORDS_IN_LINE = 6  # of the 24
 
@@ -81,17 +89,37 @@ def init(
     )
     check_settings(settings)
     chosen = member_name(name or socket.gethostname())
-    created = create_network(
-        NewNetwork(network, chosen, settings, int(time.time()), CAP_RELAY if relay else 0),
-        paths,
-        os.urandom,
-    )
-    words = created.words.reveal().decode()
-    if as_json:
-        facts = {"schema": SCHEMA, "network": network, "name": chosen, "port": port}
-        show_json({**facts, "ipv4_prefix": settings.ipv4_prefix, "recovery_phrase": words})
-        return
-    _show(f"{network}, {settings.ipv4_prefix}; this machine is {chosen}.{network}.internal", words)
+
+    def show(created: Created) -> None:
+        words = created.words.reveal().decode()
+        if as_json:
+            facts = {"schema": SCHEMA, "network": network, "name": chosen, "port": port}
+            facts |= {"ipv4_prefix": settings.ipv4_prefix, "recovery_phrase": words}
+            _print_all(lambda: show_json(facts))
+            return
+        host = f"{chosen}.{network}.internal"
+        made = f"{network}, {settings.ipv4_prefix}; this machine is {host}"
+        _print_all(lambda: _show(made, words))
+
+    new = NewNetwork(network, chosen, settings, int(time.time()), CAP_RELAY if relay else 0)
+    create_network(new, paths, os.urandom, show=show)
+
+
+def _print_all(print_it: Callable[[], None]) -> None:
+    """Print something that is shown only once.
+
+    Raises:
+        SystemFailure: standard output is closed, or does not take it.
+    """
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        print_it()
+        sys.stdout.flush()
+    except OSError as error:
+        raise SystemFailure(
+            f"the recovery phrase can't be shown ({error.strerror}): nothing was made"
+        ) from None
 
 
 def _show(made: str, words: str) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -66,3 +68,23 @@ def test_under_any_umask_the_tunnel_gets_to_its_state() -> None:
         return [os.stat(folder).st_mode & 0o777 for folder in folders]
 
     assert on_machine(make) == [0o755, 0o700, 0o700]
+
+
+@pytest.mark.parametrize("output", ["> /dev/full", ">&-", "| true"])
+@pytest.mark.parametrize("form", ["", "--json"])
+def test_a_phrase_that_nobody_saw_belongs_to_no_network(output: str, form: str) -> None:
+    command = f"set -o pipefail; {sys.executable} -m ginnel.cli.main init home {form} {output}"
+
+    def make() -> tuple[int, str, list[str]]:
+        done = subprocess.run(
+            ["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False
+        )
+        left = [*os.listdir("/etc/ginnel"), *os.listdir("/var/lib/ginnel")]
+        return done.returncode, done.stderr, left
+
+    code, err, left = on_machine(make)
+    assert left == []
+    assert code == 1, err
+    assert "the recovery phrase can't be shown" in err
+    assert "nothing was made" in err
+    assert len(err.splitlines()) == 1
