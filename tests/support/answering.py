@@ -38,7 +38,9 @@ def answer(raw: bytes) -> Talk:
     """Return a talk: one request is read and answered with these bytes."""
 
     def talk(connection: socket.socket) -> None:
-        connection.recv(65_536)
+        request = connection.recv(65_536)
+        while request.startswith(b"POST") and not request.endswith(b"}"):
+            request += connection.recv(65_536)  # headers and body may come apart
         connection.sendall(raw)
 
     return talk

@@ -1,22 +1,27 @@
 """Speaks with a network's two sockets: JSON lines with the manager, HTTP with the tunnel.
 
-A socket that is missing or that nobody answers means `NotRunning`: the text says what to do.
+A socket that is missing or that nobody answers means `NotRunning`: the text says what to do. The
+tunnel is not trusted: no string that is returned or raised holds anything that a terminal would
+obey, and its answer's shape is checked where it is read (`making_sense`).
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import math
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from ginnel.base.errors import GinnelError, RemoteProtocolError, SystemFailure
 
 MANAGER_TIMEOUT = 30.0  # seconds; `down` waits for the tunnel to take everything back
 TUNNEL_TIMEOUT = 20.0  # seconds; the longest answer is a ping of a peer that is still searched
 MAX_ANSWER = 16 * 1024 * 1024  # bytes; a status of 4096 peers takes some
-
+MAX_DEPTH = 16  # lists and objects in each other; a status has five
 
 Json: TypeAlias = dict[str, Any]
 
@@ -71,9 +76,22 @@ def ask_tunnel(
     except TimeoutError:
         raise SystemFailure(f"the tunnel did not answer in {timeout:.0f} s") from None
     except (OSError, http.client.HTTPException) as error:
-        raise SystemFailure(f"the tunnel closed the connection: {error}") from None
+        raise SystemFailure(f"the tunnel closed the connection: {_escaped(str(error))}") from None
     finally:
         connection.close()
+
+
+@contextmanager
+def making_sense() -> Iterator[None]:
+    """Read the tunnel's answer inside: what is missing there or of another type is its fault.
+
+    Raises:
+        RemoteProtocolError: in place of what came of it.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError):
+        raise RemoteProtocolError("the tunnel's answer makes no sense") from None
 
 
 def _connect(path: Path, timeout: float) -> socket.socket:
@@ -99,11 +117,36 @@ def _checked(raw: bytes) -> Json:
     if len(raw) > MAX_ANSWER:
         raise RemoteProtocolError(f"the daemon's answer has more than {MAX_ANSWER} bytes")
     try:
-        answer = json.loads(raw)
-    except ValueError:
+        answer = _harmless(json.loads(raw, parse_constant=_refuse_constant))
+    except (ValueError, RecursionError):
         raise RemoteProtocolError("the daemon's answer is no JSON") from None
     if not isinstance(answer, dict):
         raise RemoteProtocolError("the daemon's answer is no JSON object")
     if answer.get("error"):
         raise Refused(str(answer["error"]))
     return answer
+
+
+def _harmless(value: object, depth: int = 0) -> object:
+    """Return it with all strings escaped. Raises ValueError: too deep, or no number of JSON."""
+    if depth > MAX_DEPTH or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError("not what a daemon says")
+    if isinstance(value, str):
+        return _escaped(value)
+    if isinstance(value, list):
+        return [_harmless(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {_escaped(key): _harmless(item, depth + 1) for key, item in value.items()}
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")  # Python would take it, and print it with --json
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    from ginnel.daemon.logs import escape_control  # slow to import, and hardly ever needed
+
+    return escape_control(text, len(text))

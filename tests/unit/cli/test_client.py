@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from ginnel.base.errors import RemoteProtocolError, SystemFailure
-from ginnel.cli.client import MAX_ANSWER, NotRunning, Refused, ask_manager, ask_tunnel
+from ginnel.cli.client import (
+    MAX_ANSWER,
+    NotRunning,
+    Refused,
+    ask_manager,
+    ask_tunnel,
+    making_sense,
+)
 from support.answering import answer, serving
 from support.confined import in_child
 from support.console import NOBODY
@@ -47,6 +54,10 @@ def test_a_verb_with_its_keys_is_one_json_line(tmp_path: Path) -> None:
         (b"nonsense\n", RemoteProtocolError),
         (b"[]\n", RemoteProtocolError),
         (b"\xff\xfe\n", RemoteProtocolError),
+        (b'{"a": ' * 100_000 + b"\n", RemoteProtocolError),
+        (b'{"a": %s}\n' % (b"[" * 20 + b"]" * 20), RemoteProtocolError),
+        (b'{"a": NaN}\n', RemoteProtocolError),
+        (b'{"a": 1e999}\n', RemoteProtocolError),
     ],
 )
 def test_bad_answers_of_the_manager(tmp_path: Path, raw: bytes, kind: type[Exception]) -> None:
@@ -148,3 +159,37 @@ def test_the_tunnel_is_asked_by_http(tmp_path: Path) -> None:
 def test_bad_answers_of_the_tunnel(tmp_path: Path, raw: bytes, kind: type[Exception]) -> None:
     with serving(tmp_path / "s", answer(raw)), pytest.raises(kind):
         ask_tunnel(tmp_path / "s", "GET", "/v1/status")
+
+
+EVIL = "\x1b]0;title\x07\x1b[2J\r\n\x7f\x9b\u202e\ud800"
+SHOWN = "\\x1b]0;title\\x07\\x1b[2J\\x0d\\x0a\\x7f\\x9b\\u202e\\ud800"
+
+
+def test_what_a_terminal_would_obey_is_escaped_wherever_it_stands(tmp_path: Path) -> None:
+    said = {"a": [{EVIL: EVIL}, 1, None, True, 0.5], "name": "grün 日本"}
+    with serving(tmp_path / "s", answer(http(json.dumps(said).encode()))):
+        found = ask_tunnel(tmp_path / "s", "GET", "/v1/status")
+    assert found == {"a": [{SHOWN: SHOWN}, 1, None, True, 0.5], "name": "grün 日本"}
+    error = json.dumps({"error": EVIL}).encode()
+    with serving(tmp_path / "e", answer(http(error))), pytest.raises(Refused) as refused:
+        ask_tunnel(tmp_path / "e", "GET", "/v1/status")
+    assert str(refused.value) == SHOWN
+    with (
+        serving(tmp_path / "h", answer(b"HTTP/1.1 \x1b[2J\r\n\r\n")),
+        pytest.raises(SystemFailure) as failed,
+    ):
+        ask_tunnel(tmp_path / "h", "GET", "/v1/status")
+    assert "\x1b" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError]
+)
+def test_what_is_missing_in_an_answer_is_the_tunnels_fault(error: type[Exception]) -> None:
+    with (
+        pytest.raises(RemoteProtocolError, match="the tunnel's answer makes no sense"),
+        making_sense(),
+    ):
+        raise error
+    with pytest.raises(NotRunning), making_sense():
+        raise NotRunning

@@ -10,7 +10,7 @@ import click
 
 from ginnel import __version__
 from ginnel.base.errors import SystemFailure
-from ginnel.cli.client import NotRunning, ask_tunnel
+from ginnel.cli.client import NotRunning, ask_tunnel, making_sense
 from ginnel.cli.networks import json_option, known_networks, require_root
 from ginnel.cli.render import SCHEMA, show_json
 from ginnel.daemon.command import COMMAND
@@ -38,7 +38,8 @@ def engine(context: click.Context, as_json: bool) -> None:
             answer = ask_tunnel(NetworkPaths(name).tunnel_socket, "GET", "/v1/status")
         except NotRunning:
             continue
-        networks[name] = answer["offloads"]
+        with making_sense():
+            networks[name] = answer["offloads"]
         ciphers[name] = answer.get("cipher", "an older Ginnel")
     if as_json:
         show_json(
@@ -50,12 +51,15 @@ def engine(context: click.Context, as_json: bool) -> None:
     click.echo(f"A tunnel that starts here now: packets sealed by {cipher()}")
     if not networks:
         click.echo("No network of this machine is up.")
-    for name, offloads in networks.items():
-        click.echo(f"{name}: packets sealed by {ciphers[name]}")
-        for offload, works in offloads.items():
-            click.echo(
-                f"{name}: {offload:12} {'in use' if works else 'not offered by this system'}"
-            )
+    lines = []
+    with making_sense():
+        for name, offloads in networks.items():
+            lines.append(f"{name}: packets sealed by {ciphers[name]}")
+            for offload, works in offloads.items():
+                how = "in use" if works else "not offered by this system"
+                lines.append(f"{name}: {offload:12} {how}")
+    for line in lines:
+        click.echo(line)
 
 
 @engine.command()

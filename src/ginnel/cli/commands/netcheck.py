@@ -8,7 +8,7 @@ import time
 
 import click
 
-from ginnel.cli.client import Json, NotRunning, ask_tunnel
+from ginnel.cli.client import Json, NotRunning, ask_tunnel, making_sense
 from ginnel.cli.networks import find_network, json_option, network_argument
 from ginnel.cli.render import SCHEMA, show_json
 from ginnel.daemon.paths import NetworkPaths
@@ -38,10 +38,10 @@ def netcheck(network: str | None, as_json: bool, nodes: tuple[str, ...]) -> None
     if as_json:
         show_json({"schema": SCHEMA, **answer})
         return
-    for name, value in answer["facts"].items():
-        click.echo(f"{name + ':':26}{value}")
-    for text in answer["advice"]:
-        click.echo(f"\n{text}")
+    with making_sense():
+        lines = [f"{name + ':':26}{value}" for name, value in answer["facts"].items()]
+        lines += [f"\n{text}" for text in answer["advice"]]
+    click.echo("\n".join(lines))
 
 
 def _check(paths: NetworkPaths) -> Json:
@@ -59,10 +59,11 @@ def _check(paths: NetworkPaths) -> Json:
                 "root or with --node"
             ) from None
         return _check_alone(settings.nodes, settings.protocol_id)
-    own = ask_tunnel(paths.tunnel_socket, "GET", "/v1/status")["self"]
-    answer["checks"]["dns"] = resolves = _resolves(own["fqdn"], own["addresses"])
-    names = "the system's resolver knows" if resolves else "the system's resolver does not know"
-    answer["facts"]["DNS"] = f"{names} {own['fqdn']}"
+    with making_sense():
+        own = ask_tunnel(paths.tunnel_socket, "GET", "/v1/status")["self"]
+        answer["checks"]["dns"] = resolves = _resolves(own["fqdn"], own["addresses"])
+        names = "the system's resolver knows" if resolves else "the system's resolver does not know"
+        answer["facts"]["DNS"] = f"{names} {own['fqdn']}"
     return answer
 
 

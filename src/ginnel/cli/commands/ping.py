@@ -7,7 +7,7 @@ import time
 import click
 
 from ginnel.base.errors import GinnelError
-from ginnel.cli.client import Json, ask_tunnel
+from ginnel.cli.client import Json, ask_tunnel, making_sense
 from ginnel.cli.commands.status import format_path
 from ginnel.cli.networks import find_network, json_option, network_option
 from ginnel.cli.render import SCHEMA, show_json
@@ -50,7 +50,9 @@ def ping(peer: str, count: int, interval: float, network: str | None, as_json: b
         answer = ask_tunnel(paths.tunnel_socket, "POST", "/v1/ping", {"peer": peer})
         answers.append(answer)
         if not as_json:
-            click.echo(_line(peer, answer))
+            with making_sense():
+                line = _line(peer, answer)
+            click.echo(line)
     good = [answer["latency_s"] for answer in answers if answer.get("latency_s") is not None]
     if as_json:
         show_json({"schema": SCHEMA, "peer": peer, "answers": answers, "received": len(good)})

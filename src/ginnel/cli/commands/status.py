@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ginnel.base.errors import SystemFailure
-from ginnel.cli.client import Json, NotRunning, Refused, ask_manager, ask_tunnel
+from ginnel.cli.client import Json, NotRunning, Refused, ask_manager, ask_tunnel, making_sense
 from ginnel.cli.networks import find_network, json_option, network_argument
 from ginnel.cli.render import SCHEMA, duration, milliseconds, show_json, size, table
 from ginnel.daemon.paths import NetworkPaths
@@ -30,9 +30,11 @@ def status(network: str | None, detail: bool, as_json: bool) -> None:
     if as_json:
         show_json(answer)
     else:
-        click.echo(format_status(answer))
-        if detail:
-            click.echo(format_pairs(answer.get("peers", [])))
+        with making_sense():
+            text = format_status(answer)
+            if detail:
+                text += "\n" + format_pairs(answer.get("peers", []))
+        click.echo(text)
 
 
 def read_status(paths: NetworkPaths) -> Json:
@@ -43,7 +45,8 @@ def read_status(paths: NetworkPaths) -> Json:
     """
     try:
         answer = ask_tunnel(paths.tunnel_socket, "GET", "/v1/status", timeout=TUNNEL_LIMIT_S)
-        answer["warnings"] = [*answer.get("warnings", ()), *_managers_warnings(paths)]
+        with making_sense():
+            answer["warnings"] = [*answer.get("warnings", ()), *_managers_warnings(paths)]
         return {"schema": SCHEMA, **answer}
     except SystemFailure:  # not running, or stuck: the manager's socket is there without it
         try:

@@ -7,7 +7,7 @@ import time
 import click
 
 from ginnel.base.errors import SystemFailure
-from ginnel.cli.client import Json, ask_tunnel
+from ginnel.cli.client import Json, ask_tunnel, making_sense
 from ginnel.cli.commands.status import alone_text, format_path
 from ginnel.cli.launch import is_running, start_manager, wait_for_tunnel
 from ginnel.cli.networks import find_network, network_argument, require_root
@@ -86,8 +86,10 @@ def up(
     else:
         start_manager(paths, options)
     wait_for_tunnel(paths)
-    own = _tunnel_status(paths)["self"]
-    click.echo(f"{own['name']}.{paths.name}.internal is up: {', '.join(own['addresses'])}")
+    with making_sense():
+        own = _tunnel_status(paths)["self"]
+        text = f"{own['name']}.{paths.name}.internal is up: {', '.join(own['addresses'])}"
+    click.echo(text)
     if not no_wait:
         show_progress(paths, timeout)
 
@@ -101,26 +103,34 @@ def show_progress(paths: NetworkPaths, timeout: float, poll_s: float = POLL_S) -
     shown: dict[str, str] = {}
     ends_at = time.monotonic() + timeout
     while True:
-        status = _tunnel_status(paths)
-        peers = status["peers"]
-        for text in status.get("warnings", []):
-            _tell(shown, "warning", text)
-        _tell(shown, "reachable from outside", status["reachable"])
-        if not peers:
-            _tell(shown, "members", alone_text(status["self"]))
-            if status["self"]["admin"]:
+        with making_sense():
+            status = _tunnel_status(paths)
+            if _show(status, shown):
                 return
-        for peer in peers:
-            _tell(shown, peer["name"], _stage(peer))
-        if any(peer["status"] == "connected" for peer in peers):
-            return
         if time.monotonic() >= ends_at:
             break
         time.sleep(poll_s)
+    with making_sense():
+        advice = _advice(status)
     raise SystemFailure(
         f"no peer connected in {timeout} s; Ginnel goes on trying (`ginnel status`, "
-        f"`ginnel netcheck`). {_advice(status)}"
+        f"`ginnel netcheck`). {advice}"
     )
+
+
+def _show(status: Json, shown: dict[str, str]) -> bool:
+    """Print what has changed; say whether there is nothing more to wait for."""
+    peers = status["peers"]
+    for text in status.get("warnings", []):
+        _tell(shown, "warning", text)
+    _tell(shown, "reachable from outside", status["reachable"])
+    if not peers:
+        _tell(shown, "members", alone_text(status["self"]))
+        if status["self"]["admin"]:
+            return True
+    for peer in peers:
+        _tell(shown, peer["name"], _stage(peer))
+    return any(peer["status"] == "connected" for peer in peers)
 
 
 def _tunnel_status(paths: NetworkPaths) -> Json:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ginnel.base.errors import RemoteProtocolError
 from ginnel.cli.client import NotRunning
 from ginnel.cli.commands.status import (
     format_pairs,
@@ -13,8 +14,9 @@ from ginnel.cli.commands.status import (
     read_status,
     workspace_lines,
 )
-from ginnel.daemon.paths import NetworkPaths
+from ginnel.daemon.paths import RUN_ROOT, NetworkPaths
 from support.answering import answer, answer_http, answer_line, serving
+from support.console import Printed, ginnel, on_machine
 
 PATH = {
     "direct": True,
@@ -189,3 +191,53 @@ def test_each_pair_of_addresses_is_shown_with_its_last_result_and_why_the_path_i
     assert "  host 10.0.0.2:7 - srflx 192.0.2.1:7: no answer" in text
     assert "needs a relay: no check was answered" in text
     assert "no pair of addresses yet" in text
+
+
+def asked(said: dict[str, Any], *options: str) -> Printed:
+    """Ask for the status on a machine whose tunnel says this."""
+
+    def run() -> Printed:
+        (RUN_ROOT / "home").mkdir(parents=True)
+        with serving(RUN_ROOT / "home" / "tunnel.sock", answer_http(said)):
+            return ginnel("status", *options)
+
+    return on_machine(run)
+
+
+EVIL = peer(name="\x1b[2J", stage="\x07", pairs=["\x9b"], status="\x1b]0;x\x07", reason="a:\x1b")
+
+
+@pytest.mark.parametrize("option", ["-d", "--json"])
+def test_a_terminal_obeys_no_tunnel(option: str) -> None:
+    said = tunnel_status(EVIL, warnings=("\x1b[2J",)) | {"reachable": "\x1b[31m"}
+    printed = asked(said, option)
+    assert printed.code == 0, printed.err
+    assert printed.out.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"self": 1},
+        {"self": {}},
+        {"peers": 7},
+        {"peers": [{}]},
+        {"peers": [peer(name=1)]},
+        {"peers": [peer(latency_s="x")]},
+        {"peers": [peer(rx_bytes=10**400)]},
+        {"offloads": []},
+        {"discovery": None},
+    ],
+)
+def test_an_answer_without_sense(changes: dict[str, Any]) -> None:
+    printed = asked(tunnel_status() | changes)
+    assert printed.code == 1
+    assert printed.err == "ginnel: the tunnel's answer makes no sense\n"
+
+
+def test_warnings_without_sense(paths: NetworkPaths) -> None:
+    with (
+        serving(paths.tunnel_socket, answer_http(tunnel_status() | {"warnings": 1})),
+        pytest.raises(RemoteProtocolError, match="makes no sense"),
+    ):
+        read_status(paths)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ginnel.base.errors import SystemFailure
+from ginnel.base.errors import RemoteProtocolError, SystemFailure
 from ginnel.cli.client import NotRunning
 from ginnel.cli.commands.up import show_progress
 from ginnel.daemon.paths import NetworkPaths
@@ -90,4 +90,13 @@ def test_the_failing_stage_is_named(
 
 def test_a_down_meanwhile_ends_it(paths: NetworkPaths) -> None:
     with pytest.raises(NotRunning, match="sudo ginnel up home"):
+        show_progress(paths, 60)
+
+
+@pytest.mark.parametrize("changes", [{"peers": 1}, {"peers": [{}]}, {"self": {}}, {"warnings": 1}])
+def test_an_answer_without_sense(paths: NetworkPaths, changes: dict[str, Any]) -> None:
+    with (
+        tunnel_that_says(paths, tunnel_status() | changes),
+        pytest.raises(RemoteProtocolError, match="the tunnel's answer makes no sense"),
+    ):
         show_progress(paths, 60)
