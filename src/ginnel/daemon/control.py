@@ -91,7 +91,7 @@ def _parse(body: bytes) -> Json:
         return {}
     try:
         parsed = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _Refused(400, "the body is no JSON") from None
     if not isinstance(parsed, dict):
         raise _Refused(400, "the body is no JSON object")

@@ -61,6 +61,7 @@ def test_our_errors_are_told(tmp_path: Path) -> None:
         (b"\x00\x01\x02\r\n\r\n", 400),
         (b"GET /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n[]", 400),
         (b"GET /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{", 400),
+        (b"GET /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4096\r\n\r\n" + b"[" * 4096, 400),
         (b"GET /v1/echo HTTP/1.1\r\nHost: " + b"x" * (2 * MAX_REQUEST) + b"\r\n\r\n", 431),
         (
             b"GET /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n" + b" " * 5000,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import IO
 
 import click
 
 from ginnel.base.errors import UsageError
+from ginnel.cli.spawn import split_command
 
 
 @click.group()
@@ -80,11 +80,11 @@ def probe(
         raise UsageError(f"--speak {speak!r}: MAJOR.MINOR belongs here, as 1.3")
     version = Version(int(parts[0]), int(parts[1]))
     probed = Probe(
-        shlex.split(spawn),
+        split_command(spawn),
         Role(role),
         Dialect(dialect),
         version,
-        token="probe" if token_file is None else token_file.read().strip(),
+        token="probe" if token_file is None else _read_token(token_file),
         must_start=token_file is not None,
         url=url,
         is_thorough=not quick,
@@ -97,3 +97,10 @@ def probe(
         )
     if any(step.problem for step in steps):
         sys.exit(1)
+
+
+def _read_token(file: IO[str]) -> str:
+    try:
+        return file.read().strip()
+    except UnicodeDecodeError:
+        raise UsageError(f"{file.name} is no text") from None

@@ -100,7 +100,10 @@ def _read_invite(source: str | None, file: Path | None) -> str:
     if file is not None:
         return _read(file, MAX_INVITE).strip()
     if source == "-" or not sys.stdin.isatty():
-        return sys.stdin.read(MAX_INVITE).strip()
+        try:
+            return sys.stdin.read(MAX_INVITE).strip()
+        except UnicodeDecodeError:
+            raise UsageError("standard input is no text, so no invite") from None
     return str(click.prompt("Invite", hide_input=True)).strip()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import click
 
 from ginnel.base.errors import GinnelError
 from ginnel.cli.launch import tell_ready
+from ginnel.cli.spawn import split_command
 from ginnel.daemon.paths import NetworkPaths
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def manager(
         use_tun=not no_tun,
         use_dns=not no_dns,
         has_sandbox=not no_sandbox,
-        spawn=shlex.split(spawn),
+        spawn=split_command(spawn) if spawn else (),
         stream=stream,
         passes_tun=pass_tun or not spawn,
         dialect=dialect,

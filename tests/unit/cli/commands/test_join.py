@@ -1,5 +1,6 @@
 """`ginnel join` before it asks anybody: the invite's ways in, and what is refused."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_a_file_that_is_no_invite(tmp_path: Path, content: bytes | None) -> None
     printed = as_root("join", "--invite-file", str(file), "--name", "pi")
     assert printed.code in (1, 2)
     assert str(file) in printed.err
+
+
+@pytest.mark.parametrize("source", ["-", None])
+def test_an_input_that_is_no_text(monkeypatch: pytest.MonkeyPatch, source: str | None) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), "utf-8"))
+    printed = as_root("join", "--name", "pi", *filter(None, [source]))
+    assert printed.code == 2
+    assert printed.err == "ginnel: standard input is no text, so no invite\n"
 
 
 def test_an_empty_input() -> None:
