@@ -5,6 +5,7 @@ A machine with one network needs no name; with several the name must be given.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from ginnel.base.errors import SystemFailure, UsageError
-from ginnel.daemon.paths import ETC_ROOT, RUN_ROOT, NetworkPaths
+from ginnel.daemon.paths import ETC_ROOT, RUN_ROOT, NetworkPaths, network_folders
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -36,14 +37,17 @@ def json_option(command: CommandT) -> CommandT:
 
 def known_networks() -> list[str]:
     """Return the networks that have files here, or sockets (an ordinary user sees only these)."""
-    found: dict[str, None] = {}
-    for root in (ETC_ROOT, RUN_ROOT):
-        try:
-            names = [entry.name for entry in os.scandir(root) if entry.is_dir()]
-        except OSError:
-            continue
-        found |= {name: None for name in names if not name.startswith(".")}  # one being made
-    return sorted(found)
+    found: list[str] = []
+    with contextlib.suppress(SystemFailure):
+        found += network_folders(ETC_ROOT)
+    with contextlib.suppress(SystemFailure):
+        found += [name for name in network_folders(RUN_ROOT) if _has_socket(name)]
+    return sorted(set(found))
+
+
+def _has_socket(name: str) -> bool:
+    paths = NetworkPaths(name)
+    return any(os.path.exists(path) for path in (paths.tunnel_socket, paths.manager_socket))
 
 
 def find_network(name: str | None) -> NetworkPaths:

@@ -32,7 +32,7 @@ from ginnel.daemon.hints import parse_hint
 from ginnel.daemon.joiner import Joiner, JoinRefused, join_and_store
 from ginnel.daemon.logs import escape_control
 from ginnel.daemon.node_shell import parse_advertised
-from ginnel.daemon.paths import ETC_ROOT, NetworkPaths, known_networks
+from ginnel.daemon.paths import ETC_ROOT, NetworkPaths, network_folders
 from ginnel.daemon.resources import bind_udp
 from ginnel.daemon.supervise import Child, start_child
 from ginnel.daemon.turn_links import tls_for
@@ -108,7 +108,7 @@ def refuse_if_here(invite: Invite, etc_root: Path = ETC_ROOT) -> None:
     Raises:
         UsageError: this machine has files of that network, or of one of the same name.
     """
-    for name in known_networks(etc_root):
+    for name in network_folders(etc_root):
         paths = NetworkPaths(name, etc_root)
         if stored_network_id(paths) == invite.network_id:
             raise UsageError(

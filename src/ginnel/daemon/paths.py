@@ -33,8 +33,7 @@ class NetworkPaths:
     run_root: Path = RUN_ROOT
 
     def __post_init__(self) -> None:
-        is_short = 0 < len(self.name) <= MAX_NETWORK_NAME
-        if not is_short or any(character not in _NAME_CHARACTERS for character in self.name):
+        if not _is_network_name(self.name):
             raise UsageError(f"{self.name[:80]!r} is no network name: a-z, 0-9, -, at most 63")
 
     @property
@@ -83,12 +82,21 @@ class NetworkPaths:
         return self.run / "tunnel.sock"
 
 
-def known_networks(etc_root: Path = ETC_ROOT) -> list[str]:
-    """Return the names of the networks that this machine belongs to, sorted."""
+def network_folders(root: Path = ETC_ROOT) -> list[str]:
+    """Return the names of the folders that can be a network's, sorted: copies and such are none.
+
+    Raises:
+        SystemFailure: we may not look.
+    """
     try:
-        entries = sorted(entry.name for entry in etc_root.iterdir() if entry.is_dir())
+        entries = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except PermissionError:
-        raise SystemFailure(f"{etc_root} may not be read: try again as root") from None
-    return [name for name in entries if all(letter in _NAME_CHARACTERS for letter in name)]
+        raise SystemFailure(f"{root} may not be read: try again as root") from None
+    return [name for name in entries if _is_network_name(name)]
+
+
+def _is_network_name(name: str) -> bool:
+    is_short = 0 < len(name) <= MAX_NETWORK_NAME
+    return is_short and all(character in _NAME_CHARACTERS for character in name)

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import socket
 import stat
 import time
@@ -234,7 +235,24 @@ def _lock(path: Path) -> int:
         raise SystemFailure(
             f"{name} is up already: see `ginnel status`, or stop it with `ginnel down {name}`"
         ) from None
+    if os.fstat(descriptor).st_nlink == 0:  # a `down` has just removed it: it would keep nobody out
+        os.close(descriptor)
+        raise SystemFailure(f"{path.parent.name} is being taken down: try again")
     return descriptor
+
+
+def remove_run_folder(paths: NetworkPaths) -> None:
+    """Remove the folder of the sockets when its manager is gone; one that runs again keeps it."""
+    if not paths.run.is_dir():
+        return
+    try:
+        lock = _patiently(lambda: _lock(paths.lock))
+    except (OSError, SystemFailure):
+        return
+    try:
+        shutil.rmtree(paths.run, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def _make_folder(path: Path, *, uid: int | None = None) -> None:

@@ -70,8 +70,27 @@ def test_one_network_needs_no_name_and_several_do() -> None:
 
 
 def test_a_network_whose_keys_are_hidden_is_found_by_its_sockets() -> None:
-    def look() -> str:
+    def look() -> list[str]:
         (RUN_ROOT / "home").mkdir(parents=True)
+        answers = [refusal()]
+        for name in ("manager.sock", "tunnel.sock"):
+            (RUN_ROOT / "home" / name).touch()
+            answers.append(refusal())
+            (RUN_ROOT / "home" / name).unlink()
+        return answers
+
+    none, *found = on_machine(look)
+    assert none.startswith("SystemFailure: no network on this machine")
+    assert found == ["home", "home"]
+
+
+def test_folders_that_were_left_are_no_networks() -> None:
+    def look() -> str:
+        for name in ("home", "home.bak", "Home", "x" * 64, ".joining-1-2"):
+            (ETC_ROOT / name).mkdir()
+        for name in ("old", "home.1"):
+            (RUN_ROOT / name).mkdir(parents=True)
+        (RUN_ROOT / "home.1" / "tunnel.sock").touch()
         return refusal()
 
     assert on_machine(look) == "home"

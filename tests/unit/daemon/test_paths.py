@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ginnel.base.errors import UsageError
-from ginnel.daemon.paths import NetworkPaths, known_networks
+from ginnel.daemon.paths import NetworkPaths, network_folders
 
 
 def test_all_paths_of_a_network() -> None:
@@ -24,10 +24,11 @@ def test_names_that_are_no_file_names_are_refused(name: str) -> None:
         NetworkPaths(name)
 
 
-def test_known_networks_are_the_folders(tmp_path: Path) -> None:
+def test_networks_are_folders_of_their_names(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "home").mkdir()
-    (tmp_path / "Not A Network").mkdir()
+    for name in ("Not A Network", "home.bak", "x" * 64):
+        (tmp_path / name).mkdir()
     (tmp_path / "file").touch()
-    assert known_networks(tmp_path) == ["home", "work"]
-    assert known_networks(tmp_path / "none") == []
+    assert network_folders(tmp_path) == ["home", "work"]
+    assert network_folders(tmp_path / "none") == []

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from ginnel.base.errors import SystemFailure
+from ginnel.daemon import resources
 from ginnel.daemon.paths import NetworkPaths
-from ginnel.daemon.resources import bind_udp, open_resources
+from ginnel.daemon.resources import bind_udp, open_resources, remove_run_folder
 from support.umask import umask
 
 
@@ -66,3 +67,17 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         open_resources(paths, port=0, tunnel_uid=os.geteuid(), use_tun=False),
     ):
         pass
+
+
+def test_the_folder_of_the_sockets_goes_unless_a_manager_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "PATIENCE", 0.0)
+    paths, uid, port = paths_in(tmp_path), os.geteuid(), free_port()
+    with open_resources(paths, port=port, tunnel_uid=uid, use_tun=False):
+        remove_run_folder(paths)
+        assert paths.tunnel_socket.exists()
+    (paths.run / "manager.log").touch()
+    remove_run_folder(paths)
+    assert list(paths.run_root.iterdir()) == []
+    remove_run_folder(paths)

@@ -22,14 +22,17 @@ def down(network: str | None) -> None:
       sudo ginnel down home
     """
     require_root("down")
+    from ginnel.daemon.resources import remove_run_folder
+
     paths = find_network(network)
     try:
         ask_manager(paths.manager_socket, "down")
+        text = "is down"
     except NotRunning:
         _clear(paths)
-        click.echo(f"{paths.name} is not running")
-        return
-    click.echo(f"{paths.name} is down")
+        text = "is not running"
+    remove_run_folder(paths)
+    click.echo(f"{paths.name} {text}")
 
 
 def _clear(paths: NetworkPaths) -> None:
