@@ -188,3 +188,38 @@ for request in ("get=1", "set=1\\nreplace_peers=true"):
     assert any(line.startswith("endpoint=") for line in answer)
     assert not any(line.startswith("private_key=") for line in answer)
     assert [line for line in answer if "errno" in line] == ["errno=0", "errno=-1"]
+
+
+def test_who_was_approved_while_join_was_gone_gets_in_by_the_same_command(mesh: MeshLab) -> None:
+    invite = json.loads(said(mesh, "anna", "invite", "--json")[1])["invite"]
+    process = mesh.machine("cleo").popen(
+        ["ginnel", "join", "--json", "--name", "cleo", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(invite + "\n")
+        process.stdin.close()
+        code = next(found["code"] for found in map(json.loads, process.stdout) if found["waiting"])
+        process.send_signal(signal.SIGINT)
+        process.wait(20)  # before its output is closed
+    assert process.returncode == 130
+    assert said(mesh, "anna", "approve", "cleo", "--code", code)[0] == 0
+    again, out, err = said(mesh, "cleo", "join", "--name", "cleo", "-", text=invite)
+    assert again == 0, out + err
+    assert "This machine is cleo.demo.internal" in out
+    kept = mesh.machine("cleo").run(["ls", "-A", "/etc/ginnel"]).stdout.split()
+    assert kept == ["demo"]
+
+
+def test_under_a_careful_umask_ordinary_users_see_the_status(mesh: MeshLab) -> None:
+    """As in our service, whose umask is 077."""
+    cleo = mesh.machine("cleo")
+    cleo.run(["sh", "-c", "rm -rf /run/ginnel /var/run/wireguard; umask 077; ginnel up --no-wait"])
+    modes = cleo.run(["stat", "-c", "%a", "/run/ginnel", "/run/ginnel/demo"]).stdout.split()
+    assert modes == ["755", "755"]
+    assert said(mesh, "cleo", "down")[0] == 0
+    assert cleo.run(["ls", "-A", "/run/ginnel"]).stdout == ""
