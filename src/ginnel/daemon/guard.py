@@ -135,6 +135,8 @@ class Guard:
             allowed = f"{family} saddr != {{ {', '.join(prefixes)} }} " if prefixes else ""
             if self.allowance.default_route:
                 allowed += f'fib saddr oifname != "{self.device}" '
+            if self.allowance.addresses and not own:
+                allowed = ""  # nobody has anything to say to us in this version
             inside.append(f"meta nfproto ipv{version} {allowed}counter drop")
             if own:
                 ours = f"{{ {', '.join(own)} }}"

@@ -102,6 +102,12 @@ def run_join(options: JoinOptions, show: ShowStage) -> Granted:
     return asyncio.run(_run(options, show))
 
 
+def is_member(invite: Invite, etc_root: Path = ETC_ROOT) -> bool:
+    """Say whether this machine has files of that network."""
+    ids = (stored_network_id(NetworkPaths(name, etc_root)) for name in network_folders(etc_root))
+    return invite.network_id in ids
+
+
 def refuse_if_here(invite: Invite, etc_root: Path = ETC_ROOT) -> None:
     """Refuse what could not be stored, before the invite is spent and a member made.
 
@@ -123,7 +129,11 @@ def refuse_if_here(invite: Invite, etc_root: Path = ETC_ROOT) -> None:
 
 
 async def _run(options: JoinOptions, show: ShowStage) -> Granted:
+    forget_expired(ETC_ROOT, unix_now=time.time())
     invite = parse_invite(options.invite, unix_now=time.time())
+    folder = asked_folder(ETC_ROOT, invite, options.name)
+    if is_member(invite):
+        forget_asked(folder)  # we died between storing the grant and this
     refuse_if_here(invite)
     if options.port is None:
         options = replace(options, drawn_port=random.SystemRandom().randint(FIRST_PORT, LAST_PORT))
@@ -132,8 +142,6 @@ async def _run(options: JoinOptions, show: ShowStage) -> Granted:
     parse_advertised(used.advertise, used.port)
     tls_for(used)  # refused here rather than by the tunnel
     hints = [parse_hint(text) for text in used.nodes]
-    forget_expired(ETC_ROOT, unix_now=time.time())
-    folder = asked_folder(ETC_ROOT, invite, options.name)
     asked = load_asked(folder) or draw_asked(time.time(), os.urandom)
     attempt = _attempt(invite, asked, options.name)
     save_asked(folder, asked)

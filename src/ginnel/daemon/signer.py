@@ -150,7 +150,7 @@ class Signer:
         stored = self._store.certificates()
         self._signed_at = max(map(_begin_of, stored), default=0)
         now = self._unix()
-        self._authority.membership.add_objects(stored, unix_now=now)
+        self._authority.membership.load_objects(stored, unix_now=now)
         for state in self._store.invites():
             try:
                 issued = self.book.load(state, unix_now=now)

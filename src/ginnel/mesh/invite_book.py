@@ -171,7 +171,7 @@ class InviteBook:
         invite = _Open.decode(state)
         self._open[invite.invite_id] = invite
         if invite.certificate:  # else its name and address would be given to somebody else
-            self._authority.membership.add_object(invite.certificate, unix_now=unix_now)
+            self._authority.membership.load_objects([invite.certificate], unix_now=unix_now)
         return invite.certificate
 
     def create(

@@ -3,7 +3,8 @@
 One invite is good for one request. Who asks again after Ctrl-C, a full disk or an hour without
 anybody's approval must ask the same, or invite and name are spent on keys that nobody has. So both
 are written before the first question, to a private folder beside the networks', and the same
-command takes them up. A folder that stays is harmless, and goes once its invite has expired.
+command takes them up. A folder that stays is as private as a network's; the next join removes it
+once its invite has expired.
 
 Source: docs/formats.md, "Invite and join".
 """
@@ -58,9 +59,14 @@ def load_asked(folder: Path) -> Asked | None:
     """
     if not folder.exists():
         return None
-    check_folder(folder)
-    values = read_fields(folder / REQUEST_FILE, _NAMES)
-    return Asked(load_keys(folder), values["nonce"], int.from_bytes(values["sent_at"], "big"))
+    try:
+        check_folder(folder)
+        values = read_fields(folder / REQUEST_FILE, _NAMES)
+        return Asked(load_keys(folder), values["nonce"], int.from_bytes(values["sent_at"], "big"))
+    except SystemFailure as error:
+        raise SystemFailure(
+            f"{error}. Or remove {folder}, and join with a new invite if this one was approved"
+        ) from None
 
 
 def save_asked(folder: Path, asked: Asked) -> None:

@@ -138,6 +138,8 @@ def make_open_folder(path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=OPEN_FOLDER)
             path.chmod(OPEN_FOLDER)
+        if not path.is_dir():  # else somebody was quicker
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
         raise SystemFailure(_why_not(path, error, "made")) from None
 

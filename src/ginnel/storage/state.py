@@ -243,13 +243,16 @@ def _why_unusable(path: Path, error: Exception) -> str:
     return f"{path} can't be used or set aside: {reason}"
 
 
-def _put_aside(path: Path) -> Path:
-    """Rename the database and what belongs to it; an earlier one put aside is replaced."""
-    aside = path.with_suffix(".broken")
-    if path.stat().st_size:
-        path.replace(aside)
-    else:  # it holds nothing: an earlier one put aside may be worth more
+def _put_aside(path: Path) -> Path | None:
+    """Rename the database and what belongs to it; an earlier one put aside is replaced.
+
+    Returns None for one that held nothing: an earlier one put aside may be worth more.
+    """
+    aside = path.with_suffix(".broken") if path.stat().st_size else None
+    if aside is None:
         path.unlink()
+    else:
+        path.replace(aside)
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     return aside

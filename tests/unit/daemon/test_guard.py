@@ -302,8 +302,11 @@ def send_over_wire(device: str, address: str) -> None:
         )
 
 
-def test_without_a_prefix_of_its_family_nothing_comes_from_the_device() -> None:
-    guard = replace(GUARD, allowance=Allowance.of(["100.64.0.0/16"], ["100.64.0.1"]))
+@pytest.mark.parametrize("prefixes", [["100.64.0.0/16"], ["100.64.0.0/16", "fd12::/48"]])
+def test_without_a_prefix_or_address_of_its_family_nothing_comes_from_the_device(
+    prefixes: list[str],
+) -> None:
+    guard = replace(GUARD, allowance=Allowance.of(prefixes, ["100.64.0.1"]))
 
     def body(device: TunDevice) -> None:
         guard.install()

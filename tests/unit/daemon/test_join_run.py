@@ -183,6 +183,9 @@ def test_an_approval_while_join_is_gone_is_taken_up_by_the_same_command(
         admin.book.approve("pi", unix_now=NOW)
         granted = run_join(asked, lambda *_: None)
         assert load_bundle(NetworkPaths(NET.name)).certificate == granted.certificate
+        Path("/etc/ginnel", kept).mkdir()  # as if we had died before it was removed
+        with pytest.raises(UsageError, match="already"):
+            run_join(asked, lambda *_: None)
         return left_in_etc()
 
     assert on_machine(join_twice) == [NET.name]

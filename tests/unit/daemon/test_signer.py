@@ -273,6 +273,31 @@ def test_a_clock_that_went_back_frees_no_name_and_revives_no_invite(tmp_path: Pa
     assert [drop.value for drop in again.book.drops] in (["the invite expired"], ["no such invite"])
 
 
+def test_a_clock_that_is_ahead_at_the_start_frees_no_name(tmp_path: Path) -> None:
+    paths = network(tmp_path)
+    times = [float(NOW)]
+    clock = Clock(unix=lambda: times[0], monotonic=Ticking())
+
+    def restarted() -> Signer:
+        authority = load_authority(paths, unix_now=NOW)
+        return Signer(authority, SignerStore(paths.signer_state), clock)
+
+    def handled_by(served: Signer, keys: join.NodeKeys | None = None) -> tuple[bytes, ...]:
+        answer, _ = served.answer({"verb": "invite", "auto": True})
+        joiner = attempt(answer["invite"], NAME, unix_now=NOW, keys=keys)
+        point = joiner.admin_points(unix_now=NOW)[0]
+        return served.take_envelope(Envelope(point.tag, joiner.envelope(point))).new_objects
+
+    (certificate,) = handled_by(restarted())
+    SignerStore(paths.signer_state).add_certificate(certificate)
+    for invite in paths.signer_state.glob("*.invite"):
+        invite.unlink()  # they go when their time is over
+    times[0] += 500 * DAY_S
+    again = restarted()
+    times[0] -= 500 * DAY_S
+    assert handled_by(again, joiner_keys("second")) == ()
+
+
 def test_invites_outlive_a_restart_and_damaged_ones_are_left_out(tmp_path: Path) -> None:
     paths = network(tmp_path)
     answer, _ = signer(paths).answer({"verb": "invite"})

@@ -132,3 +132,5 @@ def test_a_file_where_a_folder_belongs_is_an_error_of_the_system(tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(SystemFailure, match="Not a directory"):
         make_open_folder(tmp_path / "file" / "folder")
+    with pytest.raises(SystemFailure, match="Not a directory"):
+        make_open_folder(tmp_path / "file")
