@@ -122,6 +122,7 @@ def test_a_signal_server_that_fails_is_the_reason_and_the_cause(comes_back: bool
             await home.conn.open()
         home.source.close()
         assert reasons[0] == "signalling: no signal server"
+        assert ("" in reasons[1:]) is comes_back
         cause = caught.value.__cause__
         assert cause is None if comes_back else str(cause) == "no signal server"
 

@@ -131,8 +131,7 @@ class TunnelCore:
             return
         self.is_running = error is None
         for request in self._starts:
-            response = pb.StartResponse(success=error is None, error_message=error or "")
-            self.speaker.respond(request, pb.TunnelMessage(start=response))
+            self._answer_start(request, error)
         self._starts.clear()
 
     def finish_stop(self, error: str | None = None) -> None:
@@ -242,7 +241,14 @@ class TunnelCore:
             self.speaker.forget_request(event.msg_id)
             self.speaker.count_drop(Drop.UNEXPECTED)
 
+    def _answer_start(self, msg_id: int, error: str | None) -> None:
+        response = pb.StartResponse(success=error is None, error_message=error or "")
+        self.speaker.respond(msg_id, pb.TunnelMessage(start=response))
+
     def _on_start(self, msg_id: int, start: Start) -> None:
+        if self._stops:  # it ends: nothing starts any more on this stream
+            self._answer_start(msg_id, "stopped")
+            return
         if self.is_running or self._starts:
             self.double_starts += 1
             if self._starts:

@@ -161,7 +161,8 @@ class RateLimited:
         """Write one record if the rate allows."""
         fields = list(fields)
         size = len(message) + sum(len(name) + len(value) for name, value in fields)
-        if not self._bucket.take(now=now, amount=1 + size // RECORD_SIZE):
+        written = min(size, MAX_RECORD)  # no more is, whatever was sent
+        if not self._bucket.take(now=now, amount=1 + written // RECORD_SIZE):
             self._held_back += 1
             return
         if self._held_back:

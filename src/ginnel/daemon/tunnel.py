@@ -138,7 +138,7 @@ class TunnelProcess:
         """Become a member: data plane, cores, network settings; return what went wrong."""
         try:
             return await self._bring_up(start)
-        except GinnelError as error:
+        except (GinnelError, OSError, sqlite3.Error) as error:
             return str(error)
 
     async def _bring_up(self, start: Start) -> str | None:

@@ -434,6 +434,7 @@ class Conn:
             self._core.on_signal_failed(str(error), now=self._now())
         else:
             self._signal_error = None
+            self._core.on_signalled(now=self._now())
 
     def _clean(self, step: Callable[[], None]) -> None:
         try:

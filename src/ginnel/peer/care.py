@@ -238,4 +238,4 @@ class PathCare(Lifecycle):
         self._end(trying)
         self._rest()
         self._set_peer(live.endpoint)
-        self._close_proxies([live])
+        self._close_proxies([live.endpoint])

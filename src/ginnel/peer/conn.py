@@ -46,7 +46,7 @@ from ginnel.peer.events import (
 )
 from ginnel.peer.signal import ModeMessage, OfferAnswer, parse_features
 from ginnel.peer.status import PeerState
-from ginnel.peer.timers import HANDSHAKE_TIMEOUT, MAX_EARLY_SESSIONS, PUNCH, Timer
+from ginnel.peer.timers import HANDSHAKE_TIMEOUT, MAX_EARLY_SESSIONS, PUNCH, SIGNALLING, Timer
 
 CALLED = Deadline(0.0, "its turn to connect has come")  # at once: monotonic time is past 0
 VAIN_AFTER = 5.0  # s of checks without a path; an offer that replaces them then tells a failure
@@ -110,7 +110,14 @@ class ConnCore(PathCare):
     def on_signal_failed(self, why: str, *, now: float) -> None:
         """Take that something could not be signalled: a loss, told while no path works."""
         if self._is_open and (self._live is None or not self._live.is_healthy):
-            self._board.show(now, reason=f"signalling: {why}")
+            if not self._board.state.reason.startswith(SIGNALLING):
+                self._reason_before = self._board.state.reason
+            self._board.show(now, reason=f"{SIGNALLING}{why}")
+
+    def on_signalled(self, *, now: float) -> None:
+        """Take that signalling works: a failure of it is no reason any more."""
+        if self._is_open and self._board.state.reason.startswith(SIGNALLING):
+            self._board.show(now, reason=self._reason_before)
 
     def on_remote_offer(self, offer: OfferAnswer, *, now: float) -> bool:
         """Take the peer's offer; return whether it was taken."""
@@ -280,7 +287,7 @@ class ConnCore(PathCare):
 
     def _on_late_over(self, _now: float) -> None:
         self._left = None
-        self._close_proxies(self._attempts())
+        self._close_proxies([*(one.endpoint for one in self._attempts()), self._endpoint])
 
     def _on_no_answer(self, now: float) -> None:
         error = ConnectionTimeout(self.config.key, self.config.timeout or 0.0)

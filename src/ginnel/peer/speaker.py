@@ -49,7 +49,9 @@ class Speaker:
         self._is_open = False
         self._is_closed = False
         self._is_known = False  # the data plane has the peer
-        self._proxied: list[Endpoint] = []  # relayed endpoints that the data plane was given
+        self._reason_before = ""  # before signalling failed
+        self._endpoint: Endpoint | None = None  # that the data plane was given last
+        self._proxied: list[Endpoint] = []  # relayed endpoints that it was given
         self._features: tuple[Feature, ...] = ()  # what the other side understands
         self._local: tuple[Candidate, ...] = ()
         self._addressed_at = float("-inf")  # when they were told
@@ -159,7 +161,7 @@ class Speaker:
     def _set_peer(self, endpoint: Endpoint | None, *, is_early: bool = False) -> None:
         """Tell the data plane the peer; early: no keepalive, which would cross a handshake."""
         config = self.config
-        self._is_known = True
+        self._is_known, self._endpoint = True, endpoint
         is_relayed = endpoint is not None and endpoint.relayed_from is not None
         if endpoint is not None and is_relayed and endpoint not in self._proxied:
             self._proxied.append(endpoint)
@@ -168,9 +170,8 @@ class Speaker:
             SetPeer(config.key, config.allowed_ips, endpoint, keepalive_s, config.preshared_key)
         )
 
-    def _close_proxies(self, kept: Sequence[Attempt] = ()) -> None:
-        """Let the data plane release what carried to relays, but on the paths of these attempts."""
-        in_use = [attempt.endpoint for attempt in kept]
+    def _close_proxies(self, in_use: Sequence[Endpoint | None] = ()) -> None:
+        """Let the data plane release what carried to relays, but to these."""
         for endpoint in self._proxied:
             if endpoint not in in_use:
                 self._command(CloseProxy(self.config.key, endpoint))

@@ -25,6 +25,7 @@ LATE = 10.0  # s after a change of path in which packets on the one before are l
 PROBE_TIMEOUT = 5.0  # s to hear WireGuard on a new path while the live one answers
 
 PATH_LOST = "path does not answer"
+SIGNALLING = "signalling: "  # what a signalling handler's error begins with as a reason
 SILENT = "WireGuard does not answer on a path whose checks pass"
 
 

@@ -7,7 +7,8 @@ from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.frame import FrameReader
 from ginnel.codervpn.messages import LogLevel, LogRecord, make_agent
 from ginnel.codervpn.speaker import Drop
-from ginnel.codervpn.tunnel_role import MAX_PEERS, TunnelCore
+from ginnel.codervpn.tunnel_role import MAX_PEERS, StartRequested, TunnelCore
+from support.codervpn_bytes import START, STOP, STOPPED, sent, tunnel_events
 
 
 def open_tunnel() -> TunnelCore:
@@ -68,6 +69,23 @@ def test_the_stops_answer_is_the_last_frame() -> None:
     assert core.speaker.drops[Drop.TOO_LATE] == 2
     core.request_settings(pb.NetworkSettingsRequest(), now=0.0)
     assert core.poll_transmit() is None
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_nothing_starts_once_it_is_to_stop(is_running: bool) -> None:
+    core = open_tunnel()
+    if is_running:
+        core.handle_bytes(START, now=0.0)
+        core.finish_start(None)
+        sent(core)
+    core.handle_bytes(STOP + START.replace(b"\x08\x01", b"\x08\x05", 1), now=0.0)
+    # TunnelMessage{rpc{response_to 5}, start{error_message "stopped"}}
+    refused = bytes.fromhex("0000000f 0a021005 2a091207".replace(" ", "")) + b"stopped"
+    assert sent(core) == refused
+    core.finish_stop()
+    assert sent(core) == STOPPED
+    events = [type(event) for event in tunnel_events(core)]
+    assert events.count(StartRequested) == is_running
 
 
 def test_the_full_set_is_answered_without_the_program() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ginnel.codervpn.bounds import MAX_LOG_MESSAGE
 from ginnel.codervpn.messages import LogLevel
 from ginnel.daemon import logs
 from ginnel.daemon.logs import (
@@ -166,6 +167,15 @@ def test_a_long_record_counts_as_several() -> None:
     for _ in range(int(RECORD_BURST)):
         limited.write(LogLevel.INFO, "", now=0.0, fields=[("a", "x" * 4 * RECORD_SIZE)])
     assert len(stream.getvalue().splitlines()) == RECORD_BURST // 5
+
+
+def test_the_longest_record_comes_through() -> None:
+    """What is cut off does not count."""
+    stream = io.StringIO()
+    limited = RateLimited(LogSink("ginnel", journal=NOWHERE, stream=stream), "tunnel", now=0.0)
+    for _ in range(10):
+        limited.write(LogLevel.FATAL, "x" * MAX_LOG_MESSAGE, now=0.0)
+    assert len(stream.getvalue().splitlines()) == 10
 
 
 def test_only_a_file_of_ours_is_begun_anew_when_it_is_full(
