@@ -139,7 +139,7 @@ def make_open_folder(path: Path) -> None:
             path.mkdir(mode=OPEN_FOLDER)
             path.chmod(OPEN_FOLDER)
         if not path.is_dir():  # else somebody was quicker
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            raise SystemFailure(f"{path} is not a folder: move it away")
     except OSError as error:
         raise SystemFailure(_why_not(path, error, "made")) from None
 

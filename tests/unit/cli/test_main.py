@@ -75,7 +75,7 @@ def test_an_error_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     printed = ginnel("node", "--advertise", "192.0.2.1", "--state", str(tmp_path / "file" / "a"))
     assert printed.code == 1
-    assert "was not made" in printed.err
+    assert "is not a folder" in printed.err
     assert len(printed.err.splitlines()) == 1
 
 

@@ -47,5 +47,5 @@ def test_the_listener_is_where_status_asks(tmp_path: Path) -> None:
         assert listener.getsockname() == str(tmp_path / "run/home/tunnel.sock")
         assert paths.tunnel_socket.stat().st_mode & 0o777 == 0o666
     (tmp_path / "file").touch()
-    with pytest.raises(SystemFailure, match="was not made"):
+    with pytest.raises(SystemFailure, match="is not a folder"):
         open_listener(NetworkPaths("home", tmp_path, tmp_path, tmp_path / "file"))

@@ -130,7 +130,7 @@ def test_a_folder_that_is_there_is_not_opened(tmp_path: Path) -> None:
 
 def test_a_file_where_a_folder_belongs_is_an_error_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SystemFailure, match="Not a directory"):
+    with pytest.raises(SystemFailure, match="is not a folder"):
         make_open_folder(tmp_path / "file" / "folder")
-    with pytest.raises(SystemFailure, match="Not a directory"):
+    with pytest.raises(SystemFailure, match="is not a folder"):
         make_open_folder(tmp_path / "file")
