@@ -46,7 +46,7 @@ def asked_folder(etc_root: Path, invite: Invite, name: str) -> Path:
     return etc_root / f"{PREFIX}-{invite.expires}-{digest[:16].hex()}"
 
 
-def draw_asked(unix_now: float, random_bytes: RandomBytes = os.urandom) -> Asked:
+def draw_asked(unix_now: float, random_bytes: RandomBytes) -> Asked:
     """Draw the keys and the nonce of a new request."""
     return Asked(generate_keys(random_bytes), random_bytes(NONCE_SIZE), int(unix_now))
 

@@ -172,7 +172,16 @@ def create_network(
         epoch, 1, new.unix_now, revocations_digest([]), seed=admin, network_id=network_id
     )
     trust = Trust((epoch_object,), (epoch,), new.unix_now)
-    admin_text = "\n".join(
+    admin_text = _format_admin(admin_id, admin, sealing)
+    words = Mnemonic("english").to_mnemonic(root.reveal())
+    created = Created(network_id, Secret(words.encode()), fields.ipv6, fields.ipv4)
+    with _stored(folders, bundle, trust, new.settings, admin_text):
+        show(created)
+    return created
+
+
+def _format_admin(admin_id: bytes, admin: Secret, sealing: Secret) -> str:
+    return "\n".join(
         [
             "# Private keys of this network's admin: never share them",
             f"admin_id {admin_id.hex()}",
@@ -181,11 +190,6 @@ def create_network(
             "",
         ]
     )
-    words = Mnemonic("english").to_mnemonic(root.reveal())
-    created = Created(network_id, Secret(words.encode()), fields.ipv6, fields.ipv4)
-    with _stored(folders, bundle, trust, new.settings, admin_text):
-        show(created)
-    return created
 
 
 def first_certificate(

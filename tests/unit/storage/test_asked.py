@@ -29,10 +29,10 @@ def invite() -> Invite:
 def test_what_was_asked_comes_back(tmp_path: Path) -> None:
     folder = asked_folder(tmp_path / "etc", invite(), "pi")
     assert load_asked(folder) is None
-    asked = draw_asked(NOW + 0.5)
+    asked = draw_asked(NOW + 0.5, os.urandom)
     with umask(0):
         save_asked(folder, asked)
-    save_asked(folder, draw_asked(NOW))  # what is there stays
+    save_asked(folder, draw_asked(NOW, os.urandom))  # what is there stays
     found = load_asked(folder)
     assert found is not None
     assert (found.nonce, found.sent_at) == (asked.nonce, NOW)
@@ -64,7 +64,7 @@ def test_another_invite_or_name_is_another_request(tmp_path: Path) -> None:
 def test_only_what_can_still_be_answered_stays(tmp_path: Path) -> None:
     mine = invite()
     folder = asked_folder(tmp_path, mine, "pi")
-    save_asked(folder, draw_asked(NOW))
+    save_asked(folder, draw_asked(NOW, os.urandom))
     half = folder.with_name(f"{folder.name}.17.new")  # of a join that was killed while writing
     half.mkdir()
     (tmp_path / ".joining-x-y").mkdir()
@@ -78,13 +78,13 @@ def test_only_what_can_still_be_answered_stays(tmp_path: Path) -> None:
 def test_a_disk_that_refuses_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "etc").touch()
     with pytest.raises(SystemFailure):
-        save_asked(asked_folder(tmp_path / "etc", invite(), "pi"), draw_asked(NOW))
+        save_asked(asked_folder(tmp_path / "etc", invite(), "pi"), draw_asked(NOW, os.urandom))
     assert os.listdir(tmp_path) == ["etc"]
 
 
 def test_what_others_may_read_or_is_damaged_is_refused(tmp_path: Path) -> None:
     folder = asked_folder(tmp_path, invite(), "pi")
-    save_asked(folder, draw_asked(NOW))
+    save_asked(folder, draw_asked(NOW, os.urandom))
     folder.chmod(0o755)
     with pytest.raises(SystemFailure, match="chmod 700"):
         load_asked(folder)
