@@ -213,12 +213,15 @@ class Speaker:
             self._finish(str(error))
 
     def handle_eof(self, *, now: float) -> None:
-        """Take the end of the stream; what was asked before it is still answered, if soon."""
+        """Take the end of the stream; what a manager asked before it is still answered, if soon.
+
+        A tunnel that ended its writing is on its way out: nothing is done for it any more.
+        """
         if self.version is None:
             self._finish("the stream ended before the header")
         elif self._frames.is_partial:
             self._finish("the stream ended in the middle of a frame")
-        elif self._received:
+        elif self._received and self.role is Role.TUNNEL:
             self._is_reading_over = True
             self._timers.set(_Timer.LEAVE, now + LEAVE_TIMEOUT)
             for request in list(self._sent):

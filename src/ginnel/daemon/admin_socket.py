@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -151,6 +152,12 @@ class AdminSocket:
             return await self._handler(verb, keys)
         except GinnelError as error:
             return {"error": str(error)}
+
+
+def is_listening(path: Path) -> bool:
+    """Say whether somebody listens on a Unix socket; a stale file is nobody."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asker:
+        return asker.connect_ex(str(path)) in (0, errno.EAGAIN)  # EAGAIN: too many wait there
 
 
 def listen_unix(path: Path, *, mode: int) -> socket.socket:

@@ -23,7 +23,7 @@ from typing import ClassVar, TypeVar
 
 from ginnel.base.errors import SystemFailure
 from ginnel.daemon import privileges
-from ginnel.daemon.admin_socket import listen_unix
+from ginnel.daemon.admin_socket import is_listening, listen_unix
 from ginnel.daemon.guard import TUNNEL_MARK
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.net.dns_upstream import UpstreamNote
@@ -242,7 +242,10 @@ def _lock(path: Path) -> int:
 
 
 def remove_run_folder(paths: NetworkPaths) -> None:
-    """Remove the folder of the sockets when its manager is gone; one that runs again keeps it."""
+    """Remove the folder of the sockets when its manager is gone.
+
+    One that runs again keeps it, and so does a tunnel that another program's manager started.
+    """
     if not paths.run.is_dir():
         return
     try:
@@ -250,7 +253,8 @@ def remove_run_folder(paths: NetworkPaths) -> None:
     except (OSError, SystemFailure):
         return
     try:
-        shutil.rmtree(paths.run, ignore_errors=True)
+        if not is_listening(paths.tunnel_socket):
+            shutil.rmtree(paths.run, ignore_errors=True)
     finally:
         os.close(lock)
 

@@ -27,6 +27,7 @@ from ginnel.engine.embedded import EmbeddedEngine
 from ginnel.engine.uapi import Change, Configuration, UapiError, format_get
 from ginnel.net.link_watch import LinkWatch
 from ginnel.net.tun import TunDevice, open_tun
+from ginnel.storage.files import make_open_folder
 
 PORT_TRIES = 16  # ports that the kernel chose for IPv4 and that are taken for IPv6
 RECEIVE_BATCH = 64  # datagrams that are not WireGuard's, to throw away
@@ -204,7 +205,7 @@ def run_device(name: str, on_ready: Callable[[], None], *, folder: Path = UAPI_F
         tun = open_tun(name, vnet_header=True)
         stack.callback(os.close, tun.fd)
         device = stack.enter_context(closing(WireguardDevice(tun)))
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_open_folder(folder)
         path = folder / f"{tun.name}.sock"
         listener = listen_unix(path, mode=0o600)
         stack.callback(path.unlink, missing_ok=True)

@@ -26,8 +26,6 @@ from ginnel.mesh.certcheck import Refusal, check_certificate, check_times
 from ginnel.mesh.claims import ClaimTable, Member
 from ginnel.mesh.epochs import EpochBook
 from ginnel.mesh.objects import (
-    CERTIFICATE_LIFE_S,
-    DAY_S,
     VERSION,
     Admin,
     Certificate,
@@ -41,13 +39,12 @@ from ginnel.mesh.objects import (
     parse_object,
     revocations_digest,
 )
+from ginnel.mesh.revocations import RevocationBook
 
 MAX_MEMBERS = 4096  # with a certificate, current or not: twice the largest mesh planned for
 MAX_PER_MEMBER = 4  # certificates of one member: the current one and its neighbours in renewal
 MAX_ADMINS = 64  # admin objects
-MAX_REVOCATIONS = 16_384  # more than certificates can be
 MAX_KEPT = 64  # objects of a higher version, kept and forwarded
-REVOCATION_KEPT_S = CERTIFICATE_LIFE_S + 30 * DAY_S  # seconds after `at` (Signed objects)
 
 
 class Status(Enum):
@@ -90,7 +87,7 @@ class Membership:
         self._own = dict.fromkeys(map(derive.sha256, own))
         self._admins: dict[bytes, Admin] = {}  # by hash of the object
         self._certs: dict[bytes, dict[bytes, Certificate]] = {}  # by member id, then hash
-        self._revocations: dict[tuple[int, bytes, bytes], Revocation] = {}
+        self._revocations = RevocationBook(self._is_void)
         self._kept: dict[bytes, SignedObject] = {}
         self._raw: dict[bytes, bytes] = {}  # every object by its hash
         self._members: dict[bytes, Member] | None = None  # None: to be worked out again
@@ -231,7 +228,7 @@ class Membership:
     def trust_objects(self) -> list[bytes]:
         """Return what is stored apart from the database: revocations, epochs, who signed them."""
         trusted = [admin.object.raw for admin in self._admins.values()]
-        trusted += [revocation.object.raw for revocation in self._revocations.values()]
+        trusted += [revocation.object.raw for revocation in self._revocations.objects()]
         return trusted + [epoch.object.raw for epoch in self.epochs.objects()]
 
     def poll_alarm(self) -> Alarm | None:
@@ -270,26 +267,17 @@ class Membership:
     def _check_admin(self, admin: Admin) -> Refusal | None:
         if check_times(admin.not_before, admin.not_after, unix_now=self._unix_now):
             return Refusal.SIGNER_EXPIRED
-        return Refusal.SIGNER_REVOKED if self._is_admin_revoked(admin.admin_id) else None
-
-    def _is_admin_revoked(self, admin_id: bytes) -> bool:
-        what = (RevocationKind.ADMIN, admin_id)
-        return any((known.kind, known.subject) == what for known in self._revocations.values())
+        is_revoked = self._revocations.is_admin_revoked(admin.admin_id)
+        return Refusal.SIGNER_REVOKED if is_revoked else None
 
     def _is_void(self, signer: bytes) -> bool:
+        is_revoked = self._revocations.is_admin_revoked
         admins = self._admins_with(signer)
-        return bool(admins) and all(self._is_admin_revoked(admin.admin_id) for admin in admins)
+        return bool(admins) and all(is_revoked(admin.admin_id) for admin in admins)
 
     def _in_force(self) -> dict[tuple[int, bytes], None]:
-        """Return what is revoked; what a revoked admin revoked is void until another repeats it."""
         if self._revoked is None:
-            past = self._unix_now - derive.CLOCK_TOLERANCE_S
-            self._revoked = {
-                (int(revocation.kind), revocation.subject): None
-                for revocation in self._revocations.values()
-                if revocation.at + REVOCATION_KEPT_S >= past
-                and not self._is_void(revocation.object.signer)
-            }
+            self._revoked = self._revocations.in_force(unix_now=self._unix_now)
         return self._revoked
 
     # --- keeping ----------------------------------------------------------------------------
@@ -349,7 +337,7 @@ class Membership:
             if cert.recency <= oldest.recency:
                 return Refusal.OLDER
             self._forget_certificate(oldest)
-        elif len(self._certs) >= MAX_MEMBERS:
+        elif len(self._certs) >= MAX_MEMBERS and not self._make_room():
             return Refusal.FULL
         self._certs.setdefault(cert.member_id, {})[cert.object.hash] = cert
         self._raw[cert.object.hash] = cert.object.raw
@@ -359,6 +347,22 @@ class Membership:
         if own or not self._admit(cert):
             self._members = None
         return None if cert.member_id in self._resolved() else Refusal.CONFLICT
+
+    def _make_room(self) -> bool:
+        """Forget the member that is out whose time ends first; return whether there was one.
+
+        For all we know he may only be hidden, but who is in counts more.
+        """
+        out = [
+            own
+            for own in self._certs.values()
+            if not any(map(self._is_still_valid, own.values())) and not self._own.keys() & own
+        ]
+        if out:
+            first = min(out, key=lambda own: max(cert.not_after for cert in own.values()))
+            for cert in list(first.values()):
+                self._forget_certificate(cert)
+        return bool(out)
 
     def _admit(self, cert: Certificate) -> bool:
         """Add a new member who clashes with nobody, without working all out again."""
@@ -371,17 +375,12 @@ class Membership:
         return True
 
     def _accept_revocation(self, revocation: Revocation) -> Refusal | None:
-        key = (int(revocation.kind), revocation.subject, revocation.object.signer)
-        former = self._revocations.get(key)
-        if former is not None and former.at >= revocation.at:
-            return Refusal.OLDER
-        if revocation.at + REVOCATION_KEPT_S < self._confirmed_at - derive.CLOCK_TOLERANCE_S:
-            return Refusal.EXPIRED
+        refusal = self._revocations.check(revocation, confirmed_at=self._confirmed_at)
+        if refusal is not None:
+            return refusal
+        former = self._revocations.add(revocation)
         if former is not None:
             del self._raw[former.object.hash]
-        elif len(self._revocations) >= MAX_REVOCATIONS:
-            return Refusal.FULL
-        self._revocations[key] = revocation
         self._changed(revocation.object)
         return None
 
@@ -425,10 +424,8 @@ class Membership:
         for cert in [c for own in self._certs.values() for c in own.values()]:
             if cert.not_after < past and cert.object.hash not in self._own:
                 self._forget_certificate(cert)
-        for key, revocation in list(self._revocations.items()):
-            if revocation.at + REVOCATION_KEPT_S < past:
-                del self._revocations[key]
-                del self._raw[revocation.object.hash]
+        for revocation in self._revocations.expire(confirmed_at=self._confirmed_at):
+            del self._raw[revocation.object.hash]
         for epoch in self.epochs.expire(unix_now=self._confirmed_at):
             self._raw.pop(epoch.object.hash, None)
 
@@ -484,8 +481,10 @@ class Membership:
         spans = [(a.not_before, a.not_after) for a in self._admins.values()]
         spans += [(c.not_before, c.not_after) for own in self._certs.values() for c in own.values()]
         slack = derive.CLOCK_TOLERANCE_S
-        instants = [at for start, end in spans for at in (start - slack, end + slack + 1)]
-        instants += [r.at + REVOCATION_KEPT_S + slack + 1 for r in self._revocations.values()]
+        instants: list[float] = [
+            at for start, end in spans for at in (start - slack, end + slack + 1)
+        ]
+        instants += self._revocations.ends()
         return min((at for at in instants if at > self._unix_now), default=float("inf"))
 
 

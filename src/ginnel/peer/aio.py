@@ -216,16 +216,16 @@ class Conn:
         if self._recorder is not None:
             self._recorder.add_peer(self.key)
         servers = settings_of(self.config).servers
-        self._links = StreamLinks(None, self._on_link)
-        _read_authorities(self._links, servers)
-        self._ips = self._find_ips()
+        links = StreamLinks(None, self._on_link)
+        _read_authorities(links, servers)
+        self._ips, self._links = self._find_ips(), links
         self._gathering = GatheringConn(self._core, random_bytes=self._random_bytes, rng=self._rng)
         self._driver = Driver(self._gathering, self._source, self._on_event)
         self._tell_addresses()
         self._core.open(self._now())
         try:
             async with AsyncExitStack() as self._stack:
-                await self._use(servers, self._links)
+                await self._use(servers, links)
                 await self._driver.run()
         finally:
             self._end()

@@ -100,6 +100,15 @@ def run(
     return asyncio.run(main())
 
 
+async def begin_start(manager: Manager, below: TunnelProgram) -> asyncio.Task[None]:
+    """Return a Start that has reached the program and waits there."""
+    below.may_start.clear()
+    starting = asyncio.create_task(manager.start(START))
+    while not below.seen:
+        await manager.get_peers()  # overtakes it
+    return starting
+
+
 @pytest.mark.parametrize("pipes", [False, True])
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_a_whole_conversation(pipes: bool, dialect: Dialect) -> None:
@@ -171,10 +180,7 @@ def test_a_stop_during_start_ends_the_start_first() -> None:
     async def body(
         manager: Manager, tunnel: Tunnel, above: ManagerProgram, below: TunnelProgram
     ) -> None:
-        below.may_start.clear()
-        starting = asyncio.create_task(manager.start(START))
-        while not below.seen:
-            await manager.get_peers()  # overtakes it
+        starting = await begin_start(manager, below)
         await manager.stop()
         with pytest.raises(SystemFailure, match="stopped"):
             await starting
@@ -203,10 +209,7 @@ def test_a_caller_that_gives_up_leaves_nothing_open() -> None:
     async def body(
         manager: Manager, tunnel: Tunnel, above: ManagerProgram, below: TunnelProgram
     ) -> None:
-        below.may_start.clear()
-        starting = asyncio.create_task(manager.start(START))
-        while not below.seen:
-            await manager.get_peers()  # overtakes it
+        starting = await begin_start(manager, below)
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting

@@ -3,9 +3,15 @@ from __future__ import annotations
 from ginnel.codervpn import manager_role
 from ginnel.codervpn import vpn_pb2 as pb
 from ginnel.codervpn.frame import encode_frame
-from ginnel.codervpn.manager_role import Answered, Ask, ManagerCore, PeersChanged
+from ginnel.codervpn.manager_role import (
+    Answered,
+    Ask,
+    ManagerCore,
+    PeersChanged,
+    SettingsRequested,
+)
 from ginnel.codervpn.messages import make_agent
-from ginnel.codervpn.speaker import Drop
+from ginnel.codervpn.speaker import Drop, StreamClosed
 
 
 def open_manager() -> ManagerCore:
@@ -54,6 +60,17 @@ def test_a_full_answer_replaces_what_is_known() -> None:
     assert list(core.workspaces) == [b"2"]
     assert core.poll_event() == PeersChanged()
     assert core.poll_event() == Answered(Ask.PEERS, request, None)
+
+
+def test_a_tunnel_that_ends_its_writing_is_gone_with_what_it_asked_for() -> None:
+    core = open_manager()
+    message = pb.TunnelMessage(network_settings=pb.NetworkSettingsRequest(mtu=1280))
+    message.rpc.msg_id = 1
+    core.handle_bytes(encode_frame(message.SerializeToString()), now=0.0)
+    assert isinstance(core.poll_event(), SettingsRequested)
+    core.handle_eof(now=0.0)
+    assert core.poll_event() == StreamClosed(None)
+    assert core.poll_deadline() is None
 
 
 def test_what_a_tunnel_can_make_us_remember_is_bounded() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ginnel.base.errors import SystemFailure
-from ginnel.daemon import resources
+from ginnel.daemon import own_sockets, resources
+from ginnel.daemon.admin_socket import is_listening
 from ginnel.daemon.paths import NetworkPaths
 from ginnel.daemon.resources import bind_udp, open_resources, remove_run_folder
 from support.umask import umask
@@ -81,3 +82,12 @@ def test_the_folder_of_the_sockets_goes_unless_a_manager_runs(
     remove_run_folder(paths)
     assert list(paths.run_root.iterdir()) == []
     remove_run_folder(paths)
+
+
+def test_the_socket_of_a_tunnel_under_another_manager_stays(tmp_path: Path) -> None:
+    paths = paths_in(tmp_path)
+    with socket.socket(fileno=own_sockets.open_listener(paths)):
+        remove_run_folder(paths)
+        assert is_listening(paths.tunnel_socket)
+    remove_run_folder(paths)
+    assert list(paths.run_root.iterdir()) == []

@@ -188,6 +188,40 @@ def test_revocations_outlive_the_certificates_and_then_go() -> None:
     assert not membership.is_revoked(RevocationKind.MEMBER, PI.member_id)
 
 
+def test_the_revocation_of_an_admin_never_ends() -> None:
+    """His object may be ten years old: a key that was stolen must not come back into force."""
+    membership = NET.membership()
+    add(membership, second_admin(not_after=NOW + 10 * 365 * DAY_S))
+    add(membership, NET.revoke(2, b"the-second-admin", by=NET.root))
+    digest, late = membership.revocation_digest(), NOW + 9 * 365 * DAY_S
+    confirmed = Membership(NET.network_id, confirmed_at=late)
+    for later in (membership, confirmed):
+        later.load_objects(membership.objects_to_store(), unix_now=late)
+        assert later.revocation_digest() == digest
+        assert later.is_revoked(RevocationKind.ADMIN, b"the-second-admin")
+        assert add(later, NET.cert(PI, by=SECOND), late).refusal is Refusal.SIGNER_REVOKED
+
+
+def test_members_are_bounded_and_who_is_out_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ginnel.mesh.membership.MAX_MEMBERS", 3)
+    own = [NET.network(), NET.admin_object(), NET.cert(PI, 1, not_after=NOW + 5)]
+    membership = Membership(NET.network_id, own=own)
+    membership.add_objects(own, unix_now=NOW)
+    for number, keys in ((2, LAPTOP), (3, THIRD)):
+        add(membership, NET.cert(keys, number, not_after=NOW + number * DAY_S))
+    fourth, fifth = MemberKeys("fourth-machine"), MemberKeys("fifth-machine")
+    assert add(membership, NET.cert(fourth, 4)).refusal is Refusal.FULL
+    add(membership, NET.revoke(0, THIRD.member_id))
+    assert add(membership, NET.cert(fourth, 4)).status is Status.NEW
+    assert membership.latest_certificate_of(THIRD.member_id) is None
+    assert add(membership, NET.cert(fifth, 5)).refusal is Refusal.FULL
+    later = NOW + 4 * DAY_S  # ours has ended too, and stays
+    assert add(membership, NET.cert(fifth, 5), later).status is Status.NEW
+    assert membership.latest_certificate_of(LAPTOP.member_id) is None
+    assert own[2] in membership.objects_to_store()
+    assert len(membership.certificates()) == 2
+
+
 def test_the_highest_network_object_wins_and_a_fork_is_an_alarm() -> None:
     membership = NET.membership()
     add(membership, NET.network(3, "renamed"))

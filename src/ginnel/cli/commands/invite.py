@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from ginnel.base.errors import UsageError
+from ginnel.base.errors import SystemFailure, UsageError
 from ginnel.cli.client import ask_manager
 from ginnel.cli.commands.status import read_status
 from ginnel.cli.networks import find_network, json_option, network_argument, require_root
@@ -35,6 +35,8 @@ def invite(network: str | None, expires: str, auto: bool, qr: bool | None, as_js
       sudo ginnel invite home --expires 30m --no-qr
     """
     require_root("invite")
+    if sys.stdout is None:
+        raise SystemFailure("standard output is closed, and the invite is shown only once")
     paths = find_network(network)
     lifetime = parse_lifetime(expires)
     answer = ask_manager(paths.manager_socket, "invite", expires_s=lifetime, auto=auto)

@@ -1,7 +1,23 @@
+import subprocess
+import sys
+
 import pytest
 
 from ginnel.base.errors import UsageError
 from ginnel.cli.commands.invite import parse_lifetime
+from support.console import ginnel, on_machine
+
+
+def test_an_invite_that_nobody_would_see_is_not_asked_for() -> None:
+    def run() -> tuple[int, str]:
+        ginnel("init", "home")
+        command = ["sh", "-c", f"{sys.executable} -m ginnel.cli.main invite >&-"]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        return done.returncode, done.stderr
+
+    code, err = on_machine(run)
+    assert (code, len(err.splitlines())) == (1, 1), err
+    assert "standard output is closed" in err
 
 
 @pytest.mark.parametrize(
