@@ -2,6 +2,7 @@
 //! wait, decides nothing. `engine/embedded.py` turns its tuples into the values of
 //! `base/dataplane.py`.
 
+mod allocator;
 mod datagrams;
 mod discovery;
 

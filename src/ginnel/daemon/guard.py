@@ -3,7 +3,7 @@
 - Routing rules: overlay routes stand in a table of their own; the tunnel's sockets (by mark) and
   its uid go past it to the main table, so that its own traffic never enters the overlay. Where root
   allows a default route, it holds after the main table's longer ones: local networks stay local.
-- An nftables table of our own: from the device only sources inside the network's prefixes (or those
+- nftables tables of our own: from the device only sources inside the network's prefixes (or those
   that a default route leads to) and never our own, to our overlay addresses only (this machine's
   others and what it forwards to are no member's affair), and neither redirects nor router
   advertisements; packets to our overlay addresses only from the device.
@@ -40,6 +40,11 @@ MAIN_PRIORITY = 5500  # the main table without its default route, where ours may
 DEFAULT_PRIORITY = 5600  # our table again, now for its default route
 NFT_TIMEOUT = 10.0  # seconds; it takes milliseconds
 TOOLS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_FAMILIES = {  # of nftables: the IP version, and what nobody may tell this machine from the device
+    # The switches alone don't stop IPv4 redirects: `conf/all` may allow them for every device.
+    "ip": (4, "icmp type redirect"),
+    "ip6": (6, "icmpv6 type { nd-redirect, nd-router-advert }"),
+}
 _SWITCHES = (
     ("ipv6", "accept_ra", "0"),
     ("ipv6", "autoconf", "0"),
@@ -88,13 +93,12 @@ class Guard:
         Raises:
             SystemFailure: something can't be removed; the rest was.
         """
-        delete = f"add table inet {self._name}\ndelete table inet {self._name}\n"
         with self.open_netlink() as netlink:
             excluded = netlink.excluded(table=self.table)
             _do_all(
                 *(partial(netlink.remove_rule, rule) for rule in self.possible_rules()),
                 *(partial(netlink.include_again, r, table=self.table) for r in excluded),
-                partial(_run_nft, delete),
+                partial(_run_nft, self._clearing_text()),
             )
 
     def rules(self) -> tuple[Rule, ...]:
@@ -118,36 +122,39 @@ class Guard:
         return replace(self, allowance=replace(self.allowance, default_route=True)).rules()
 
     def filter_text(self) -> str:
-        """Return the nftables table as `nft -f` reads it."""
-        # The switches alone don't stop IPv4 redirects: `conf/all` may allow them for every device.
-        inside = [
-            "icmp type redirect counter drop",
-            "icmpv6 type { nd-redirect, nd-router-advert } counter drop",
-        ]
-        # Packets from the device leave for their own chain at once: each rule costs every packet.
+        """Return the nftables tables as `nft -f` reads them."""
+        return self._clearing_text() + "".join(map(self._table_text, _FAMILIES))
+
+    def _clearing_text(self) -> str:
+        tables = [f"table {family} {self._name}\n" for family in _FAMILIES]
+        return "".join(f"add {table}delete {table}" for table in tables)
+
+    def _table_text(self, family: str) -> str:
+        """Return the table of a family: of its own, for each rule costs every packet that meets it.
+
+        Packets from the device leave for their own chain at once for the same reason.
+        """
+        version, never = _FAMILIES[family]
+        inside = [f"{never} counter drop"]
         guard = [
             "type filter hook prerouting priority -350; policy accept;",
             f'iifname "{self.device}" goto inside',
         ]
-        for family, version in (("ip", 4), ("ip6", 6)):
-            prefixes = [str(p) for p in self.allowance.prefixes if p.version == version]
-            own = [a for a in self.allowance.addresses if ip_address(a).version == version]
-            allowed = f"{family} saddr != {{ {', '.join(prefixes)} }} " if prefixes else ""
-            if self.allowance.default_route:
-                allowed += f'fib saddr oifname != "{self.device}" '
-            if self.allowance.addresses and not own:
-                allowed = ""  # nobody has anything to say to us in this version
-            inside.append(f"meta nfproto ipv{version} {allowed}counter drop")
-            if own:
-                ours = f"{{ {', '.join(own)} }}"
-                inside.append(f"{family} saddr {ours} counter drop")
-                inside.append(f"{family} daddr != {ours} counter drop")
-                guard.append(f'iifname != "lo" {family} daddr {ours} counter drop')
-        return (
-            f"add table inet {self._name}\ndelete table inet {self._name}\n"
-            f"table inet {self._name} {{\n"
-            f"{_chain('inside', inside)}{_chain('guard', guard)}}}\n"
-        )
+        prefixes = [str(p) for p in self.allowance.prefixes if p.version == version]
+        own = [a for a in self.allowance.addresses if ip_address(a).version == version]
+        allowed = f"{family} saddr != {{ {', '.join(prefixes)} }} " if prefixes else ""
+        if self.allowance.default_route:
+            allowed += f'fib saddr oifname != "{self.device}" '
+        if self.allowance.addresses and not own:
+            allowed = ""  # nobody has anything to say to us in this version
+        inside.append(f"{allowed}counter drop")
+        if own:
+            ours = f"{{ {', '.join(own)} }}"
+            inside.append(f"{family} saddr {ours} counter drop")
+            inside.append(f"{family} daddr != {ours} counter drop")
+            guard.append(f'{family} daddr {ours} iifname != "lo" counter drop')
+        chains = _chain("inside", inside) + _chain("guard", guard)
+        return f"table {family} {self._name} {{\n{chains}}}\n"
 
     @property
     def _name(self) -> str:

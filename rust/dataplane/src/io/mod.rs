@@ -11,6 +11,7 @@ mod control;
 mod fragments;
 mod held;
 mod lease;
+mod message;
 #[cfg(all(test, feature = "loom"))]
 mod models;
 mod signal;
@@ -20,6 +21,7 @@ mod tests;
 mod tun;
 mod udp;
 mod upward;
+mod watch;
 mod workers;
 
 use std::io;
@@ -45,6 +47,7 @@ use signal::Signal;
 use sync::{AtomicBool, AtomicU16, Mutex, MutexGuard, lock};
 use tun::Tun;
 use udp::{SendError, Sockets};
+use watch::Watch;
 
 /// The descriptors that an engine works on; it takes copies of its own.
 pub struct Descriptors<'fd> {
@@ -70,6 +73,8 @@ struct Shared {
     sockets: Sockets,
     tun: Option<Tun>,
     lease: Lease,
+    /// The sockets' thread's.
+    watch: Watch,
     /// Readable while something waits for the application.
     waiting: Signal,
     /// Readable once the threads are to end.
@@ -317,6 +322,9 @@ impl Shared {
         let machine = Machine::new(config, Arc::clone(&counters), clock());
         let take_tun = |fd| Tun::new(fd, &descriptors.big_for);
         let tun = descriptors.tun.map(take_tun).transpose()?;
+        let sockets = Sockets::new(descriptors.udp4, descriptors.udp6)?;
+        let (lease, stop) = (Lease::new()?, Signal::new()?);
+        let watch = Watch::new(&stop, tun.as_ref(), &lease, &sockets)?;
         Ok(Self {
             machine: Held::new(machine),
             overlay_ips,
@@ -324,11 +332,12 @@ impl Shared {
             channels: Mutex::new(Channels::default()),
             consents: Mutex::new(Consents::default()),
             counters,
-            sockets: Sockets::new(descriptors.udp4, descriptors.udp6)?,
+            sockets,
             tun,
-            lease: Lease::new()?,
+            lease,
+            watch,
             waiting: Signal::new()?,
-            stop: Signal::new()?,
+            stop,
             failed: AtomicBool::new(false),
             mtu: AtomicU16::new(mtu),
         })

@@ -3,8 +3,8 @@
 //! They stay as they are (blocking or not): each call says `MSG_DONTWAIT`. Where the kernel can, one
 //! call carries a train of datagrams of one size: `UDP_SEGMENT` out, `UDP_GRO` in.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
@@ -12,12 +12,12 @@ use bytes::BytesMut;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, getsockname,
-    getsockopt, recvmsg, sendmsg, setsockopt, sockopt,
+    AddressFamily, SockaddrLike, SockaddrStorage, getsockname, getsockopt, setsockopt, sockopt,
 };
 
-use super::control::{self, ControlBuffer, Outgoing, Told};
+use super::control::{self, Control};
 use super::fragments::{self, Cutting};
+use super::message;
 use super::sync::AtomicBool;
 use crate::channels;
 use crate::counters::{Counter, Counters};
@@ -278,31 +278,14 @@ impl Socket {
     }
 
     /// Receives one datagram or one train; `None` if there is none.
-    pub(super) fn receive(
-        &self,
-        buffer: &mut [u8],
-        control: &mut ControlBuffer,
-    ) -> Result<Option<Received>, Errno> {
-        let mut slices = [IoSliceMut::new(buffer)];
-        let flags = MsgFlags::MSG_DONTWAIT;
-        let message = match recvmsg::<SockaddrStorage>(
-            self.fd.as_raw_fd(),
-            &mut slices,
-            Some(&mut control.0),
-            flags,
-        ) {
-            Ok(message) => message,
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> Result<Option<Received>, Errno> {
+        let mut control = Control::room();
+        let (size, remote, told) = match message::receive(self.as_fd(), buffer, &mut control) {
+            Ok(received) => received,
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let Some(remote) = message.address.as_ref().and_then(socket_address) else {
-            return Err(Errno::EAFNOSUPPORT);
-        };
-        let size = message.bytes;
-        let mut told = Told::default();
-        for message in message.cmsgs()? {
-            told.take(&message);
-        }
+        let told = control.told(told);
         Ok(Some(Received {
             size,
             segment: told.segment.unwrap_or(size).clamp(1, size.max(1)),
@@ -313,14 +296,19 @@ impl Socket {
 
     /// Sends; an earlier datagram's error, or a source address that is gone, earns a second try.
     fn send_retrying(&self, data: &[u8], path: Path, ecn: u8) -> Result<usize, Errno> {
-        let data = std::iter::once(data);
-        let headers = headers(path, data.clone());
-        let slices = wrap(&headers, data);
-        match self.send(&slices, path, None, ecn) {
-            Err(Errno::ECONNREFUSED | Errno::EINTR) => self.send(&slices, path, None, ecn),
+        let header = path
+            .channel
+            .map(|number| channels::header(number, data.len()));
+        let slices = [
+            IoSlice::new(header.as_slice().as_flattened()),
+            IoSlice::new(data),
+        ];
+        let slices = &slices[usize::from(header.is_none())..];
+        match self.send(slices, path, None, ecn) {
+            Err(Errno::ECONNREFUSED | Errno::EINTR) => self.send(slices, path, None, ecn),
             Err(Errno::EINVAL | Errno::EADDRNOTAVAIL) if path.local.is_some() => {
                 let local = None;
-                self.send(&slices, Path { local, ..path }, None, ecn)
+                self.send(slices, Path { local, ..path }, None, ecn)
             }
             result => result,
         }
@@ -334,19 +322,8 @@ impl Socket {
         segment: Option<u16>,
         ecn: u8,
     ) -> Result<usize, Errno> {
-        let fd = self.fd.as_raw_fd();
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let control = Outgoing::new(path, segment, ecn);
-        let (messages, count) = control.messages();
-        let control = &messages[..count];
-        match path.remote {
-            SocketAddr::V4(remote) => {
-                sendmsg(fd, slices, control, flags, Some(&SockaddrIn::from(remote)))
-            }
-            SocketAddr::V6(remote) => {
-                sendmsg(fd, slices, control, flags, Some(&SockaddrIn6::from(remote)))
-            }
-        }
+        let mut control = Control::outgoing(path, segment, ecn);
+        message::send(self.as_fd(), slices, path.remote, &mut control)
     }
 }
 
@@ -443,16 +420,4 @@ fn wrap<'data>(
         header.into_iter().chain([IoSlice::new(data)])
     })
     .collect()
-}
-
-fn socket_address(storage: &SockaddrStorage) -> Option<SocketAddr> {
-    if let Some(v4) = storage.as_sockaddr_in() {
-        return Some(SocketAddr::new(v4.ip().into(), v4.port()));
-    }
-    let v6 = storage.as_sockaddr_in6()?;
-    match v6.ip().to_canonical() {
-        IpAddr::V4(ip) => Some(SocketAddr::new(ip.into(), v6.port())),
-        // The scope is kept: a link-local address is of no use without it.
-        IpAddr::V6(_) => Some(SocketAddr::V6((*v6).into())),
-    }
 }

@@ -35,8 +35,8 @@ pub(super) struct Upward {
 
 /// What was found.
 pub(super) enum Found {
-    /// All that waited, a batch of it, or what came first.
-    Packets(Next),
+    /// All that waited, a batch of it, or what came first: how many.
+    Packets(usize, Next),
     /// The device is down or gone.
     Broken,
 }
@@ -61,8 +61,9 @@ impl Upward {
         self.is_own = true;
     }
 
-    /// Moves what waits, a batch at most; after a rest a packet that comes alone, or the first.
-    pub(super) fn move_batch(&mut self, shared: &Shared, tun: &Tun, has_rested: bool) -> Found {
+    /// Moves what waits, a batch at most; if lone ones are expected, a packet that comes alone, or the
+    /// first.
+    pub(super) fn move_batch(&mut self, shared: &Shared, tun: &Tun, is_lone: bool) -> Found {
         let (mut broken, mut is_full, mut reads) = (false, true, 0);
         self.frames.begin(shared.mtu.load(Ordering::Relaxed));
         while self.batch.len() < BATCH && self.frames.make_room() {
@@ -70,7 +71,7 @@ impl Upward {
             match tun.read(&mut self.buffer, places, &shared.counters) {
                 Ok(true) => {
                     reads += 1;
-                    if has_rested && self.batch.len() <= 1 {
+                    if is_lone && self.batch.len() <= 1 {
                         is_full = false;
                         break;
                     }
@@ -103,13 +104,14 @@ impl Upward {
             shared.counters.count(Counter::TunReadError);
             return Found::Broken;
         }
-        Found::Packets(if more {
+        let next = if more {
             Next::Now
         } else if !is_full && packets == reads && self.pace.is_fast {
             Next::Soon
         } else {
             Next::WhenReady
-        })
+        };
+        Found::Packets(packets, next)
     }
 
     /// Says whether so much comes that it is a thread's own work.

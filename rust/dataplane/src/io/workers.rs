@@ -8,7 +8,6 @@ use gotatun::packet::Packet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::arena::Arena;
-use super::control::ControlBuffer;
 use super::udp::{Received, Socket};
 use super::upward::{BATCH, Found, Next, PACE_PERIOD, Upward};
 use super::{ERROR_PAUSE, Shared, clock, lock};
@@ -27,9 +26,10 @@ const GATHER_PAUSE: Duration = Duration::from_micros(100);
 /// to a bulk, TCP's acknowledgments, leave in larger trains then and wake the other side less often.
 const ANSWERED_BATCHES: usize = 3;
 
-/// Of silence, after which the next packet most likely comes alone: it is moved before others are
-/// looked for, which would delay it. Where that is wrong, it only leaves without them.
+/// Of silence, after which the next packets most likely come alone.
 const REST_PERIOD: Duration = Duration::from_millis(1);
+/// How many do: a question and its answer.
+const LONE_PACKETS: usize = 2;
 
 /// Moves datagrams to the machine, the TUN and the application, and ticks the timers; moves what
 /// comes from the TUN too, while that is little.
@@ -40,36 +40,47 @@ pub(super) fn serve_sockets(shared: &Shared) {
     let mut trains = Trains::default();
     let mut tick_at = clock() + TICK_INTERVAL;
     let mut full_batches = 0;
+    let mut lone = Lone::default();
+    let mut is_lent = false;
     loop {
         let own_tun = shared.tun.as_ref().filter(|_| shared.lease.is_home());
-        let other = own_tun.map_or(shared.lease.returned(), AsFd::as_fd);
-        let sources = std::iter::once(other).chain(shared.sockets.iter().map(AsFd::as_fd));
+        if let Some(tun) = own_tun
+            && std::mem::take(&mut is_lent)
+        {
+            shared.watch.set_tun(tun, true);
+        }
         let asked = clock();
         let wait = tick_at.saturating_duration_since(asked);
-        let Some(mut ready) = wait_for(shared, sources, wait) else {
+        let Some(ready) = shared.watch.wait(wait) else {
             return;
         };
-        let has_rested = clock().saturating_duration_since(asked) >= REST_PERIOD;
-        let mut reads_tun = ready.take_first();
+        lone.note_rest(clock().saturating_duration_since(asked));
+        let mut reads_tun = ready.has_tun();
         let mut is_full = false;
-        for socket in shared.sockets.iter() {
-            if !ready.take_first() {
+        for (number, socket) in shared.sockets.iter().enumerate() {
+            if !ready.has_socket(number) {
                 continue;
             }
-            if receiver.drain(shared, socket, has_rested)
-                && wait_for(shared, [], ERROR_PAUSE).is_none()
+            if receiver.drain(shared, socket, lone.is_expected())
+                && must_end_after(shared, None, ERROR_PAUSE)
             {
                 return;
             }
             is_full |= receiver.len() >= BATCH;
+            lone.note_moved(receiver.len());
             // What goes to the kernel may have been answered already.
             reads_tun |= receiver.hand_over(shared, &mut out, &mut trains);
         }
         full_batches = if is_full { full_batches + 1 } else { 0 };
         reads_tun &= full_batches % ANSWERED_BATCHES == 0;
         if let Some(tun) = own_tun.filter(|_| reads_tun) {
-            let found = upward.move_batch(shared, tun, has_rested);
+            let found = upward.move_batch(shared, tun, lone.is_expected());
+            if let Found::Packets(count, _) = found {
+                lone.note_moved(count);
+            }
             if upward.is_bulk() || matches!(found, Found::Broken) {
+                shared.watch.set_tun(tun, false);
+                is_lent = true;
                 shared.lease.lend();
             }
         }
@@ -90,20 +101,20 @@ pub(super) fn serve_tun(shared: &Shared) {
     let Some(tun) = &shared.tun else { return };
     let mut upward = Upward::new();
     loop {
-        if wait_for(shared, [shared.lease.lent()], Duration::MAX).is_none() {
+        if must_end_after(shared, Some(shared.lease.lent()), Duration::MAX) {
             return;
         }
         upward.expect_bulk();
         loop {
             let ended = match upward.move_batch(shared, tun, false) {
-                Found::Broken => wait_for(shared, [], ERROR_PAUSE).is_none(),
-                Found::Packets(Next::Now) => wait_for(shared, [], Duration::ZERO).is_none(),
-                Found::Packets(_) if !upward.is_bulk() => break,
-                Found::Packets(next) => {
+                Found::Broken => must_end_after(shared, None, ERROR_PAUSE),
+                Found::Packets(_, Next::Now) => must_end_after(shared, None, Duration::ZERO),
+                Found::Packets(..) if !upward.is_bulk() => break,
+                Found::Packets(_, next) => {
                     if next == Next::Soon {
                         std::thread::sleep(GATHER_PAUSE);
                     }
-                    wait_for(shared, [tun.as_fd()], PACE_PERIOD).is_none()
+                    must_end_after(shared, Some(tun.as_fd()), PACE_PERIOD)
                 }
             };
             if ended {
@@ -114,10 +125,32 @@ pub(super) fn serve_tun(shared: &Shared) {
     }
 }
 
+/// Whether packets come alone: each is moved before others are looked for then, which would delay it.
+/// Where that is wrong, it only leaves without them.
+#[derive(Default)]
+struct Lone {
+    left: usize,
+}
+
+impl Lone {
+    fn note_rest(&mut self, rest: Duration) {
+        if rest >= REST_PERIOD {
+            self.left = LONE_PACKETS;
+        }
+    }
+
+    fn note_moved(&mut self, count: usize) {
+        self.left = self.left.saturating_sub(count);
+    }
+
+    fn is_expected(&self) -> bool {
+        self.left > 0
+    }
+}
+
 /// One batch of datagrams, sorted by kind.
 struct Receiver {
     arena: Arena,
-    control: ControlBuffer,
     /// With the mark of the outer header.
     wireguard: Vec<(Packet, Path, u8)>,
     /// What a relay passes on.
@@ -129,16 +162,15 @@ impl Receiver {
     fn new() -> Self {
         Self {
             arena: Arena::new(),
-            control: ControlBuffer::new(),
             wireguard: Vec::with_capacity(BATCH),
             forwarded: Vec::new(),
             passed: Vec::with_capacity(BATCH),
         }
     }
 
-    /// Takes what waits in a socket, a batch at most; after a rest a datagram that comes alone, or the
-    /// first. True if errors came in a row.
-    fn drain(&mut self, shared: &Shared, socket: &Socket, has_rested: bool) -> bool {
+    /// Takes what waits in a socket, a batch at most; if lone ones are expected, a datagram that comes
+    /// alone, or the first. True if errors came in a row.
+    fn drain(&mut self, shared: &Shared, socket: &Socket, is_lone: bool) -> bool {
         for _ in 0..BATCH {
             if self.len() >= BATCH {
                 return false;
@@ -146,10 +178,10 @@ impl Receiver {
             let Some(room) = self.arena.room() else {
                 return false;
             };
-            match socket.receive(room, &mut self.control) {
+            match socket.receive(room) {
                 Ok(Some(received)) => {
                     self.sort_all(shared, &received);
-                    if has_rested && self.len() <= 1 {
+                    if is_lone && self.len() <= 1 {
                         return false;
                     }
                 }
@@ -291,45 +323,16 @@ impl Receiver {
     }
 }
 
-/// The TUN or the lease of it, and the sockets.
-const MAX_SOURCES: usize = 3;
-
-/// Which sources are readable or broken, in their order.
-struct Ready(u32);
-
-impl Ready {
-    /// Says it of the first that was not asked for yet.
-    fn take_first(&mut self) -> bool {
-        let is_ready = self.0 & 1 != 0;
-        self.0 >>= 1;
-        is_ready
-    }
-}
-
-/// Waits until a source is readable or broken, or the time is over; `None` if it is time to end.
-fn wait_for<'source>(
-    shared: &'source Shared,
-    sources: impl IntoIterator<Item = BorrowedFd<'source>>,
-    wait: Duration,
-) -> Option<Ready> {
-    let stop = PollFd::new(shared.stop.as_fd(), PollFlags::POLLIN);
-    let mut wanted: [PollFd<'_>; 1 + MAX_SOURCES] = std::array::from_fn(|_| stop.clone());
-    let mut count = 1;
-    for source in sources {
-        wanted[count] = PollFd::new(source, PollFlags::POLLIN);
-        count += 1;
-    }
-    let wanted = &mut wanted[..count];
+/// Waits until a source is readable or broken, or the time is over; true if it is time to end.
+fn must_end_after(shared: &Shared, source: Option<BorrowedFd<'_>>, wait: Duration) -> bool {
+    let stop = shared.stop.as_fd();
+    let mut wanted = [stop, source.unwrap_or(stop)].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     // Rounded up, so that a rest below a millisecond does not spin.
     let wait = wait.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
     let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
     // An error here is EINTR or lack of memory; the next round tries again.
-    let _ = poll(wanted, wait);
-    let bits = wanted.iter().rev().fold(0, |bits, source| {
-        bits << 1 | u32::from(source.any().unwrap_or(false))
-    });
-    let mut ready = Ready(bits);
-    (!ready.take_first()).then_some(ready)
+    let _ = poll(&mut wanted, wait);
+    wanted[0].any().unwrap_or(false)
 }
 
 #[cfg(all(test, not(miri)))] // Miri has no sockets
@@ -341,7 +344,7 @@ mod tests {
     use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 
     use super::super::{Descriptors, Shared};
-    use super::{Receiver, Upward};
+    use super::{BATCH, Lone, REST_PERIOD, Receiver, Upward};
     use crate::{Config, Counter};
 
     fn shared(udp: &UdpSocket, tun: Option<&UnixDatagram>) -> Shared {
@@ -361,6 +364,21 @@ mod tests {
 
     fn bind() -> UdpSocket {
         UdpSocket::bind("127.0.0.1:0").expect("a loopback")
+    }
+
+    #[test]
+    fn after_a_rest_a_question_and_its_answer_are_expected_alone() {
+        let mut lone = Lone::default();
+        assert!(!lone.is_expected());
+        lone.note_rest(REST_PERIOD);
+        for expected in [true, true, false, false] {
+            assert_eq!(lone.is_expected(), expected);
+            lone.note_rest(REST_PERIOD / 2); // as between a question and its answer
+            lone.note_moved(1);
+        }
+        lone.note_rest(REST_PERIOD);
+        lone.note_moved(BATCH);
+        assert!(!lone.is_expected());
     }
 
     #[test]
@@ -404,8 +422,8 @@ mod tests {
             host.send(&[0x45; 60]).expect("room");
         }
         let mut upward = Upward::new();
-        for (has_rested, wanted) in [(true, 1), (false, 3)] {
-            upward.move_batch(&shared, device, has_rested);
+        for (is_lone, wanted) in [(true, 1), (false, 3)] {
+            upward.move_batch(&shared, device, is_lone);
             assert_eq!(shared.counters.get(Counter::TunRxPackets), wanted);
         }
     }
