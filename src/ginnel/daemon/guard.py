@@ -9,7 +9,7 @@
   advertisements; packets to our overlay addresses only from the device.
 - accept_ra, autoconf and redirects are off on the device (they vanish with it).
 
-A manager that was killed leaves rules and table; `clear_stale` removes them, at the next start or
+A manager that was killed leaves rules and tables; `clear_stale` removes them, at the next start or
 at `ginnel down`.
 """
 
@@ -126,7 +126,8 @@ class Guard:
         return self._clearing_text() + "".join(map(self._table_text, _FAMILIES))
 
     def _clearing_text(self) -> str:
-        tables = [f"table {family} {self._name}\n" for family in _FAMILIES]
+        # Of both families in one: made by an earlier Ginnel whose manager was killed.
+        tables = [f"table {family} {self._name}\n" for family in ("inet", *_FAMILIES)]
         return "".join(f"add {table}delete {table}" for table in tables)
 
     def _table_text(self, family: str) -> str:

@@ -4,7 +4,8 @@ Takes raw objects in any order that has signers first, and answers which certifi
 Spreading them is `roster.py`'s business, storing them the shell's (`objects_to_store`).
 
 Our own clock only hides: what it calls past is not in force, but stays until a confirmed time has
-passed it, because a clock may jump ahead and come back.
+passed it, because a clock may jump ahead and come back. Only where there are as many members as may
+be does who is out make room for a new one.
 
 Invariant: no object is kept whose signature was not checked; revocations only grow until their
 time is past for sure.
@@ -337,7 +338,7 @@ class Membership:
             if cert.recency <= oldest.recency:
                 return Refusal.OLDER
             self._forget_certificate(oldest)
-        elif len(self._certs) >= MAX_MEMBERS and not self._make_room():
+        elif not own and len(self._certs) >= MAX_MEMBERS and not self._make_room():
             return Refusal.FULL
         self._certs.setdefault(cert.member_id, {})[cert.object.hash] = cert
         self._raw[cert.object.hash] = cert.object.raw
@@ -351,7 +352,7 @@ class Membership:
     def _make_room(self) -> bool:
         """Forget the member that is out whose time ends first; return whether there was one.
 
-        For all we know he may only be hidden, but who is in counts more.
+        Our clock may only hide him, but who is in counts more, and others tell of him again.
         """
         out = [
             own

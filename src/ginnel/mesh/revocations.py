@@ -4,7 +4,9 @@ A set that only grows: of a member or serial until no certificate can be left th
 admin for ever, because his own object outlives every certificate. Signatures are `membership.py`'s
 business.
 
-Invariant: at most `MAX_REVOCATIONS` are kept, one for each kind, subject and signer.
+Invariant: one is kept for each kind, subject and signer, at most `MAX_REVOCATIONS` of members and
+serials. Those of admins always find room: the root key alone signs them, and who stole an admin's key
+could fill the rest.
 
 Source: docs/formats.md, "Signed objects".
 """
@@ -17,7 +19,7 @@ from ginnel.mesh import derive
 from ginnel.mesh.certcheck import Refusal
 from ginnel.mesh.objects import CERTIFICATE_LIFE_S, DAY_S, Revocation, RevocationKind
 
-MAX_REVOCATIONS = 16_384  # more than certificates can be
+MAX_REVOCATIONS = 16_384  # of members and serials: more than certificates can be
 KEPT_S = CERTIFICATE_LIFE_S + 30 * DAY_S  # seconds after `at` (Signed objects)
 
 
@@ -39,8 +41,9 @@ class RevocationBook:
             return Refusal.OLDER
         if _counts_until(revocation) < confirmed_at:
             return Refusal.EXPIRED
-        is_full = former is None and len(self._known) >= MAX_REVOCATIONS
-        return Refusal.FULL if is_full else None
+        if former is not None or revocation.kind is RevocationKind.ADMIN:
+            return None
+        return Refusal.FULL if len(self._known) - len(self._admins) >= MAX_REVOCATIONS else None
 
     def add(self, revocation: Revocation) -> Revocation | None:
         """Keep a verified revocation; return the one of the same that goes for it."""

@@ -50,9 +50,12 @@ def look() -> tuple[object, ...]:
 def test_installed_twice_and_gone_without_a_trace() -> None:
     def body(_: TunDevice) -> None:
         before = look()
+        old = ["nft", f"add table inet {DEVICE.replace('-', '_')}"]  # of an earlier Ginnel, killed
+        subprocess.run(old, check=True)
         GUARD.install()
         first = look()
         assert first != before
+        assert "inet" not in str(first)
         with Netlink() as netlink:
             netlink.exclude("100.64.9.0/24", table=GUARD.table)
         GUARD.install()  # as after a manager that was killed

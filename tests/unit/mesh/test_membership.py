@@ -215,6 +215,10 @@ def test_members_are_bounded_and_who_is_out_makes_room(monkeypatch: pytest.Monke
     assert add(membership, NET.cert(fourth, 4)).status is Status.NEW
     assert membership.latest_certificate_of(THIRD.member_id) is None
     assert add(membership, NET.cert(fifth, 5)).refusal is Refusal.FULL
+    assert add(membership, NET.cert(fourth, 4, not_before=NOW - 9)).status is Status.NEW  # renewed
+    add(membership, NET.revoke(0, LAPTOP.member_id))
+    assert add(membership, NET.cert(fourth, 4, not_before=NOW - 8)).status is Status.NEW
+    assert membership.latest_certificate_of(LAPTOP.member_id) is not None  # nobody wants its room
     later = NOW + 4 * DAY_S  # ours has ended too, and stays
     assert add(membership, NET.cert(fifth, 5), later).status is Status.NEW
     assert membership.latest_certificate_of(LAPTOP.member_id) is None

@@ -105,7 +105,7 @@ impl Control {
         while let Some((length, after)) = rest.split_first_chunk() {
             let length = usize::from_ne_bytes(*length);
             let Some(message) = after.get(..length.saturating_sub(WORD)) else {
-                break; // cut short, for more came than there is room for
+                break; // none of the kernel's, which cuts what it has no room for to what it says
             };
             told.take(message);
             let next = length.max(HEADER_SIZE).next_multiple_of(WORD);

@@ -33,7 +33,7 @@ impl Lease {
 
     /// Says whether the sockets' thread has it; only for that thread.
     pub(super) fn is_home(&self) -> bool {
-        if self.is_lent.load(Ordering::Acquire) {
+        if self.is_lent() {
             return false;
         }
         self.returned.lower();
@@ -51,6 +51,11 @@ impl Lease {
         self.lent.lower();
         self.returned.raise();
         self.is_lent.store(false, Ordering::Release);
+    }
+
+    /// Says whether the TUN's thread has it.
+    pub(super) fn is_lent(&self) -> bool {
+        self.is_lent.load(Ordering::Acquire)
     }
 
     /// Readable while the TUN's thread has it.

@@ -423,6 +423,11 @@ fn clock() -> Instant {
     Instant::now()
 }
 
+/// The milliseconds of a wait, rounded up, so that a rest below one does not spin.
+fn milliseconds(wait: Duration) -> i32 {
+    i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+}
+
 /// A copy of a descriptor that closes with its owner and is not inherited.
 fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     fd.try_clone_to_owned()

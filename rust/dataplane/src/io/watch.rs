@@ -10,11 +10,12 @@ use std::time::Duration;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::lease::Lease;
+use super::milliseconds;
 use super::signal::Signal;
 use super::tun::Tun;
 use super::udp::Sockets;
 
-/// Sources: the end, the TUN or the lease of it, and the sockets.
+/// Sources: the end, the TUN, the return of it, and two sockets.
 const MAX_SOURCES: usize = 5;
 /// The places of their bits, the sockets' by number behind these.
 const STOP: u64 = 0;
@@ -77,9 +78,7 @@ impl Watch {
 
     /// Waits until something is ready or the time is over; `None` if it is time to end.
     pub(super) fn wait(&self, wait: Duration) -> Option<Ready> {
-        // Rounded up, so that a rest below a millisecond does not spin.
-        let wait = wait.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
-        let wait = EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::MAX);
+        let wait = EpollTimeout::try_from(milliseconds(wait)).unwrap_or(EpollTimeout::MAX);
         let mut events = [EpollEvent::empty(); MAX_SOURCES];
         // An error here is EINTR; the next round tries again.
         let count = self.0.wait(&mut events, wait).unwrap_or(0);

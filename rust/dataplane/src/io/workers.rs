@@ -1,7 +1,7 @@
 //! The two threads.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use gotatun::packet::Packet;
@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::arena::Arena;
 use super::udp::{Received, Socket};
 use super::upward::{BATCH, Found, Next, PACE_PERIOD, Upward};
-use super::{ERROR_PAUSE, Shared, clock, lock};
+use super::{ERROR_PAUSE, Shared, clock, lock, milliseconds};
 use crate::channels::{self, Route};
 use crate::consent::Consented;
 use crate::counters::Counter;
@@ -67,7 +67,7 @@ pub(super) fn serve_sockets(shared: &Shared) {
                 return;
             }
             is_full |= receiver.len() >= BATCH;
-            lone.note_moved(receiver.len());
+            lone.note_moved(receiver.len().max(1)); // what was dropped counts too
             // What goes to the kernel may have been answered already.
             reads_tun |= receiver.hand_over(shared, &mut out, &mut trains);
         }
@@ -76,7 +76,7 @@ pub(super) fn serve_sockets(shared: &Shared) {
         if let Some(tun) = own_tun.filter(|_| reads_tun) {
             let found = upward.move_batch(shared, tun, lone.is_expected());
             if let Found::Packets(count, _) = found {
-                lone.note_moved(count);
+                lone.note_moved(count.max(1));
             }
             if upward.is_bulk() || matches!(found, Found::Broken) {
                 shared.watch.set_tun(tun, false);
@@ -87,13 +87,17 @@ pub(super) fn serve_sockets(shared: &Shared) {
         let now = clock();
         if now >= tick_at {
             tick_at = now + TICK_INTERVAL;
-            shared.machine.lock().handle_timers(now, &mut out);
-            shared.flush(&mut out, &mut trains);
-            let mut consented = Consented::default();
-            lock(&shared.consents).tick(now, &mut consented);
-            shared.flush_consents(&mut consented);
+            tick(shared, now, &mut out, &mut trains);
         }
     }
+}
+
+fn tick(shared: &Shared, now: Instant, out: &mut Output, trains: &mut Trains) {
+    shared.machine.lock().handle_timers(now, out);
+    shared.flush(out, trains);
+    let mut consented = Consented::default();
+    lock(&shared.consents).tick(now, &mut consented);
+    shared.flush_consents(&mut consented);
 }
 
 /// Moves packets of the TUN to the machine and the sockets, while they are a bulk.
@@ -103,6 +107,9 @@ pub(super) fn serve_tun(shared: &Shared) {
     loop {
         if must_end_after(shared, Some(shared.lease.lent()), Duration::MAX) {
             return;
+        }
+        if !shared.lease.is_lent() {
+            continue; // the wait was over, or failed
         }
         upward.expect_bulk();
         loop {
@@ -327,9 +334,7 @@ impl Receiver {
 fn must_end_after(shared: &Shared, source: Option<BorrowedFd<'_>>, wait: Duration) -> bool {
     let stop = shared.stop.as_fd();
     let mut wanted = [stop, source.unwrap_or(stop)].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    // Rounded up, so that a rest below a millisecond does not spin.
-    let wait = wait.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
-    let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+    let wait = PollTimeout::try_from(milliseconds(wait)).unwrap_or(PollTimeout::MAX);
     // An error here is EINTR or lack of memory; the next round tries again.
     let _ = poll(&mut wanted, wait);
     wanted[0].any().unwrap_or(false)
