@@ -4,8 +4,8 @@ A set that only grows: of a member or serial until no certificate can be left th
 admin for ever, because his own object outlives every certificate. Signatures are `membership.py`'s
 business.
 
-Invariant: one is kept for each kind, subject and signer, at most `MAX_REVOCATIONS` of members and
-serials. Those of admins always find room: the root key alone signs them, and who stole an admin's key
+Invariant: one is kept for each kind, subject and signer; of members and serials `MAX_REVOCATIONS` at
+most. Those of admins always find room: the root key alone signs them, and who stole an admin's key
 could fill the rest.
 
 Source: docs/formats.md, "Signed objects".
