@@ -4,7 +4,7 @@ A set that only grows: of a member or serial until no certificate can be left th
 admin for ever, because his own object outlives every certificate. Signatures are `membership.py`'s
 business.
 
-Invariant: one is kept for each kind, subject and signer; of members and serials `MAX_REVOCATIONS` at
+Invariant: one is kept for each kind, subject and signer; of members and serials MAX_REVOCATIONS at
 most. Those of admins always find room: the root key alone signs them, and who stole an admin's key
 could fill the rest.
 
