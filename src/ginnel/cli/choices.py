@@ -1,4 +1,4 @@
-"""What `init` and `join` choose for a machine: its name, UDP port and uids."""
+"""What `init` and `join` choose for a machine: its name, UDP port, uids and addresses."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from ginnel.base.errors import GinnelError, SystemFailure, UsageError
 from ginnel.cli.networks import known_networks
 from ginnel.daemon import privileges
 from ginnel.daemon.paths import NetworkPaths
+from ginnel.net.routes import ipv4_routes
+from ginnel.storage.network_files import stored_ipv4_prefix
 
 MAX_NAME = 63  # characters (FORMATS, "Ground rules")
 
@@ -30,6 +32,16 @@ def member_name(text: str) -> str:
 def choose_port(rng: Rng) -> int:
     """Return a port of 20000 to 60000: one port for all machines would be easy to block."""
     return rng.randrange(FIRST_PORT, LAST_PORT + 1)
+
+
+def taken_prefixes() -> list[str]:
+    """Return the IPv4 prefixes that this machine routes, and those of its networks, up or not.
+
+    Raises:
+        SystemFailure: the routes can't be read.
+    """
+    networks = (stored_ipv4_prefix(NetworkPaths(name)) for name in known_networks())
+    return [*ipv4_routes(), *(prefix for prefix in networks if prefix is not None)]
 
 
 def choose_uids(count: int) -> list[int]:

@@ -33,6 +33,7 @@ from ginnel.mesh.objects import (
     CERTIFICATE_LIFE_S,
     DAY_S,
     CertificateFields,
+    Network,
     check_name,
     decode_object,
     make_certificate,
@@ -105,13 +106,13 @@ class Created:
     ipv4: bytes
 
 
-def choose_ipv4_prefix(local_routes: Sequence[str], rng: Rng) -> str:
-    """Return a /16 of 100.64.0.0/10 that overlaps no local route.
+def choose_ipv4_prefix(taken: Sequence[str], rng: Rng) -> str:
+    """Return a /16 of 100.64.0.0/10 that overlaps none of what is taken here.
 
     Raises:
         UsageError: there is none: name one with --ipv4-prefix.
     """
-    routes = [ip_network(text, strict=False) for text in local_routes]
+    routes = [ip_network(text, strict=False) for text in taken]
     used = [r for r in routes if isinstance(r, IPv4Network) and r.prefixlen > 0]
     free = [
         network
@@ -250,9 +251,19 @@ def load_bundle(folders: Folders) -> NodeBundle:
 
 def stored_network_id(folders: Folders) -> bytes | None:
     """Return the id of the network whose files are there; None if they can't be read."""
+    network = _stored_network(folders)
+    return None if network is None else derive.network_id_of(network.root_public)
+
+
+def stored_ipv4_prefix(folders: Folders) -> str | None:
+    """Return the prefix of the network whose files are there; None if they can't be read."""
+    network = _stored_network(folders)
+    return None if network is None else str(IPv4Network((network.ipv4_prefix, network.ipv4_len)))
+
+
+def _stored_network(folders: Folders) -> Network | None:
     try:
-        raw = (folders.etc / OBJECT_FILES[0]).read_bytes()
-        return derive.network_id_of(parse_network(decode_object(raw)).root_public)
+        return parse_network(decode_object((folders.etc / OBJECT_FILES[0]).read_bytes()))
     except (OSError, RemoteProtocolError):
         return None  # `up` says what is wrong with it
 

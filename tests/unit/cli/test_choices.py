@@ -4,8 +4,11 @@ import pytest
 
 from ginnel.base.config import FIRST_PORT, LAST_PORT
 from ginnel.base.errors import UsageError
-from ginnel.cli.choices import choose_port, choose_uids, member_name
+from ginnel.cli.choices import choose_port, choose_uids, member_name, taken_prefixes
 from ginnel.daemon import privileges
+from ginnel.daemon.paths import NetworkPaths
+from ginnel.net.routes import ipv4_routes
+from support.console import ginnel, on_machine
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,13 @@ def test_uids_are_different_and_not_the_public_nodes() -> None:
     uids = choose_uids(2)
     assert len(set(uids)) == 2
     assert all(privileges.FIRST_UID <= uid < privileges.LONE_UID for uid in uids)
+
+
+def test_networks_of_this_machine_hold_their_prefixes_also_when_they_are_down() -> None:
+    def run() -> list[str]:
+        for name, prefix in (("one", "100.70.0.0/16"), ("two", "10.9.0.0/18"), ("three", "")):
+            assert ginnel("init", name, *(["--ipv4-prefix", prefix] if prefix else [])).code == 0
+        (NetworkPaths("three").etc / "network.obj").write_bytes(b"damaged")
+        return [prefix for prefix in taken_prefixes() if prefix not in ipv4_routes()]
+
+    assert sorted(on_machine(run)) == ["10.9.0.0/18", "100.70.0.0/16"]

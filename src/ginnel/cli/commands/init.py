@@ -65,11 +65,10 @@ def init(
     """
     require_root("init")
     from ginnel.base.config import Settings, check_settings
-    from ginnel.cli.choices import choose_port, choose_uids, member_name
+    from ginnel.cli.choices import choose_port, choose_uids, member_name, taken_prefixes
     from ginnel.daemon.hints import parse_hint
     from ginnel.daemon.node_shell import parse_advertised
     from ginnel.mesh.objects import CAP_RELAY
-    from ginnel.net.routes import ipv4_routes
     from ginnel.storage.network_files import NewNetwork, choose_ipv4_prefix, create_network
 
     paths = NetworkPaths(network)
@@ -83,7 +82,7 @@ def init(
         port=port,
         tunnel_uid=tunnel_uid,
         signer_uid=signer_uid,
-        ipv4_prefix=ipv4_prefix or choose_ipv4_prefix(ipv4_routes(), rng),
+        ipv4_prefix=ipv4_prefix or choose_ipv4_prefix(taken_prefixes(), rng),
         advertise=advertise or "",
         nodes=nodes,
     )
